@@ -1,0 +1,78 @@
+"""ARN's networks and the checkpoints that ship with it. Stands on torch and safetensors alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint
+from .arn import Arn, ArnConfig
+from .checkpoint import Card, CheckpointError, card_of
+from .classifiers import LeNet5, LeNet5Config
+from .discriminators import AttackDiscriminator, ImageDiscriminator
+
+__all__ = [
+    "Arn",
+    "ArnConfig",
+    "AttackDiscriminator",
+    "Card",
+    "CheckpointError",
+    "Identity",
+    "ImageDiscriminator",
+    "LeNet5",
+    "LeNet5Config",
+    "available",
+    "card_of",
+    "load",
+    "purify",
+]
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+class Identity(nn.Module):
+    """The purifier that changes nothing, for any image: a baseline and a way to test what stands around a purifier."""
+
+    card = Card(name="identity", kind="purifier", architecture="identity", config={}, dataset="", input_shape=(0, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to the same tensor."""
+        return x
+
+
+def available() -> list[str]:
+    """Names of the checkpoints that ship, sorted; ``load`` takes each of them, and ``identity``."""
+    return sorted(path.stem for path in ZOO.glob("*.safetensors"))
+
+
+def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
+    """A shipped model by name, or any checkpoint by path, in eval mode with its ``.card``.
+
+    A purifier maps ``(N, C, H, W)`` float32 in [0, 1] to the same, a classifier to logits ``(N, classes)``.
+
+    Raises:
+        FileNotFoundError: neither a shipped name nor a file.
+        CheckpointError: the file is truncated, renamed (a shipped name over another model), foreign or tampered with.
+
+    """
+    name = os.fspath(name_or_path)
+    if name == "identity":
+        return Identity().eval().to(device)
+    if name in available():
+        model = checkpoint.load(ZOO / f"{name}.safetensors", device)
+        if card_of(model).name != name:
+            raise CheckpointError(f"{name}.safetensors is a renamed {card_of(model).name!r}")
+        return model
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"no model {name!r}: neither a file nor one of {', '.join(['identity', *available()])}")
+    return checkpoint.load(name, device)
+
+
+def purify(x: Tensor, model: str | os.PathLike[str] = "mnist-transparent") -> Tensor:
+    """Purify images in one call: ``models.purify(x)`` with ``(N, C, H, W)`` float32 in [0, 1] gives the same back."""
+    with torch.inference_mode():
+        out: Tensor = load(model)(x)
+    return out

@@ -1,0 +1,132 @@
+"""The application: what lives as long as the process, and how it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .batcher import Batcher
+from .downstream import Downstream
+from .engine import Engine
+from .errors import Draining, EngineFailure, ServiceError, Warming
+from .http import RequestContext
+from .metrics import Metrics
+from .routes import router
+from .settings import Settings
+
+logger = logging.getLogger("service")
+
+VERSION = metadata.version("arn-purify")
+
+
+class Service:
+    """Engine, queue, metrics and downstream client of one app, and whether it takes requests now."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics(VERSION)
+        self.engine = Engine(
+            settings.models, settings.classifier, settings.device, settings.precision, settings.threads
+        )
+        for card in self.engine.cards():
+            labels = (card.name, card.sha256, card.profile, self.engine.device)
+            self.metrics.model_info.labels(*labels).set(1)
+        self.batcher: Batcher | None = None
+        self.downstream: Downstream | None = None
+        self.draining = False
+        self.in_flight = 0
+
+    async def start(self) -> None:
+        """Start the device's thread, which warms up first, and the downstream client."""
+        settings, engine = self.settings, self.engine
+        self.batcher = Batcher(
+            engine.run,
+            settings.max_batch_images,
+            settings.max_wait_seconds,
+            settings.queue_images,
+            on_batch=self.metrics.batch_images.observe,
+            warm_up=lambda: engine.warm_up(settings.max_batch_images),
+        )
+        self.metrics.watch_queue(lambda: self.batcher.waiting_images if self.batcher else 0)
+        if settings.downstream_url:
+            self.downstream = Downstream(settings.downstream_url, settings.downstream_timeout_seconds)
+
+    async def drain(self) -> None:
+        """Refuse new work and wait for the accepted requests, at most ``drain_seconds``."""
+        self.draining = True
+        deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
+        while self.in_flight and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Finish what is queued and release everything."""
+        self.draining = True
+        if self.batcher:
+            await asyncio.to_thread(self.batcher.close, self.settings.drain_seconds)
+        if self.downstream:
+            await self.downstream.close()
+
+    def ready_batcher(self) -> Batcher:
+        """The queue, if it takes work now.
+
+        Raises:
+            Draining: the service is shutting down.
+            Warming: the models are not warm yet.
+            EngineFailure: the device's thread is gone; only a restart helps.
+
+        """
+        if self.draining:
+            raise Draining("the service is shutting down")
+        if self.batcher is None or (self.batcher.alive and not self.batcher.warm):
+            raise Warming("the models are being warmed up")
+        if not self.batcher.alive:
+            raise EngineFailure("the device's thread has stopped")
+        return self.batcher
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message."""
+    service = Service(settings or Settings())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 (ASGI's signature)
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="ARN Purify",
+        version=VERSION,
+        summary="Removes adversarial noise from images before a classifier sees them.",
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.include_router(router)
+    app.add_middleware(RequestContext, metrics=service.metrics)
+
+    async def refuse(request: Request, error: Any) -> Response:  # noqa: ARG001 (Starlette's signature)
+        service.metrics.rejected.labels(error.code).inc()
+        return JSONResponse({"error": str(error), "code": error.code}, error.status, error.headers)
+
+    async def refuse_route(request: Request, error: Any) -> Response:  # noqa: ARG001
+        code = error.detail.lower().replace(" ", "_")
+        return JSONResponse({"error": error.detail, "code": code}, error.status_code, error.headers)
+
+    async def confess(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        # Starlette raises the error again once this is sent, so the traceback reaches the log and nobody else.
+        service.metrics.rejected.labels("internal").inc()
+        return JSONResponse({"error": "an internal error; the log has it", "code": "internal"}, 500)
+
+    app.add_exception_handler(ServiceError, refuse)
+    app.add_exception_handler(HTTPException, refuse_route)
+    app.add_exception_handler(Exception, confess)
+    return app

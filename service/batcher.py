@@ -1,0 +1,261 @@
+"""The batched request queue. Knows no HTTP and no network: entries in, results out, one thread at the device.
+
+There is no timer unless one is asked for: a batch forms whenever the device is free, from whatever waits, oldest first.
+Entries whose client left, or whose deadline passed, are dropped as the batch forms and never reach the device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .codec import Images
+from .engine import Purified, Work
+from .errors import DeadlineExceeded, Draining, EngineFailure, QueueFull, TooManyImages
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A result with its own timings, which are recorded where the answer is sent and nowhere else."""
+
+    result: Purified
+    queue_seconds: float
+    infer_seconds: float
+
+
+@dataclasses.dataclass(eq=False)
+class _Entry:
+    work: Work
+    images: Images
+    future: asyncio.Future[Answer]
+    deadline: float
+    submitted: float
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.work, self.images.dtype, self.images.shape[1:])
+
+
+class Batcher:
+    """Collects entries of the same work and shape into batches of at most ``max_batch_images``.
+
+    Args:
+        run: what the one thread calls with the work and the stacked images.
+        max_batch_images: most images in one call of ``run``; a larger entry is run in pieces.
+        max_wait_seconds: how long the oldest entry may wait for company; 0 never waits.
+        queue_images: most images waiting.
+        on_batch: told the number of images of every call of ``run``.
+        warm_up: called on the thread before it takes its first entry.
+
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Work, Images], Purified],
+        max_batch_images: int,
+        max_wait_seconds: float = 0.0,
+        queue_images: int = 1024,
+        on_batch: Callable[[int], object] = lambda _: None,
+        warm_up: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._run, self._on_batch, self._warm_up = run, on_batch, warm_up
+        self._warm = False
+        self._max_batch_images, self._max_wait_seconds = max_batch_images, max_wait_seconds
+        self._queue_images = queue_images
+        self._entries: deque[_Entry] = deque()
+        self._waiting = 0
+        self._images_a_second = 0.0
+        self._closing = False
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting_images(self) -> int:
+        """Images in the queue, cancelled ones included until a batch forms."""
+        return self._waiting
+
+    @property
+    def warm(self) -> bool:
+        """Whether the warm-up is done."""
+        return self._warm
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device's thread runs; false after a failed warm-up and after ``close``."""
+        return self._thread.is_alive()
+
+    async def submit(self, work: Work, images: Images, deadline_seconds: float) -> Answer:
+        """Queue images and wait for their result.
+
+        Cancelling the call takes the entry out of the queue.
+
+        Raises:
+            TooManyImages: more than the whole queue holds.
+            QueueFull: no room now; ``retry_after`` says when there should be.
+            Draining: the batcher is closing.
+            DeadlineExceeded: still waiting after ``deadline_seconds``.
+            EngineFailure: ``run`` raised, or answered another number of images.
+
+        """
+        loop = asyncio.get_running_loop()
+        now = time.perf_counter()
+        entry = _Entry(work, images, loop.create_future(), now + deadline_seconds, now)
+        with self._condition:
+            self._event_loop = loop
+            self._admit(len(images))
+            self._entries.append(entry)
+            self._waiting += len(images)
+            self._condition.notify()
+        timer = loop.call_later(deadline_seconds, self._expire, entry)
+        try:
+            return await entry.future
+        finally:
+            timer.cancel()
+
+    def check_room(self, images: int) -> None:
+        """Refuse as :meth:`submit` would refuse entries of so many images together, before the first is queued."""
+        with self._condition:
+            self._admit(images)
+
+    def _admit(self, images: int) -> None:
+        if self._closing:
+            raise Draining("the service is shutting down")
+        if images > self._queue_images:
+            raise TooManyImages(f"{images} images in one request; the queue holds {self._queue_images}")
+        if self._waiting + images > self._queue_images:
+            seconds = self._waiting / self._images_a_second if self._images_a_second else 1.0
+            raise QueueFull(f"{self._waiting} images are waiting already", retry_after=min(60, math.ceil(seconds) or 1))
+
+    @staticmethod
+    def _expire(entry: _Entry) -> None:
+        if not entry.future.done():
+            entry.future.set_exception(DeadlineExceeded("the request waited longer than its deadline"))
+
+    def close(self, timeout_seconds: float) -> None:
+        """Refuse new entries, finish those that wait, and stop the thread; what is left after the time fails."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join(timeout_seconds)
+        with self._condition:
+            left = list(self._entries)
+            self._entries.clear()
+            self._waiting = 0
+        self._tell([(entry, Draining("the service shut down before this request's turn")) for entry in left])
+
+    # -- the thread that owns the device --------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        self._warm_up()
+        self._warm = True
+        while batch := self._collect():
+            images = sum(len(entry.images) for entry in batch)
+            started = time.perf_counter()
+            try:
+                results = self._run_in_pieces(batch)
+            except Exception as error:
+                logger.exception("a batch of %d images failed", images)
+                failure = EngineFailure(f"the network failed on this batch: {type(error).__name__}")
+                self._tell([(entry, failure) for entry in batch])
+                continue
+            seconds = time.perf_counter() - started
+            rate = images / seconds
+            self._images_a_second = 0.9 * self._images_a_second + 0.1 * rate if self._images_a_second else rate
+            self._tell(
+                [
+                    (entry, Answer(result, started - entry.submitted, seconds))
+                    for entry, result in zip(batch, results, strict=True)
+                ]
+            )
+
+    def _collect(self) -> list[_Entry]:
+        """The next batch; empty only when the batcher is closed and nothing waits."""
+        with self._condition:
+            while True:
+                self._drop_dead()
+                if self._entries:
+                    wait = self._entries[0].submitted + self._max_wait_seconds - time.perf_counter()
+                    if wait <= 0 or self._waiting >= self._max_batch_images or self._closing:
+                        break
+                    self._condition.wait(wait)
+                elif self._closing:
+                    return []
+                else:
+                    self._condition.wait()
+            first = self._entries[0].key
+            batch: list[_Entry] = []
+            rest: deque[_Entry] = deque()
+            room = self._max_batch_images
+            for entry in self._entries:
+                # The oldest entry always goes, whatever its size. Once one of its kind does not fit, none behind it
+                # overtakes, so that a large entry is never starved by small ones.
+                if entry.key == first and (not batch or len(entry.images) <= room):
+                    batch.append(entry)
+                    room -= len(entry.images)
+                else:
+                    rest.append(entry)
+                    if entry.key == first:
+                        room = 0
+            self._entries = rest
+            self._waiting -= sum(len(entry.images) for entry in batch)
+            return batch
+
+    def _drop_dead(self) -> None:
+        """Forget entries whose client left or whose deadline passed."""
+        now = time.perf_counter()
+        alive = deque(entry for entry in self._entries if not entry.future.done() and entry.deadline > now)
+        if len(alive) < len(self._entries):
+            self._entries = alive
+            self._waiting = sum(len(entry.images) for entry in alive)
+
+    def _run_in_pieces(self, batch: Sequence[_Entry]) -> list[Purified]:
+        if len(batch) == 1 and len(batch[0].images) > self._max_batch_images:
+            return [self._run_large(batch[0])]
+        images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
+        result = self._run_checked(batch[0].work, images)
+        parts, start = [], 0
+        for entry in batch:
+            parts.append(result.part(start, start + len(entry.images)))
+            start += len(entry.images)
+        return parts
+
+    def _run_checked(self, work: Work, images: Images) -> Purified:
+        self._on_batch(len(images))
+        result = self._run(work, images)
+        if len(result) != len(images):
+            raise RuntimeError(f"{len(images)} images went in, {len(result)} came out")
+        return result
+
+    def _run_large(self, entry: _Entry) -> Purified:
+        pieces = [
+            self._run_checked(entry.work, entry.images[start : start + self._max_batch_images])
+            for start in range(0, len(entry.images), self._max_batch_images)
+        ]
+        return Purified.join(pieces)
+
+    def _tell(self, outcomes: list[tuple[_Entry, Answer | Exception]]) -> None:
+        """Resolve futures on their own loop, all of a batch in one call to it."""
+
+        def resolve() -> None:
+            for entry, outcome in outcomes:
+                if entry.future.done():  # the client left, or the deadline passed, while the device worked
+                    continue
+                if isinstance(outcome, Answer):
+                    entry.future.set_result(outcome)
+                else:
+                    entry.future.set_exception(outcome)
+
+        if outcomes and self._event_loop is not None and not self._event_loop.is_closed():
+            self._event_loop.call_soon_threadsafe(resolve)

@@ -1,0 +1,144 @@
+"""``arn serve``, ``arn purify IN OUT``, ``arn models``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import uvicorn
+from pydantic import ValidationError
+from tqdm import tqdm
+
+import models
+from models.checkpoint import write_atomically
+
+from . import codec
+from .app import Service, create_app
+from .engine import Engine, Work
+from .errors import ServiceError
+from .settings import Settings, add_flags, from_flags
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn closes its door at the first signal; ours first says 503 to ``/health/ready`` and finishes its work."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._draining: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)  # type: ignore[arg-type]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._service.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._service.draining = True
+
+        async def drain() -> None:
+            await self._service.drain()
+            super(_Server, self).handle_exit(sig, frame)
+
+        def begin() -> None:
+            self._draining = asyncio.create_task(drain())
+
+        self._loop.call_soon_threadsafe(begin)
+
+
+def serve(settings: Settings) -> int:
+    """Run the service until SIGTERM or SIGINT; returns the exit status."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        settings.host,
+        settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        h11_max_incomplete_event_size=64 * 2**10,
+    )
+    server = _Server(config, app.state.service)
+    server.run()
+    return 0 if server.started else 1
+
+
+def purify_files(source: Path, target: Path, model: str, device: str, resize: bool, batch: int = 64) -> int:
+    """Purify an image file, or every image below a folder, into PNGs of the same names; returns how many."""
+    paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"{source}: no image there")
+    engine = Engine((model,), "", device, "fp32")
+    name = next(iter(engine.purifiers))
+    channels, height, width = engine.card(name).input_shape
+    with tqdm(total=len(paths), unit="image") as progress:
+        for start in range(0, len(paths), batch):
+            chunk = paths[start : start + batch]
+            arrays = []
+            for path in chunk:
+                opened = codec.open_image(path.read_bytes(), 10**9)
+                if height and not resize and opened.size != (height, width):
+                    raise ValueError(
+                        f"{path}: {opened.size[1]}x{opened.size[0]}, {name} takes {width}x{height}; --resize"
+                    )
+                arrays.append(opened.decode(channels or opened.channels, (height, width) if height else None))
+            if height:  # one size: one batch
+                stacked = np.concatenate(arrays)
+                purified = list(engine.run(Work(name), stacked).images)
+            else:
+                purified = [engine.run(Work(name), array).images[0] for array in arrays]
+            for path, pixels in zip(chunk, purified, strict=True):
+                out = target if source.is_file() else target / path.relative_to(source).with_suffix(".png")
+                write_atomically(out, codec.encode_image(pixels))
+                progress.update()
+    return len(paths)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser("arn", description="Remove adversarial noise from images.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve_parser = commands.add_parser("serve", help="run the HTTP service")
+    add_flags(serve_parser)
+    purify_parser = commands.add_parser("purify", help="purify a file or every image below a folder")
+    purify_parser.add_argument("source", type=Path, metavar="IN")
+    purify_parser.add_argument("target", type=Path, metavar="OUT")
+    purify_parser.add_argument("--model", default="mnist-transparent", help="a shipped name or a checkpoint")
+    purify_parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    purify_parser.add_argument("--resize", action="store_true", help="resample images to the model's size")
+    commands.add_parser("models", help="list the shipped checkpoints")
+    flags = parser.parse_args(arguments)
+    try:
+        if flags.command == "serve":
+            return serve(from_flags(flags))
+        if flags.command == "purify":
+            count = purify_files(flags.source, flags.target, flags.model, flags.device, flags.resize)
+            print(f"{count} image(s) purified into {flags.target}")
+            return 0
+        for name in models.available():
+            card = models.card_of(models.load(name))
+            print(f"{card.name:24} {card.kind:11} {card.dataset:8} {card.sha256[:12]}")
+    except ValidationError as error:
+        for problem in error.errors():
+            print(f"arn: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError, ServiceError) as error:
+        print(f"arn: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

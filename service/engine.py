@@ -1,0 +1,149 @@
+"""The networks on their device. Everything here but construction runs on the one thread that owns the device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import models
+from models import Card
+
+from .codec import Images
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What to do with a batch; entries travel together only when they ask for the same."""
+
+    model: str
+    classify: bool = False
+    compare: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Purified:
+    """A batch's result: ``images`` in the dtype and layout they came in, one residual norm an image on [0, 1].
+
+    ``probabilities`` ``(N, classes)`` of the purified images where classification was asked for, ``unpurified`` of the
+    images as they came where a comparison was.
+    """
+
+    images: Images
+    linf: NDArray[np.float32]
+    l2: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None = None
+    unpurified: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @staticmethod
+    def join(pieces: Sequence[Purified]) -> Purified:
+        """Pieces of one entry, put together again."""
+
+        def column(name: str) -> Any:
+            return None if getattr(pieces[0], name) is None else np.concatenate([getattr(p, name) for p in pieces])
+
+        return Purified(*(column(field.name) for field in dataclasses.fields(Purified)))
+
+    def part(self, start: int, stop: int) -> Purified:
+        """Images ``start`` to ``stop``."""
+        cut = slice(start, stop)
+        return Purified(
+            self.images[cut],
+            self.linf[cut],
+            self.l2[cut],
+            None if self.probabilities is None else self.probabilities[cut],
+            None if self.unpurified is None else self.unpurified[cut],
+        )
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` is CUDA where there is one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+class Engine:
+    """Purifiers by name, in the order they were asked for, and the embedded classifier."""
+
+    def __init__(
+        self, names: tuple[str, ...], classifier: str, device: str, precision: Precision, threads: int = 0
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.device = resolve_device(device)
+        self.precision = precision
+        self.purifiers = {
+            models.card_of(model).name: model for model in (_load(name, "purifier", self.device) for name in names)
+        }
+        if len(self.purifiers) < len(names):
+            raise ValueError(f"two of the models {', '.join(names)} have the same name")
+        self.classifier = _load(classifier, "classifier", self.device) if classifier else None
+
+    def card(self, name: str) -> Card:
+        """The card of a loaded purifier."""
+        return models.card_of(self.purifiers[name])
+
+    def cards(self) -> Iterator[Card]:
+        """The cards of the loaded purifiers, in the order they were asked for."""
+        return map(self.card, self.purifiers)
+
+    @property
+    def classifier_card(self) -> Card | None:
+        """The card of the embedded classifier, if there is one."""
+        return None if self.classifier is None else models.card_of(self.classifier)
+
+    def warm_up(self, max_batch_images: int) -> None:
+        """Run every purifier once at a single image and once at a full batch, so that no request pays for it."""
+        for name in self.purifiers:
+            card = self.card(name)
+            channels, height, width = card.input_shape if all(card.input_shape) else (3, 32, 32)
+            classifier = self.classifier_card
+            classify = classifier is not None and classifier.input_shape == (channels, height, width)
+            for count in {1, max_batch_images}:
+                self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
+
+    def run(self, work: Work, images: Images) -> Purified:
+        """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]."""
+        integral = images.dtype == np.uint8
+        with torch.inference_mode():
+            x = torch.from_numpy(images).to(self.device)
+            x = x.permute(0, 3, 1, 2).float().div_(255) if integral else x
+            x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+                purified: Tensor = self.purifiers[work.model](x)
+            purified = purified.float().clamp(0, 1)
+            if integral:  # what is sent is what is measured and classified
+                levels = purified.mul(255).round_()
+                purified = levels / 255
+            residual = (purified - x).flatten(1)
+            linf = torch.linalg.vector_norm(residual, torch.inf, dim=1)
+            l2 = torch.linalg.vector_norm(residual, 2, dim=1)
+            probabilities = self._probabilities(purified) if work.classify else None
+            unpurified = self._probabilities(x) if work.compare else None
+            out = levels.to(torch.uint8).permute(0, 2, 3, 1) if integral else purified
+            answer = np.ascontiguousarray(out.cpu().numpy())
+        return Purified(answer, linf.cpu().numpy(), l2.cpu().numpy(), probabilities, unpurified)
+
+    def _probabilities(self, x: Tensor) -> NDArray[np.float32]:
+        assert self.classifier is not None
+        probabilities: NDArray[np.float32] = self.classifier(x).softmax(1).cpu().numpy()
+        return probabilities
+
+
+def _load(name: str, kind: str, device: str) -> nn.Module:
+    model = models.load(name, device)
+    card = models.card_of(model)
+    if card.kind != kind:
+        raise models.CheckpointError(f"{name} is a {card.kind}, not a {kind}")
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

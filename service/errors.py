@@ -1,0 +1,175 @@
+"""Every way the service says no, drawn at the top, with one table from exception to status.
+
+ServiceError
+├── BadRequest
+│   ├── BrokenImage          400  not decodable, or truncated
+│   ├── BrokenBody           400  a malformed multipart or .npy body
+│   ├── UnknownModel         404  ?model= names none that is loaded
+│   ├── NotAcceptable        406  nothing in Accept that we produce
+│   ├── BodyTooLarge         413  more bytes than ARN_MAX_BODY_BYTES
+│   ├── TooManyImages        413  more images than the whole queue holds
+│   ├── UnsupportedMedia     415  neither an image nor a tensor that we read
+│   ├── WrongSize            422  no loaded model takes this size
+│   ├── TooManyPixels        422  more than ARN_MAX_PIXELS, told from the header
+│   └── BadParameter         422  a query parameter or an array out of range
+├── Busy
+│   ├── QueueFull            429  with Retry-After
+│   ├── Warming              503
+│   └── Draining             503
+├── ClientGone               499  hung up; nobody reads this answer, the log and the metrics do
+├── DeadlineExceeded         504  waited longer than ARN_DEADLINE_SECONDS
+├── EngineFailure            500  the network failed on a batch; never caused by an upload alone
+└── DownstreamError
+├── DownstreamUnreachable 502
+└── DownstreamTimeout     504
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """An answer that is not 200. ``status`` and ``code`` belong to the class, the sentence to the instance."""
+
+    status = 500
+    code = "internal"
+    refused_by = "purifier"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries."""
+        return {"X-ARN-Refused-By": self.refused_by}
+
+
+class BadRequest(ServiceError):
+    """The request cannot be served as it is; sending it again will not help."""
+
+    status, code = 400, "bad_request"
+
+
+class BrokenImage(BadRequest):
+    """Bytes that are no complete image of a format we read."""
+
+    status, code = 400, "broken_image"
+
+
+class BrokenBody(BadRequest):
+    """A multipart or ``.npy`` body that contradicts itself."""
+
+    status, code = 400, "broken_body"
+
+
+class UnknownModel(BadRequest):
+    """A model that is not loaded."""
+
+    status, code = 404, "unknown_model"
+
+
+class NotAcceptable(BadRequest):
+    """``Accept`` leaves no format that fits the answer."""
+
+    status, code = 406, "not_acceptable"
+
+
+class BodyTooLarge(BadRequest):
+    """More bytes than ``ARN_MAX_BODY_BYTES``."""
+
+    status, code = 413, "body_too_large"
+
+
+class TooManyImages(BadRequest):
+    """More images in one request than the whole queue holds."""
+
+    status, code = 413, "too_many_images"
+
+
+class UnsupportedMedia(BadRequest):
+    """A content type that is not read here."""
+
+    status, code = 415, "unsupported_media_type"
+
+
+class WrongSize(BadRequest):
+    """A size that no loaded model takes."""
+
+    status, code = 422, "wrong_size"
+
+
+class TooManyPixels(BadRequest):
+    """An image with more pixels than ``ARN_MAX_PIXELS``, refused before decoding."""
+
+    status, code = 422, "too_many_pixels"
+
+
+class BadParameter(BadRequest):
+    """A parameter, or an array's dtype, shape or range, that is not taken."""
+
+    status, code = 422, "bad_parameter"
+
+
+class Busy(ServiceError):
+    """Nothing wrong with the request; come back after ``retry_after`` seconds."""
+
+    status, code = 503, "busy"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries."""
+        return {**super().headers, "Retry-After": str(self.retry_after)}
+
+
+class QueueFull(Busy):
+    """The queue holds as many images as it may."""
+
+    status, code = 429, "queue_full"
+
+
+class Warming(Busy):
+    """The models are being loaded and warmed."""
+
+    status, code = 503, "warming"
+
+
+class Draining(Busy):
+    """The service is shutting down; accepted requests are being finished."""
+
+    status, code = 503, "draining"
+
+
+class ClientGone(ServiceError):
+    """The client hung up before its answer was ready."""
+
+    status, code = 499, "client_gone"
+
+
+class DeadlineExceeded(ServiceError):
+    """The request waited longer than its deadline."""
+
+    status, code = 504, "deadline_exceeded"
+
+
+class EngineFailure(ServiceError):
+    """The network itself failed on a batch."""
+
+    status, code = 500, "engine_failure"
+
+
+class DownstreamError(ServiceError):
+    """The classifier behind us did not answer."""
+
+    refused_by = "downstream"
+
+
+class DownstreamUnreachable(DownstreamError):
+    """No connection, or one that broke."""
+
+    status, code = 502, "downstream_unreachable"
+
+
+class DownstreamTimeout(DownstreamError):
+    """No answer in time."""
+
+    status, code = 504, "downstream_timeout"

@@ -1,0 +1,83 @@
+"""The JSON that the service answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Residual(BaseModel):
+    """How far purification moved an image, on [0, 1]."""
+
+    linf: float = Field(description="largest change of a value")
+    l2: float = Field(description="Euclidean norm of the change")
+
+
+class PurifiedImage(BaseModel):
+    """One purified image."""
+
+    filename: str | None = Field(None, description="as uploaded, where it was")
+    model: str
+    shape: tuple[int, int, int] = Field(description="height, width, channels")
+    png: str = Field(description="the purified image as PNG, base64")
+    residual: Residual
+
+
+class PurifyAnswer(BaseModel):
+    """What /purify answers as JSON."""
+
+    images: list[PurifiedImage]
+
+
+class Prediction(BaseModel):
+    """A classifier's word on one image."""
+
+    label: int
+    class_name: str | None = None
+    probabilities: list[float]
+
+
+class Classification(Prediction):
+    """What /classify answers for one image."""
+
+    model: str
+    classifier: str
+    residual: Residual
+    unpurified: Prediction | None = Field(None, description="with ?compare=true: the image as it came")
+
+
+class ClassifyAnswer(BaseModel):
+    """What /classify answers for several images."""
+
+    results: list[Classification]
+
+
+class ModelInfo(BaseModel):
+    """A loaded purifier."""
+
+    name: str
+    sha256: str
+    profile: str
+    architecture: str
+    dataset: str
+    input_shape: tuple[int, int, int] = Field(description="channels, height, width; zeros take any image")
+    recipe: str
+    seen_attacks: list[dict[str, Any]]
+    metrics: dict[str, float] = Field(description="error rates in percent on the validation split")
+    precision: str
+    device: str
+
+
+class ModelsAnswer(BaseModel):
+    """What /models answers."""
+
+    purifiers: list[ModelInfo]
+    classifier: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """Every refusal."""
+
+    error: str = Field(description="a sentence")
+    code: str = Field(description="a slug")

@@ -1,0 +1,111 @@
+"""Recipes: losses and schedule of a training run, as frozen dataclasses made by functions.
+
+``transparent`` is ours and the default. ``paper`` is the paper's pure recipe, no term of ours. ``released`` repeats the
+authors' code, slips included. ``docs/fidelity.md`` holds the three side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms; 0 leaves a term, and the discriminator that only it needs, out of the run.
+
+    ``mse`` Eq. 4, ``att`` lambda_1 of Eq. 7, ``nor`` lambda_2 of Eq. 7, ``adv`` theta of Eq. 8; the others are ours:
+    ``l1`` on pixels, ``feature`` and ``logit`` on the frozen target.
+    """
+
+    mse: float = 0.0
+    att: float = 0.0
+    nor: float = 0.0
+    adv: float = 0.0
+    l1: float = 0.0
+    feature: float = 0.0
+    logit: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One training run, but for the data, the network and the seen attacks.
+
+    ``batch_size`` counts natural images; each brings one image of every seen attack along. ``epochs`` passes over the
+    training split. ``schedule``: ``constant``, or ``one_cycle`` (linear warm-up over a tenth, cosine to zero).
+    ``sample`` draws z ~ N(mu, sigma^2) in training instead of taking mu. ``refresh_epochs`` crafts the seen attacks
+    anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
+    ``form``: the losses as the paper has them or as the authors' ``released`` code does.
+    """
+
+    name: str
+    weights: LossWeights
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "one_cycle"] = "one_cycle"
+    sample: bool = True
+    refresh_epochs: int = 0
+    shift: int = 0
+    form: Literal["paper", "released"] = "paper"
+    gradient_penalty: float = 0.0
+    released_initialisation: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
+            raise ValueError(
+                f"epochs {self.epochs}, batch size {self.batch_size} or rate {self.learning_rate} too small"
+            )
+        if self.refresh_epochs < 0 or self.shift < 0:
+            raise ValueError("refresh_epochs and shift cannot be negative")
+        if self.shift and not self.refresh_epochs:
+            raise ValueError("shifted images need attacks crafted against them: set refresh_epochs")
+        if min(dataclasses.astuple(self.weights)) < 0 or not (self.weights.mse or self.weights.l1):
+            raise ValueError("weights cannot be negative, and one of mse and l1 must restore the image")
+
+
+def transparent() -> Recipe:
+    """Ours, for the ``compact`` network: restores the image, and what the frozen target makes of it."""
+    return Recipe(
+        name="transparent",
+        weights=LossWeights(l1=10.0, feature=1.0, logit=1.0, att=0.1, nor=1e-4),
+        epochs=24,
+        batch_size=256,
+        learning_rate=3e-3,
+        refresh_epochs=6,
+        shift=2,
+    )
+
+
+def paper() -> Recipe:
+    """The paper's recipe: Eqs. 1 to 8 with its MNIST weights and Adam at 1e-4, in batches of 100 triples."""
+    return Recipe(
+        name="paper",
+        weights=LossWeights(mse=1.0, att=0.1, nor=0.01, adv=0.1),
+        epochs=24,
+        batch_size=100,
+        learning_rate=1e-4,
+        betas=(0.5, 0.999),
+        schedule="constant",
+    )
+
+
+def released() -> Recipe:
+    """The authors' code, slips included: about 20,000 steps of 300 triples, meant for ``--arch released`` on a GPU."""
+    return Recipe(
+        name="released",
+        weights=LossWeights(mse=200.0, att=0.5, nor=1e-6, adv=0.01),
+        epochs=109,
+        batch_size=300,
+        learning_rate=1e-4,
+        betas=(0.5, 0.999),
+        schedule="constant",
+        form="released",
+        gradient_penalty=30.0,
+        released_initialisation=True,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"transparent": transparent, "paper": paper, "released": released}

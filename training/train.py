@@ -1,0 +1,532 @@
+"""Algorithm 1: E and G against D_A and D_I. Resumable to the same weights, on CPU, one GPU, or several by torchrun."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from models import Arn, ArnConfig, AttackDiscriminator, Card, ImageDiscriminator, checkpoint
+from models.checkpoint import write_atomically
+
+from . import losses
+from .attacks import Attack, for_training, seed_of
+from .classifier import shift_images
+from .craft import MixedPrecision, crafted_set, versions
+from .data import Dataset, Split
+from .recipes import Recipe
+from .sheet import contact_sheet, save_png
+
+logger = logging.getLogger(__name__)
+
+SAVE_SECONDS = 60.0
+
+
+class ConfigurationError(ValueError):
+    """A run that cannot be right. Raised before any work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights of a run, but the data and the classifier themselves."""
+
+    arch: ArnConfig
+    recipe: Recipe
+    seen: tuple[Attack, ...]
+    seed: int = 0
+    device: str = "cpu"
+    mixed_precision: bool = True
+
+    def fingerprint(self, dataset: Dataset, classifier_sha256: str, world_size: int) -> str:
+        """A text that two runs share exactly when they would give the same weights."""
+        described = {
+            **dataclasses.asdict(dataclasses.replace(self, seen=())),
+            "seen": [attack.describe() for attack in self.seen],
+            "data": dataset.train.sha256(),
+            "classifier": classifier_sha256,
+            "world_size": world_size,
+        }
+        return json.dumps(described, sort_keys=True)
+
+
+def check(config: TrainConfig, dataset: Dataset, classifier: nn.Module) -> None:
+    """Refuse a bad configuration before any work.
+
+    Raises:
+        ConfigurationError: naming what does not fit.
+
+    """
+    if not config.seen:
+        raise ConfigurationError("no seen attack: ARN learns from at least one")
+    names = [attack.name for attack in config.seen]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"a seen attack is named twice: {', '.join(names)}")
+    channels, height, width = dataset.shape
+    if (channels, height, width) != (config.arch.channels, config.arch.size, config.arch.size):
+        raise ConfigurationError(
+            f"the network takes {config.arch.channels}x{config.arch.size}x{config.arch.size} "
+            f"images, {dataset.name} has {channels}x{height}x{width}"
+        )
+    if len(dataset.train) < config.recipe.batch_size:
+        raise ConfigurationError(f"{len(dataset.train)} training images are fewer than one batch")
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError("device cuda was asked for, but torch sees no CUDA device")
+    if config.recipe.weights.feature and not hasattr(classifier, "forward_with_features"):
+        raise ConfigurationError(
+            f"the recipe's feature loss needs a classifier with forward_with_features, not {type(classifier).__name__}"
+        )
+    with torch.no_grad():
+        logits = classifier(dataset.train.batch(slice(0, 2), config.device)[0])
+    if logits.shape != (2, len(dataset.class_names)):
+        raise ConfigurationError(
+            f"the classifier answers {tuple(logits.shape)} for two images, {dataset.name} has "
+            f"{len(dataset.class_names)} classes"
+        )
+
+
+class Source(Protocol):
+    """Where batches come from: the natural images of some indices, and one image of every seen attack for each."""
+
+    def batch(self, indices: Tensor, epoch: int, step: int) -> list[Tensor]:
+        """Natural images first, then the seen attacks in order, each ``(N, C, H, W)`` float32 in [0, 1]."""
+        ...
+
+
+class StaticSource:
+    """Every image attacked once, before training."""
+
+    def __init__(self, config: TrainConfig, split: Split, classifier: nn.Module, sha256: str, root: Path) -> None:
+        self.split, self.device = split, config.device
+        self.sets = [
+            crafted_set(split, attack, classifier, sha256, root, config.seed, config.device, fast=True).images
+            for attack in config.seen
+        ]
+
+    def batch(self, indices: Tensor, epoch: int, step: int) -> list[Tensor]:  # noqa: ARG002 (static)
+        """See :class:`Source`."""
+        natural = self.split.batch(indices, self.device)[0]
+        return [natural, *(images[indices].to(self.device) for images in self.sets)]
+
+
+class FreshSource:
+    """Images shifted and attacked anew every ``refresh_epochs`` epochs; in between, a pool on disk is read again."""
+
+    def __init__(self, config: TrainConfig, split: Split, classifier: nn.Module, root: Path) -> None:
+        self.config, self.split = config, split
+        self.target = MixedPrecision(classifier)
+        root.mkdir(parents=True, exist_ok=True)
+        self.pools = []
+        for attack in config.seen:
+            path = root / f"{attack.name}.npy"
+            mode = "r+" if path.is_file() else "w+"
+            self.pools.append(np.lib.format.open_memmap(path, mode, np.float16, tuple(split.images.shape)))
+
+    def batch(self, indices: Tensor, epoch: int, step: int) -> list[Tensor]:
+        """See :class:`Source`."""
+        config = self.config
+        generation, age = divmod(epoch, config.recipe.refresh_epochs)
+        generator = torch.Generator().manual_seed(seed_of(config.seed, "shift", generation))
+        offsets = torch.randint(0, 2 * config.recipe.shift + 1, (len(self.split), 2), generator=generator)
+        images, labels = self.split.batch(indices, config.device)
+        natural = shift_images(images, offsets[indices], config.recipe.shift)
+        batch = [natural]
+        for attack, pool in zip(config.seen, self.pools, strict=True):
+            if age == 0:
+                seed = seed_of(config.seed, attack.name, generation, step)
+                pool[indices.numpy()] = attack(self.target, natural, labels, seed).images.cpu().numpy()
+            batch.append(torch.from_numpy(pool[indices.numpy()]).to(config.device).float())
+        return batch
+
+    def flush(self) -> None:
+        """Bring the pools to disk, so that a saved state never points at images that are not there."""
+        for pool in self.pools:
+            pool.flush()
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The rate at ``step`` of ``steps``, a function of nothing else, so that a resumed run has it too."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    warm_up = max(1, steps // 10)
+    if step < warm_up:
+        return recipe.learning_rate * (step + 1) / warm_up
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def released_initialisation(module: nn.Module) -> None:
+    """The authors' initialisation: N(0, .02) everywhere, BatchNorm's gamma N(0, .02) too (a slip for N(1, .02))."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class Trainer:
+    """One run. ``fit`` goes from wherever the run folder is to the end and returns the trained network."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        classifier: nn.Module,
+        classifier_sha256: str,
+        out: Path,
+        command: str = "",
+        initial: Arn | None = None,
+    ) -> None:
+        check(config, dataset, classifier)
+        self.config, self.dataset, self.classifier, self.out = config, dataset, classifier, out
+        self.classifier_sha256, self.command = classifier_sha256, command
+        self.recipe, self.device = config.recipe, torch.device(config.device)
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.domains = 1 + len(config.seen)
+        weights = self.recipe.weights
+
+        torch.manual_seed(config.seed)
+        self.arn = Arn(config.arch)
+        modules: dict[str, nn.Module] = {"arn": self.arn}
+        if weights.att:
+            modules["attack_discriminator"] = AttackDiscriminator(config.arch, self.domains)
+        if weights.adv:
+            modules["image_discriminator"] = ImageDiscriminator(config.arch)
+        if self.recipe.released_initialisation:
+            for module in modules.values():
+                released_initialisation(module)
+        if initial is not None:
+            if initial.config != config.arch:
+                raise ConfigurationError(f"--init holds {initial.config}, not {config.arch}")
+            self.arn.load_state_dict(initial.state_dict())
+        if self.world_size > 1:
+            modules = {name: nn.SyncBatchNorm.convert_sync_batchnorm(module) for name, module in modules.items()}
+            self.arn = modules["arn"]  # type: ignore[assignment]
+        self.modules = {
+            name: module.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+            for name, module in modules.items()
+        }
+        self.optimisers = {
+            name: torch.optim.Adam(module.parameters(), self.recipe.learning_rate, self.recipe.betas)
+            for name, module in self.modules.items()
+        }
+        self.step = 0
+        self.batches_an_epoch = len(dataset.train) // self.recipe.batch_size
+        self.steps = self.recipe.epochs * self.batches_an_epoch
+        self.fingerprint = config.fingerprint(dataset, classifier_sha256, self.world_size)
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def fit(self) -> Arn:
+        """Train to the end, resuming if the run folder holds a state, and leave ``arn.safetensors`` there."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        source = self._source()
+        validation = self._validation_sets()
+        writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step) if self.rank == 0 else None
+        saved_at = time.monotonic()
+        epoch_totals: dict[str, float] = {}
+        progress = tqdm(total=self.steps, initial=self.step, desc="train", mininterval=2, disable=self.rank > 0)
+        for epoch, indices in self._batches():
+            values = self.train_step(source.batch(indices, epoch, self.step))
+            self.step += 1
+            for name, value in values.items():
+                epoch_totals[name] = epoch_totals.get(name, 0.0) + value
+            progress.update()
+            progress.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+            if self.step % self.batches_an_epoch == 0:
+                metrics = self._validate(validation)
+                mean_losses = {f"loss/{k}": v / self.batches_an_epoch for k, v in epoch_totals.items()}
+                epoch_totals = {}
+                self._log({"epoch": epoch + 1, "step": self.step, **mean_losses, **metrics}, writer, validation)
+            if time.monotonic() - saved_at > SAVE_SECONDS or self.step % self.batches_an_epoch == 0:
+                self.save_state(source)
+                saved_at = time.monotonic()
+        progress.close()
+        if writer:
+            writer.close()
+        self.arn.eval()
+        if self.rank == 0:
+            checkpoint.save(self._plain_arn(), self.card(self._validate(validation)), self.out / "arn.safetensors")
+        return self.arn
+
+    def _batches(self) -> Iterator[tuple[int, Tensor]]:
+        """Epoch and indices from the current step on; the order is a function of seed and epoch."""
+        first_epoch, offset = divmod(self.step, self.batches_an_epoch)
+        for epoch in range(first_epoch, self.recipe.epochs):
+            generator = torch.Generator().manual_seed(seed_of(self.config.seed, "order", epoch))
+            order = torch.randperm(len(self.dataset.train), generator=generator)
+            for batch in range(offset, self.batches_an_epoch):
+                start = batch * self.recipe.batch_size
+                yield epoch, order[start : start + self.recipe.batch_size][self.rank :: self.world_size]
+            offset = 0
+
+    def _source(self) -> StaticSource | FreshSource:
+        if self.recipe.refresh_epochs:
+            return FreshSource(self.config, self.dataset.train, self.classifier, self.out / f"pool-{self.rank}")
+        crafted = self.out.parent / "crafted"
+        args = (self.config, self.dataset.train, self.classifier, self.classifier_sha256, crafted)
+        if self.rank == 0:
+            StaticSource(*args)
+        if self.world_size > 1:
+            dist.barrier()
+        return StaticSource(*args)
+
+    # -- Algorithm 1 --------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: Sequence[Tensor]) -> dict[str, float]:
+        """One iteration of Algorithm 1 on natural images and their attacked versions; returns every loss."""
+        recipe, weights, k = self.recipe, self.recipe.weights, self.domains
+        torch.manual_seed(seed_of(self.config.seed, "noise", self.step, self.rank))
+        rate = learning_rate(recipe, self.step, self.steps)
+        for optimiser in self.optimisers.values():
+            optimiser.param_groups[0]["lr"] = rate
+        natural = batch[0]
+        x = torch.cat(list(batch)).contiguous(memory_format=torch.channels_last)
+        target = natural.repeat(k, 1, 1, 1)
+        domains = torch.arange(k, device=self.device).repeat_interleave(len(natural))
+        values: dict[str, float] = {}
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
+            mean, log_variance = self.arn.encode_distribution(x)
+        mean, log_variance = mean.float(), log_variance.float()
+        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if recipe.sample else mean
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
+            purified = self.arn.decode(z)
+        purified = purified.float()
+
+        values.update(self._update_discriminators(z.detach(), purified.detach(), natural, domains))
+
+        released = recipe.form == "released"
+        terms: dict[str, Tensor] = {}
+        if weights.mse:
+            if released:
+                terms["mse"] = 4 * (purified - target).square().mean()
+            else:
+                terms["mse"] = losses.pixel_loss(purified, target, k)
+        if weights.l1:
+            terms["l1"] = losses.absolute_loss(purified, target)
+        if weights.att:
+            confusion = losses.attack_confusion_loss_released if released else losses.attack_confusion_loss
+            terms["att"] = confusion(self.modules["attack_discriminator"](z))
+        if weights.nor:
+            # The authors' code sums over the batch where Eq. 3 averages.
+            scale = len(x) if released else 1
+            terms["nor"] = scale * losses.normalization_loss(mean, log_variance)
+        if weights.feature or weights.logit:
+            terms.update(self._target_terms(purified, natural))
+        encoder_loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+
+        optimiser = self.optimisers["arn"]
+        optimiser.zero_grad()
+        decoder_parameters = list(self.arn.decoder.parameters())
+        if weights.adv:
+            # L_adv reaches G alone (Eq. 8); E never sees it (Eq. 7).
+            terms["adv"] = losses.decoder_adversarial_loss(self.modules["image_discriminator"](purified), k)
+            adversarial = torch.autograd.grad(weights.adv * terms["adv"], decoder_parameters, retain_graph=True)
+            encoder_loss.backward()
+            for parameter, gradient in zip(decoder_parameters, adversarial, strict=True):
+                assert parameter.grad is not None
+                parameter.grad += gradient
+        else:
+            encoder_loss.backward()
+        self._average_gradients(self.arn)
+        optimiser.step()
+        values.update({name: float(term.detach()) for name, term in terms.items()})
+        return values
+
+    def _update_discriminators(self, z: Tensor, purified: Tensor, natural: Tensor, domains: Tensor) -> dict[str, float]:
+        released = self.recipe.form == "released"
+        updates: dict[str, tuple[str, Tensor]] = {}
+        if "attack_discriminator" in self.modules:
+            logits = self.modules["attack_discriminator"](z)
+            form = losses.attack_discriminator_loss_released if released else losses.attack_discriminator_loss
+            updates["attack_discriminator"] = ("d_a", form(logits, domains))
+        if "image_discriminator" in self.modules:
+            discriminator = self.modules["image_discriminator"]
+            fake, real = discriminator(purified), discriminator(natural)
+            loss = losses.image_discriminator_loss(fake, real, self.domains)
+            if self.recipe.gradient_penalty:
+                loss = loss + self.recipe.gradient_penalty * self._gradient_penalty(purified, natural)
+            updates["image_discriminator"] = ("d_i", loss)
+        for name, (_, loss) in updates.items():
+            self.optimisers[name].zero_grad()
+            loss.backward()
+            self._average_gradients(self.modules[name])
+            self.optimisers[name].step()
+        return {short: float(loss.detach()) for short, loss in updates.values()}
+
+    def _gradient_penalty(self, purified: Tensor, natural: Tensor) -> Tensor:
+        """Between the natural input and its fake, as the authors' code has it (not between real and fake)."""
+        fake = purified[: len(natural)]
+        mix = torch.rand(len(natural), 1, 1, 1, device=fake.device)
+        between = (mix * natural + (1 - mix) * fake).requires_grad_(True)
+        (gradients,) = torch.autograd.grad(
+            self.modules["image_discriminator"](between).sum(), between, create_graph=True
+        )
+        return losses.gradient_penalty_released(gradients)
+
+    def _target_terms(self, purified: Tensor, natural: Tensor) -> dict[str, Tensor]:
+        """The frozen target's view of the purified images beside its view of the natural ones."""
+        weights, k = self.recipe.weights, self.domains
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
+            if not weights.feature:
+                with torch.no_grad():
+                    clean = self.classifier(natural)
+                seen = self.classifier(purified)
+                return {"logit": losses.logit_loss(seen.float(), clean.float().repeat(k, 1))}
+            with torch.no_grad():
+                clean_features, clean = self.classifier.forward_with_features(natural)  # type: ignore[operator]
+            features, seen = self.classifier.forward_with_features(purified)  # type: ignore[operator]
+        terms = {"feature": losses.feature_loss([features.float()], [clean_features.float().repeat(k, 1)])}
+        if weights.logit:
+            terms["logit"] = losses.logit_loss(seen.float(), clean.float().repeat(k, 1))
+        return terms
+
+    def _average_gradients(self, module: nn.Module) -> None:
+        if self.world_size == 1:
+            return
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.world_size
+
+    # -- looking at it ------------------------------------------------------------------------------------------
+
+    def _validation_sets(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Natural and crafted images of every fifth validation image, for watching the run."""
+        split = self.dataset.validation.every(5)
+        natural, labels = split.batch(slice(None), self.config.device)
+        sets = {"none": (natural, labels)}
+        for attack in self.config.seen:
+            seed = seed_of(self.config.seed, "validation", attack.name)
+            # As training crafts them: the numbers that are reported come from `evaluate`.
+            sets[attack.name] = (
+                for_training(attack)(MixedPrecision(self.classifier), natural, labels, seed).images,
+                labels,
+            )
+        return sets
+
+    @torch.no_grad()
+    def _validate(self, sets: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+        self.arn.eval()
+        metrics = {}
+        for name, (images, labels) in sets.items():
+            wrong: int = sum(
+                int((self.classifier(self.arn(x)).argmax(1) != y).sum())
+                for x, y in zip(images.split(500), labels.split(500), strict=True)
+            )
+            metrics[f"error/{name}"] = 100 * wrong / len(images)
+        self.arn.train()
+        return metrics
+
+    @torch.no_grad()
+    def _log(self, row: dict[str, Any], writer: SummaryWriter | None, sets: dict[str, tuple[Tensor, Tensor]]) -> None:
+        if writer is None:
+            return
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if "/" in name:
+                writer.add_scalar(name, value, row["step"])
+        self.arn.eval()
+        natural = sets["none"][0][:16]
+        attacked = sets[self.config.seen[0].name][0][:16]
+        sheet = contact_sheet(natural, attacked, self.arn(attacked))
+        self.arn.train()
+        save_png(sheet, self.out / "sheets" / f"epoch-{row['epoch']:03d}.png")
+        writer.add_image("natural, adversarial, noise x10, purified", sheet, row["step"])
+        tqdm.write("  ".join(f"{k.split('/')[-1]} {v:.4g}" for k, v in row.items()))
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def _state_path(self) -> Path:
+        return self.out / "state.safetensors"
+
+    def save_state(self, source: Source) -> None:
+        """Weights, optimiser moments and step in one atomic file; the pools go to disk first."""
+        if isinstance(source, FreshSource):
+            source.flush()
+        if self.rank > 0:
+            return
+        tensors: dict[str, Tensor] = {}
+        for name, module in self.modules.items():
+            tensors.update({f"{name}.model.{k}": v for k, v in module.state_dict().items()})
+            for index, entry in self.optimisers[name].state_dict()["state"].items():
+                tensors.update({f"{name}.adam.{index}.{k}": v for k, v in entry.items()})
+        metadata = {"step": str(self.step), "fingerprint": self.fingerprint}
+        write_atomically(self._state_path, save_tensors({k: v.contiguous() for k, v in tensors.items()}, metadata))
+
+    def _resume(self) -> None:
+        if not self._state_path.is_file():
+            return
+        with safe_open(self._state_path, "pt", device=str(self.device)) as file:
+            metadata = file.metadata()
+            if metadata["fingerprint"] != self.fingerprint:
+                raise ConfigurationError(f"{self.out} holds a run of another configuration: choose another --out")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+        for name, module in self.modules.items():
+            prefix = f"{name}.model."
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            optimiser = self.optimisers[name]
+            entries: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"{name}.adam."):
+                    index, field = key.removeprefix(f"{name}.adam.").split(".")
+                    entries.setdefault(int(index), {})[field] = value
+            optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+        self.step = int(metadata["step"])
+        logger.info("resumed %s at step %d of %d", self.out, self.step, self.steps)
+
+    def _plain_arn(self) -> Arn:
+        """The network as its checkpoint holds it: under torchrun its BatchNorm layers are synchronised ones."""
+        if self.world_size == 1:
+            return self.arn
+        plain = Arn(self.config.arch)
+        plain.load_state_dict(self.arn.state_dict())
+        return plain
+
+    def card(self, metrics: dict[str, float]) -> Card:
+        """The card of the network as it stands."""
+        return Card(
+            name=self.out.name,
+            kind="purifier",
+            architecture="arn",
+            config=dataclasses.asdict(self.config.arch),
+            dataset=self.dataset.name,
+            input_shape=self.dataset.shape,
+            profile="transparent",
+            recipe=self.recipe.name,
+            class_names=self.dataset.class_names,
+            seen_attacks=tuple(attack.describe() for attack in self.config.seen),
+            classifier_sha256=self.classifier_sha256,
+            loss_weights=dataclasses.asdict(self.recipe.weights),
+            step=self.step,
+            metrics=metrics,
+            seed=self.config.seed,
+            command=self.command,
+            versions=versions(),
+        )
+
+
+def join_process_group(device: str) -> str:
+    """Under torchrun, join the other processes and return this one's device; elsewhere return ``device``."""
+    if "RANK" not in os.environ:
+        return device
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device.startswith("cuda") else device
