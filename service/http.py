@@ -98,16 +98,16 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
     except (MultiPartException, KeyError, ValueError) as error:
         message = getattr(error, "message", "") or "no boundary, or parts that contradict it"
         raise BrokenBody(f"not a multipart/form-data body: {message}") from error
-    files = [
-        (value.filename or "image", await value.read()) for _, value in form.multi_items() if not isinstance(value, str)
-    ]
+    parts = [value for _, value in form.multi_items() if not isinstance(value, str)]
+    files = [(part.filename or "image", await part.read()) for part in parts]
+    await form.close()
     if not files:
         raise BrokenBody("the multipart body has no file")
     return files
 
 
 class RequestContext:
-    """Outermost, pure ASGI: takes or makes the request id, counts what is in flight, records and logs every answer."""
+    """Outermost, pure ASGI: takes or makes the request id, records and logs every answer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
-disable_created_metrics()  # a second series beside each, which nothing here reads
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each, which nothing here reads
 
 # 15 microseconds upward by 1.5, to about 10 s: fine enough for stages that take less than a millisecond.
 STAGE_BUCKETS = tuple(15e-6 * 1.5**i for i in range(34))

@@ -71,10 +71,10 @@ def transparent() -> Recipe:
     return Recipe(
         name="transparent",
         weights=LossWeights(l1=10.0, feature=1.0, logit=1.0, att=0.1, nor=1e-4),
-        epochs=24,
+        epochs=15,
         batch_size=256,
         learning_rate=3e-3,
-        refresh_epochs=6,
+        refresh_epochs=3,
         shift=2,
     )
 
@@ -84,7 +84,7 @@ def paper() -> Recipe:
     return Recipe(
         name="paper",
         weights=LossWeights(mse=1.0, att=0.1, nor=0.01, adv=0.1),
-        epochs=24,
+        epochs=16,
         batch_size=100,
         learning_rate=1e-4,
         betas=(0.5, 0.999),

@@ -1,0 +1,7 @@
+"""``python -m training`` is ``arn-train``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

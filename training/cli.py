@@ -1,0 +1,194 @@
+"""``arn-train craft | train | evaluate | tables | export``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from models import Arn, ArnConfig, Card, CheckpointError, checkpoint
+
+from . import attacks, data, tables
+from .classifier import ClassifierRecipe, train_classifier
+from .craft import crafted_set, versions
+from .data import DATASETS, Dataset
+from .evaluate import Subject, evaluate, over_http
+from .export import export
+from .load import load_model
+from .recipes import RECIPES
+from .records import read_all
+from .train import ConfigurationError, TrainConfig, Trainer, join_process_group
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--dataset", default="mnist", choices=DATASETS)
+    common.add_argument("--data-dir", type=Path, help="where the data are, or are downloaded to (ARN_DATA_DIR, data/)")
+    common.add_argument("--size", type=int, default=28, help="pixels that images of --dataset folder are resized to")
+    common.add_argument("--classifier", default="mnist-lenet5", help="target f: name, path or module:function")
+    common.add_argument("--device", default="cpu", help="cpu or cuda")
+    common.add_argument("--seed", type=int, default=0)
+    common.add_argument("--every", type=int, default=1, help="take every k-th image of the split")
+    common.add_argument("--crafted", type=Path, default=Path("data/crafted"), help="folder of crafted sets")
+
+    parser = argparse.ArgumentParser("arn-train", description="Craft attacks, train ARN, measure both.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    craft = commands.add_parser("craft", parents=[common], help="attack a whole split once")
+    craft.add_argument("--attacks", type=_names, default=("PGD_N", "PGD_T", "DDN_N"))
+    craft.add_argument("--split", default="test", choices=["train", "validation", "test"])
+
+    train = commands.add_parser("train", parents=[common], help="train a purifier, or the classifier (--arch lenet5)")
+    train.add_argument("--arch", default="compact", choices=["compact", "released", "lenet5"])
+    train.add_argument("--recipe", default="transparent", choices=sorted(RECIPES))
+    train.add_argument("--seen", type=_names, default=("PGD_N", "PGD_T"))
+    train.add_argument("--init", type=Path, help="go on from this checkpoint's weights")
+    train.add_argument("--out", type=Path, required=True, help="run folder; a run that was killed goes on there")
+    train.add_argument("--epochs", type=int, help="instead of the recipe's")
+    train.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    train.add_argument("--fp32", action="store_true", help="no bf16 autocast in training")
+
+    measure = commands.add_parser("evaluate", parents=[common], help="error rates as records")
+    measure.add_argument("--purifier", default="mnist-transparent", help="name, path, identity or module:function")
+    measure.add_argument("--attacks", type=_names, default=("none", "PGD_N", "PGD_T", "DDN_N"))
+    measure.add_argument("--threat-models", type=_names, default=("oblivious",))
+    measure.add_argument("--split", default="test", choices=["validation", "test"])
+    measure.add_argument("--via", metavar="URL", help="purify through this running service")
+    measure.add_argument("--transport", default="npy", choices=["npy", "png"], help="how --via sends images")
+    measure.add_argument("--out", type=Path, default=Path("results"))
+    measure.add_argument("--force", action="store_true", help="measure again what has a record")
+
+    table = commands.add_parser("tables", help="write every table from the records")
+    table.add_argument("--results", type=Path, default=Path("results"))
+    table.add_argument("--check", action="store_true", help="fail if a table is not what the records say")
+
+    ship = commands.add_parser("export", parents=[common], help="round a run to fp16, measure it, write its card")
+    ship.add_argument("source", type=Path, help="a run's checkpoint")
+    ship.add_argument("--name", required=True)
+    ship.add_argument("--out", type=Path, default=Path("models/zoo"))
+    return parser
+
+
+def _dataset(flags: argparse.Namespace) -> Dataset:
+    if flags.every < 1:
+        raise ValueError("--every counts from 1")
+    return data.load(flags.dataset, flags.data_dir, flags.size)
+
+
+def _train(flags: argparse.Namespace, command: str) -> None:
+    flags.device = join_process_group(flags.device)
+    dataset = _dataset(flags)
+    dataset = dataclasses.replace(dataset, train=dataset.train.every(flags.every))
+    if flags.arch == "lenet5":
+        recipe = ClassifierRecipe(seed=flags.seed, **({"epochs": flags.epochs} if flags.epochs else {}))
+        model = train_classifier(dataset, recipe, flags.device)
+        architecture, config, kind = checkpoint.architecture_of(model)
+        card = Card(
+            flags.out.name, kind, architecture, config, dataset.name, dataset.shape,
+            class_names=dataset.class_names, seed=flags.seed, command=command, versions=versions(),
+        )  # fmt: skip
+        checkpoint.save(model, card, flags.out / "classifier.safetensors")
+        return
+    overrides = {"epochs": flags.epochs, "batch_size": flags.batch_size}
+    recipe_ = dataclasses.replace(RECIPES[flags.recipe](), **{k: v for k, v in overrides.items() if v})
+    classifier, classifier_card = load_model(flags.classifier, "classifier", dataset.name, flags.device)
+    seen = tuple(attacks.for_training(attacks.get(name, dataset.name)) for name in flags.seen)
+    arch = ArnConfig(flags.arch, dataset.shape[0], dataset.shape[1])
+    initial = load_model(str(flags.init), "purifier", dataset.name, "cpu")[0] if flags.init else None
+    if initial is not None and not isinstance(initial, Arn):
+        raise ConfigurationError(f"--init {flags.init} holds no ARN")
+    config_ = TrainConfig(arch, recipe_, seen, flags.seed, flags.device, not flags.fp32)
+    Trainer(config_, dataset, classifier, classifier_card.sha256, flags.out, command, initial).fit()
+
+
+def _evaluate(flags: argparse.Namespace, command: str) -> None:
+    split = _dataset(flags).split(flags.split).every(flags.every)
+    f, f_card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)
+    g, g_card = load_model(flags.purifier, "purifier", flags.dataset, flags.device)
+    purify, transport = (over_http(flags.via, flags.transport), f"http+{flags.transport}") if flags.via else (g, "")
+    subject = Subject(f, f_card, g, g_card, purify, transport or "in-process")
+    chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
+    done = {
+        (r.attack, r.threat_model, r.settings["transport"], tuple(r.sha256.items()), r.n, r.seed)
+        for r in read_all(flags.out)
+    }
+    for threat_model in flags.threat_models:
+        for attack in chosen:
+            if attack is None and threat_model != "oblivious":
+                continue  # natural images have no attacker
+            name = attack.name if attack else "none"
+            hashes = (("classifier", f_card.sha256), ("checkpoint", g_card.sha256))
+            key = (name, threat_model, subject.transport, hashes, len(split), flags.seed)
+            if key in done and not flags.force and flags.split == "test":
+                print(f"{name} {threat_model}: measured already")
+                continue
+            record = evaluate(
+                subject, split, attack, threat_model,
+                dataset=flags.dataset, crafted=flags.crafted, seed=flags.seed, device=flags.device, command=command,
+            )  # fmt: skip
+            low, high = record.ci95
+            print(
+                f"{record.defence:8} {record.attack:12} {record.threat_model:10} {record.error_rate:6.2f} % "
+                f"[{low:.2f}, {high:.2f}]  n {record.n}  {' '.join(record.flags)}"
+            )
+            if flags.split == "test":
+                record.write(flags.out)
+
+
+def _run(flags: argparse.Namespace, command: str) -> int:
+    if flags.command == "tables":
+        stale = tables.update(flags.results, check=flags.check)
+        if stale and flags.check:
+            print(f"arn-train: stale: {', '.join(map(str, stale))}; run `arn-train tables`", file=sys.stderr)
+            return 1
+    elif flags.command == "train":
+        _train(flags, command)
+    elif flags.command == "evaluate":
+        _evaluate(flags, command)
+    elif flags.command == "craft":
+        split = _dataset(flags).split(flags.split).every(flags.every)
+        f, card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)
+        for name in flags.attacks:
+            attack = attacks.get(name, flags.dataset)
+            found = crafted_set(split, attack, f, card.sha256, flags.crafted, flags.seed, flags.device)
+            print(f"{name}: {100 * float(found.succeeded.float().mean()):.2f} % of {len(split)} reached the goal")
+    else:
+        dataset = _dataset(flags)
+        card = export(flags.source, flags.name, flags.out, dataset, flags.classifier, flags.crafted, flags.device)
+        print(f"{card.name} {card.sha256[:12]}", {k: round(v, 2) for k, v in card.metrics.items()})
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    flags = _parser().parse_args(arguments)
+    command = shlex.join(["arn-train", *_portable(arguments)])
+    try:
+        return _run(flags, command)
+    except (OSError, ValueError, CheckpointError) as error:
+        print(f"arn-train: {error}", file=sys.stderr)
+        return 2
+
+
+def _portable(arguments: Sequence[str]) -> list[str]:
+    """The arguments without the folder that this machine keeps its data in."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and not argument.startswith("--data-dir"):
+            kept.append(argument)
+        skip = argument == "--data-dir"
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""From a run to a checkpoint that ships: rounded to fp16, measured as rounded, with a model card beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import torch
+
+import models
+from models import Card, checkpoint
+from models.checkpoint import write_atomically
+
+from .attacks import get
+from .classifier import error_rate
+from .data import Dataset
+from .evaluate import Subject, evaluate
+from .load import load_model
+
+
+def export(
+    source: Path, name: str, target: Path, dataset: Dataset, classifier: str, crafted: Path, device: str
+) -> Card:
+    """Round ``source`` to fp16 as ``target/name.safetensors`` and measure that file on the whole validation split.
+
+    A purifier is measured in front of ``classifier``: natural images and every seen attack at its test settings,
+    oblivious. Error rates are percent.
+    """
+    model = models.load(source)
+    card = dataclasses.replace(models.card_of(model), name=name)
+    with tempfile.TemporaryDirectory() as folder:
+        rounded_path = Path(folder) / "rounded.safetensors"
+        checkpoint.save(model, card, rounded_path, torch.float16)
+        rounded = checkpoint.load(rounded_path, device)
+    if card.kind == "classifier":
+        metrics = {"error/none": error_rate(rounded, dataset.validation, device)}
+    else:
+        f, f_card = load_model(classifier, "classifier", dataset.name, device)
+        subject = Subject(f, f_card, rounded, models.card_of(rounded), rounded)
+        metrics = {}
+        for attack in ["none", *(str(seen["attack"]) for seen in card.seen_attacks)]:
+            record = evaluate(
+                subject,
+                dataset.validation,
+                None if attack == "none" else get(attack, dataset.name),
+                "oblivious",
+                dataset=dataset.name,
+                crafted=crafted,
+                device=device,
+            )
+            metrics[f"error/{attack}"] = record.error_rate
+    card = dataclasses.replace(card, metrics=metrics)
+    path = target / f"{name}.safetensors"
+    sha256 = checkpoint.save(model, card, path, torch.float16)
+    card = dataclasses.replace(card, sha256=sha256)
+    write_atomically(target / f"{name}.md", model_card(card, sum(p.numel() for p in model.parameters())).encode())
+    return card
+
+
+def model_card(card: Card, parameters: int) -> str:
+    """The card as Markdown."""
+    rows = {
+        "kind": f"{card.kind}, profile {card.profile}" if card.profile else card.kind,
+        "architecture": f"{card.architecture} {dict(card.config)}, {parameters:,} parameters, weights rounded to fp16",
+        "input": "x".join(map(str, card.input_shape)) + " (C, H, W), float32 in [0, 1]",
+        "data set": f"{card.dataset}, training split",
+        "recipe": f"{card.recipe}, {card.step:,} steps, seed {card.seed}" if card.recipe else f"seed {card.seed}",
+        "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),
+        "seen attacks": ", ".join(f"{a['attack']} eps {a['eps']}" for a in card.seen_attacks),
+        "trained in front of": card.classifier_sha256,
+        "validation error, oblivious" if card.kind == "purifier" else "validation error": ", ".join(
+            f"{k.removeprefix('error/')} {v:.2f} %" for k, v in card.metrics.items()
+        ),
+        "command": f"`{card.command}`" if card.command else "",
+        "versions": ", ".join(f"{k} {v}" for k, v in card.versions.items()),
+        "sha256": card.sha256,
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
+    limits = (
+        "\nOblivious error means that the attack saw the classifier alone. Under an attack that sees this purifier\n"
+        "too it gives little protection: the white-box rows of `docs/results.md` say how little.\n"
+        if card.profile == "transparent"
+        else ""
+    )
+    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}"

@@ -1,0 +1,50 @@
+"""Models by shipped name, by path, or as ``module:function`` of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import models
+from models import Card
+
+
+def load_model(spec: str, kind: str, dataset: str, device: str) -> tuple[nn.Module, Card]:
+    """A frozen eval-mode model and its card.
+
+    ``module:function`` imports the module (from the working folder too) and calls the function without arguments; what
+    it gives back must be an ``nn.Module`` on [0, 1] images.
+
+    Raises:
+        ValueError: a purifier where a classifier is needed or the other way round, or nothing that can be loaded.
+
+    """
+    if ":" in spec and not Path(spec).exists():
+        module_name, _, function = spec.partition(":")
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            model = getattr(importlib.import_module(module_name), function)()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{spec}: {error}") from error
+        finally:
+            sys.path.pop(0)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"{spec} gives a {type(model).__name__}, not an nn.Module")
+        digest = hashlib.sha256()
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        name = spec.replace(":", ".")
+        card = Card(name, kind, spec, {}, dataset, (0, 0, 0), sha256=digest.hexdigest())  # type: ignore[arg-type]
+        model = model.eval().to(device)
+    else:
+        model = models.load(spec, device)
+        card = models.card_of(model)
+    if card.kind != kind:
+        raise ValueError(f"{spec} is a {card.kind}, not a {kind}")
+    model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, card

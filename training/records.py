@@ -1,0 +1,96 @@
+"""One JSON file a number, under ``results/``: what was attacked, how, with what outcome, and the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from models.checkpoint import write_atomically
+
+ThreatModel = Literal["oblivious", "gray_box", "white_box", "bpda"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A measured error rate.
+
+    ``error_rate`` and ``ci95`` (Wilson) are percent of ``n`` images, failed attacks included; ``attacked`` names what
+    the attacker differentiated through; ``recipe`` how the defence was trained; ``settings`` are the attack's, and the
+    ``transport`` by which images reached the purifier.
+    """
+
+    dataset: str
+    classifier: str
+    defence: str
+    recipe: str
+    checkpoint: str
+    attack: str
+    eps: float | None
+    norm: str | None
+    threat_model: ThreatModel
+    attacked: str
+    goal: str
+    iterations: int | None
+    n: int
+    errors: int
+    error_rate: float
+    ci95: tuple[float, float]
+    attack_failures: int
+    settings: Mapping[str, Any]
+    seed: int
+    sha256: Mapping[str, str]
+    seconds: float
+    device: str
+    versions: Mapping[str, str]
+    command: str
+    flags: tuple[str, ...] = ()
+
+    def path(self, root: Path) -> Path:
+        """Where the record lives: its file name says what it is."""
+        parts = [self.attack, self.threat_model]
+        transport = self.settings.get("transport", "in-process")
+        if transport != "in-process":
+            parts.append(transport.replace("+", "-"))
+        name = f"{self.defence}-{self.recipe}" if self.recipe else self.defence
+        return root / self.dataset / self.classifier / name / f"{'-'.join(parts)}.json"
+
+    def write(self, root: Path) -> Path:
+        """Write atomically; returns the path."""
+        path = self.path(root)
+        write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+        return path
+
+
+def read_all(root: Path) -> Iterator[Record]:
+    """Every record below ``root``, by path.
+
+    Raises:
+        ValueError: one whose rate does not follow from its counts, or that lies where another belongs.
+
+    """
+    for path in sorted(root.rglob("*.json")):
+        fields = json.loads(path.read_text())
+        if "threat_model" not in fields or "errors" not in fields:
+            continue  # benchmarks and the paper's numbers are no records of ours
+        fields["ci95"], fields["flags"] = tuple(fields["ci95"]), tuple(fields["flags"])
+        record = Record(**fields)
+        if not math.isclose(record.error_rate, 100 * record.errors / record.n) or record.ci95 != wilson(
+            record.errors, record.n
+        ):
+            raise ValueError(f"{path}: its error rate does not follow from its counts")
+        if record.path(root) != path:
+            raise ValueError(f"{path}: this record belongs at {record.path(root)}")
+        yield record
+
+
+def wilson(errors: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a rate, in percent, rounded to .001."""
+    z = 1.959964
+    rate = errors / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return round(100 * max(0.0, centre - half), 3), round(100 * min(1.0, centre + half), 3)
