@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -144,7 +145,10 @@ def _ddn(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settin
         quantize=True,
         levels=settings["levels"],
     )
-    out: Tensor = attack.perturb(images, labels)
+    with warnings.catch_warnings():
+        # It steps its cosine schedule before its optimiser, as its authors wrote it; torch would rather not.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        out: Tensor = attack.perturb(images, labels)
     return out
 
 

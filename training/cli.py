@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="run folder; a run that was killed goes on there")
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    train.add_argument("--save-seconds", type=float, default=60.0, help="how often the state is saved")
     train.add_argument("--fp32", action="store_true", help="no bf16 autocast in training")
 
     measure = commands.add_parser("evaluate", parents=[common], help="error rates as records")
@@ -106,7 +107,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     if initial is not None and not isinstance(initial, Arn):
         raise ConfigurationError(f"--init {flags.init} holds no ARN")
     config_ = TrainConfig(arch, recipe_, seen, flags.seed, flags.device, not flags.fp32)
-    Trainer(config_, dataset, classifier, classifier_card.sha256, flags.out, command, initial).fit()
+    Trainer(config_, dataset, classifier, classifier_card.sha256, flags.out, command, initial, flags.save_seconds).fit()
 
 
 def _evaluate(flags: argparse.Namespace, command: str) -> None:

@@ -34,9 +34,6 @@ from .sheet import contact_sheet, save_png
 
 logger = logging.getLogger(__name__)
 
-SAVE_SECONDS = 60.0
-
-
 class ConfigurationError(ValueError):
     """A run that cannot be right. Raised before any work."""
 
@@ -178,7 +175,10 @@ def released_initialisation(module: nn.Module) -> None:
 
 
 class Trainer:
-    """One run. ``fit`` goes from wherever the run folder is to the end and returns the trained network."""
+    """One run. ``fit`` goes from wherever the run folder is to the end and returns the trained network.
+
+    The state is saved every ``save_seconds`` and at the end of each epoch; how often does not change the weights.
+    """
 
     def __init__(
         self,
@@ -189,10 +189,11 @@ class Trainer:
         out: Path,
         command: str = "",
         initial: Arn | None = None,
+        save_seconds: float = 60.0,
     ) -> None:
         check(config, dataset, classifier)
         self.config, self.dataset, self.classifier, self.out = config, dataset, classifier, out
-        self.classifier_sha256, self.command = classifier_sha256, command
+        self.classifier_sha256, self.command, self.save_seconds = classifier_sha256, command, save_seconds
         self.recipe, self.device = config.recipe, torch.device(config.device)
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
@@ -253,7 +254,7 @@ class Trainer:
                 mean_losses = {f"loss/{k}": v / self.batches_an_epoch for k, v in epoch_totals.items()}
                 epoch_totals = {}
                 self._log({"epoch": epoch + 1, "step": self.step, **mean_losses, **metrics}, writer, validation)
-            if time.monotonic() - saved_at > SAVE_SECONDS or self.step % self.batches_an_epoch == 0:
+            if time.monotonic() - saved_at > self.save_seconds or self.step % self.batches_an_epoch == 0:
                 self.save_state(source)
                 saved_at = time.monotonic()
         progress.close()

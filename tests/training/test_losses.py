@@ -1,0 +1,64 @@
+"""Each loss against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from training import losses
+
+
+def test_eq1_is_the_cross_entropy_of_the_true_attack():
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    expected = (-2 + math.log(math.e**2 + 2) - 1 + math.log(math.e + 2)) / 2
+    assert losses.attack_discriminator_loss(logits, torch.tensor([0, 2])).item() == pytest.approx(expected)
+
+
+def test_eq2_is_least_when_the_discriminator_knows_nothing():
+    assert losses.attack_confusion_loss(torch.zeros(4, 3)).item() == pytest.approx(math.log(3))
+    assert losses.attack_confusion_loss(torch.tensor([[3.0, 0.0, 0.0]])) > math.log(3)
+
+
+def test_the_released_forms_are_binary_cross_entropies():
+    logits = torch.zeros(2, 3)
+    assert losses.attack_discriminator_loss_released(logits, torch.tensor([0, 1])).item() == pytest.approx(math.log(2))
+    assert losses.attack_confusion_loss_released(logits).item() == pytest.approx(math.log(2))
+
+
+def test_eq3_sums_over_a_code_and_averages_over_the_batch():
+    mean, log_variance = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, math.log(4)], [0.0, 0.0]])
+    expected = (0.5 + 0.5 * (4 + 4 - 1 - math.log(4))) / 2
+    assert losses.normalization_loss(mean, log_variance).item() == pytest.approx(expected)
+
+
+def test_eq4_is_a_sum_over_pixels_in_the_tanh_range_and_over_domains():
+    purified, natural = torch.full((6, 1, 2, 2), 0.5), torch.zeros(6, 1, 2, 2)
+    assert losses.pixel_loss(purified, natural, domains=3).item() == pytest.approx(3 * 4 * 1.0)
+
+
+def test_eq5_and_eq6_pull_the_decoder_and_the_discriminator_apart():
+    fake, real = torch.tensor([0.0, 2.0]), torch.tensor([1.0])
+    softplus = lambda x: math.log1p(math.exp(x))  # noqa: E731
+    expected = 2 * ((softplus(0) + softplus(2)) / 2 + softplus(-1))
+    assert losses.image_discriminator_loss(fake, real, domains=2).item() == pytest.approx(expected)
+    assert losses.decoder_adversarial_loss(fake, domains=2).item() == pytest.approx(softplus(0) + softplus(-2))
+
+
+def test_eq7_and_eq8_weigh_their_terms():
+    one, two, three = (torch.tensor(float(value)) for value in (1, 2, 3))
+    assert losses.encoder_loss(one, two, three, 0.1, 0.01).item() == pytest.approx(1.23)
+    assert losses.decoder_loss(one, two, 0.1).item() == pytest.approx(1.2)
+
+
+def test_the_released_penalty_takes_its_norm_over_channels_only():
+    gradients = torch.zeros(1, 2, 1, 2)
+    gradients[0, :, 0, 0] = torch.tensor([3.0, 4.0])
+    assert losses.gradient_penalty_released(gradients).item() == pytest.approx(((5 - 1) ** 2 + 1) / 2)
+
+
+def test_losses_on_the_target_vanish_where_it_sees_the_same():
+    logits, features = torch.randn(4, 10), torch.rand(4, 7)
+    assert losses.logit_loss(logits, logits).item() == pytest.approx(0, abs=1e-6)
+    assert losses.feature_loss([features], [features]).item() == 0
+    assert losses.feature_loss([2 * features], [features]).item() == pytest.approx(1)
+    assert losses.logit_loss(torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])) > 0

@@ -1,0 +1,175 @@
+"""Training at toy size: the same losses as ever, resumable to the same weights, wrong configurations refused."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from models import ArnConfig
+from training import attacks, data, recipes, train
+
+GOLDEN = Path(__file__).parent / "golden_losses.json"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return models.load("mnist-lenet5").requires_grad_(False)
+
+
+def config(recipe="transparent", seen=("PGD_N", "PGD_T"), **changes):
+    small = {"epochs": 2, "batch_size": 32}
+    if changes.get("arch") is None:
+        changes.pop("arch", None)
+    recipe = dataclasses.replace(recipes.RECIPES[recipe](), **{**small, **changes})
+    chosen = tuple(attacks.get(name).with_settings(iterations=3, step=0.1) for name in seen if name != "DDN_N")
+    return train.TrainConfig(ArnConfig(), recipe, chosen, mixed_precision=False)
+
+
+def small(dataset, n):
+    return dataclasses.replace(dataset, train=data.Split(dataset.train.images[:n], dataset.train.labels[:n]))
+
+
+def first_losses(dataset, classifier, recipe, out, arch=None):
+    chosen = config(recipe)
+    if arch:
+        chosen = dataclasses.replace(chosen, arch=arch)
+    trainer = train.Trainer(chosen, small(dataset, 64), classifier, "f", out)
+    source = trainer._source()
+    rows = []
+    for epoch, indices in trainer._batches():
+        rows.append(trainer.train_step(source.batch(indices, epoch, trainer.step)))
+        trainer.step += 1
+        if len(rows) == 3:
+            break
+    return rows
+
+
+@pytest.mark.parametrize("recipe", ["transparent", "paper", "released"])
+def test_the_first_losses_match_the_golden_file(recipe, digits, classifier, tmp_path):
+    rows = first_losses(digits, classifier, recipe, tmp_path / "run")
+    golden = json.loads(GOLDEN.read_text())
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden[recipe] = rows
+        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    assert [row.keys() for row in rows] == [row.keys() for row in golden[recipe]]
+    for row, expected in zip(rows, golden[recipe], strict=True):
+        assert row == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_decoder_alone_learns_from_the_image_discriminator(digits, classifier, tmp_path):
+    """Eq. 7 has no L_adv: with and without it E takes the same step and G another."""
+    weights = {}
+    for adv in (0.1, 1e-9):
+        paper = recipes.paper()
+        recipe = dataclasses.replace(paper, weights=dataclasses.replace(paper.weights, adv=adv), batch_size=32)
+        trainer = train.Trainer(
+            dataclasses.replace(config("paper"), recipe=recipe), small(digits, 32), classifier, "f", tmp_path / str(adv)
+        )
+        natural = digits.train.batch(slice(0, 32))[0]
+        trainer.train_step([natural, natural, natural])
+        weights[adv] = trainer.arn.state_dict()
+    encoder, decoder = ("encoder.features.0.0.weight", "decoder.layers.0.0.weight")
+    assert torch.equal(weights[0.1][encoder], weights[1e-9][encoder])
+    assert not torch.equal(weights[0.1][decoder], weights[1e-9][decoder])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seen": ()}, "no seen attack"),
+        ({"seen": (attacks.get("PGD_N"),) * 2}, "named twice"),
+        ({"arch": ArnConfig(channels=3)}, "the network takes 3x28x28"),
+        ({"device": "cuda"}, "cuda"),
+        ({"recipe": dataclasses.replace(recipes.transparent(), batch_size=10_000)}, "fewer than one batch"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_before_any_work(change, message, digits, classifier, tmp_path):
+    if change.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(train.ConfigurationError, match=message):
+        train.Trainer(dataclasses.replace(config(), **change), digits, classifier, "f", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_that_does_not_fit_is_refused(digits, tmp_path):
+    class Wrong(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :4]
+
+    with pytest.raises(train.ConfigurationError, match="forward_with_features"):
+        train.Trainer(config(), digits, Wrong(), "f", tmp_path)
+    with pytest.raises(train.ConfigurationError, match="10 classes"):
+        train.Trainer(config("paper"), digits, Wrong(), "f", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"learning_rate": 0.0}, {"shift": 2, "refresh_epochs": 0}, {"weights": recipes.LossWeights(att=1)}],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"small|shifted|restore"):
+        dataclasses.replace(recipes.transparent(), **wrong)
+
+
+def test_a_run_folder_of_another_configuration_is_not_resumed(digits, classifier, tmp_path):
+    train.Trainer(config(epochs=1), small(digits, 64), classifier, "f", tmp_path / "run").fit()
+    other = train.Trainer(config(epochs=2), small(digits, 64), classifier, "f", tmp_path / "run")
+    with pytest.raises(train.ConfigurationError, match="another configuration"):
+        other.fit()
+
+
+def test_every_evaluation_leaves_losses_metrics_and_a_contact_sheet(digits, classifier, tmp_path):
+    train.Trainer(config(), small(digits, 64), classifier, "f", tmp_path / "run").fit()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"loss/l1", "loss/att", "error/none", "error/PGD_N", "error/PGD_T"} <= rows[0].keys()
+    assert {path.name for path in (tmp_path / "run" / "sheets").iterdir()} == {"epoch-001.png", "epoch-002.png"}
+    card = models.card_of(models.load(tmp_path / "run" / "arn.safetensors"))
+    assert (card.recipe, card.step, card.input_shape) == ("transparent", 4, (1, 28, 28))
+
+
+def command(out, **extra):
+    flags = {"dataset": "digits", "epochs": 3, "batch-size": 64, "out": out, "recipe": "paper", **extra}
+    return [sys.executable, "-m", "training", "train", *(part for k, v in flags.items() for part in (f"--{k}", str(v)))]
+
+
+def weights_of(out):
+    return models.load(out / "arn.safetensors").state_dict()
+
+
+@pytest.mark.parametrize("recipe", ["paper", "transparent"])
+def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(recipe, tmp_path):
+    whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command(whole, recipe=recipe), check=True, **quiet)
+    process = subprocess.Popen(command(broken, recipe=recipe, **{"save-seconds": 0}), **quiet)
+    log = broken / "metrics.jsonl"
+    while process.poll() is None and not log.exists():  # killed in its second epoch
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (broken / "arn.safetensors").exists()
+    subprocess.run(command(broken, recipe=recipe), check=True, **quiet)
+    expected, resumed = weights_of(whole), weights_of(broken)
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29511"]
+    arguments = command(tmp_path / "run", epochs=1, recipe="paper")[1:]
+    subprocess.run([*launch, *arguments], check=True)
+    assert models.load(tmp_path / "run" / "arn.safetensors")(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
