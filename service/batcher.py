@@ -40,6 +40,7 @@ class _Entry:
     future: asyncio.Future[Answer]
     deadline: float
     submitted: float
+    taken: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -140,7 +141,7 @@ class Batcher:
 
     @staticmethod
     def _expire(entry: _Entry) -> None:
-        if not entry.future.done():
+        if not entry.taken and not entry.future.done():  # what the device works on is about to be answered
             entry.future.set_exception(DeadlineExceeded("the request waited longer than its deadline"))
 
     def close(self, timeout_seconds: float) -> None:
@@ -202,6 +203,7 @@ class Batcher:
                 # The oldest entry always goes, whatever its size. Once one of its kind does not fit, none behind it
                 # overtakes, so that a large entry is never starved by small ones.
                 if entry.key == first and (not batch or len(entry.images) <= room):
+                    entry.taken = True
                     batch.append(entry)
                     room -= len(entry.images)
                 else:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import torch
 from PIL import Image
@@ -67,7 +67,7 @@ def over_http(url: str, form: str) -> Purify:
         form: ``npy`` or ``png``.
 
     """
-    client = httpx.Client(timeout=60)
+    client = httpx2.Client(timeout=60)
     base, _, query = url.partition("?")
     address = f"{base.rstrip('/')}/purify" + (f"?{query}" if query else "")
 

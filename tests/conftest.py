@@ -1,0 +1,32 @@
+"""What every test shares: one torch thread, so that the suite's processes do not fight over the cores."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+torch.set_num_threads(1)
+
+
+@contextmanager
+def running(**settings) -> Iterator[TestClient]:
+    """The service in this process, warm, over ASGI."""
+    with TestClient(create_app(Settings(**settings)), raise_server_exceptions=False) as client:
+        while client.get("/health/ready").status_code != 200:
+            time.sleep(0.02)
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[TestClient]:
+    """The service with MNIST's purifier and the identity."""
+    with running(models="mnist-transparent,identity") as client:
+        yield client

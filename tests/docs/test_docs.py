@@ -1,0 +1,59 @@
+"""The documents name everything that there is, and link to what exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service import errors
+from service.metrics import Metrics
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models" / "zoo").glob("*.md"))]
+
+
+def text(name):
+    return (ROOT / "docs" / name).read_text()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented_with_its_default(name):
+    default = Settings.model_fields[name].default
+    shown = default[0] if isinstance(default, tuple) else f"{default:g}" if isinstance(default, float) else default
+    cell = f"`{shown}`" if shown != "" else ""
+    assert f"| `ARN_{name.upper()}` | `--{name.replace('_', '-')}` | {cell}{' ' if cell else ''}|" in text(
+        "settings.md"
+    )
+
+
+def test_no_setting_is_documented_that_does_not_exist():
+    documented = set(re.findall(r"^\| `ARN_(\w+)`", text("settings.md"), re.MULTILINE))
+    assert documented == {name.upper() for name in Settings.model_fields}
+
+
+def test_every_metric_is_documented_with_its_labels():
+    page = text("metrics.md")
+    for family in Metrics("0").registry.collect():
+        if family.name.startswith("process_"):
+            continue
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        assert f"| `{name}` | {family.type} |" in page
+
+
+def subclasses(kind):
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+@pytest.mark.parametrize("kind", [k for k in subclasses(errors.ServiceError) if not k.__subclasses__()])
+def test_every_error_is_documented(kind):
+    rows = [line for line in text("api.md").splitlines() if line.startswith(f"| {kind.status} |")]
+    assert any(f"`{kind.code}`" in row for row in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target

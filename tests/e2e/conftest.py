@@ -1,0 +1,49 @@
+"""The real command as a process of its own, on a loopback port."""
+
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+
+
+class Served:
+    """A running ``arn serve``."""
+
+    def __init__(self, process, log, url):
+        self.process, self.log, self.url = process, log, url
+        self.client = httpx2.Client(base_url=url, timeout=60)
+
+    @property
+    def said(self):
+        return self.log.read_text()
+
+
+@contextmanager
+def serving(tmp_path, *flags):
+    log = tmp_path / "serve.log"
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", "service", "serve", "--port", "0", *flags], stderr=file)
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"running on (http://[\d.:]+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        served = Served(process, log, found[1])
+        while served.client.get("/health/ready").status_code != 200:
+            time.sleep(0.05)
+        yield served
+        served.client.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def served(tmp_path):
+    with serving(tmp_path) as served:
+        yield served

@@ -1,0 +1,116 @@
+"""Starting, stopping and hanging up, with the real command over real sockets."""
+
+import io
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import models
+from service import codec
+
+from .conftest import serving
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "adversarial_3.png"
+NPY = {"Content-Type": codec.NPY_TYPE}
+
+
+def bulk(count):
+    return codec.encode_npy(np.random.default_rng(0).random((count, 1, 28, 28), dtype=np.float32))
+
+
+def test_an_attacked_digit_is_restored_over_http(served):
+    answer = served.client.post("/purify", content=EXAMPLE.read_bytes())
+    assert answer.status_code == 200
+    assert Image.open(io.BytesIO(answer.content)).size == (28, 28)
+    verdict = served.client.post("/classify?compare=true", content=EXAMPLE.read_bytes()).json()
+    assert verdict["label"] == 3
+    assert verdict["unpurified"]["label"] != 3
+    request_id = answer.headers["x-request-id"]
+    assert re.search(rf"{request_id} POST /purify 200", served.said)
+
+
+def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits_cleanly(tmp_path):
+    with serving(tmp_path, "--queue-images", "40000", "--threads", "1") as served:
+        answers = []
+        accepted = threading.Thread(
+            target=lambda: answers.append(served.client.post("/purify", content=bulk(20_000), headers=NPY))
+        )
+        accepted.start()
+        while "arn_queue_images 0.0" in served.client.get("/metrics").text and not answers:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        served.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        assert served.client.get("/health/ready").json() == {"status": "draining"}
+        refused = served.client.post("/purify", content=EXAMPLE.read_bytes())
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        accepted.join()
+        assert answers[0].status_code == 200
+        assert np.load(io.BytesIO(answers[0].content)).shape == (20_000, 1, 28, 28)
+        assert served.process.wait(20) == 0
+        assert "Traceback" not in served.said
+
+
+def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path):
+    with serving(tmp_path, "--queue-images", "40000", "--threads", "1") as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        body = bulk(10_000)
+        head = (
+            f"POST /purify HTTP/1.1\r\nHost: x\r\nContent-Type: {codec.NPY_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        sockets = []
+        for _ in range(2):  # the first is on the device while the second waits
+            sockets.append(socket.create_connection((host, int(port))))
+            sockets[-1].sendall(head.encode() + body)
+        for connection in sockets:
+            connection.close()
+        answer = served.client.post("/purify", content=EXAMPLE.read_bytes())
+        assert answer.status_code == 200
+        metrics = served.client.get("/metrics").text
+        assert 'arn_requests_total{route="/purify",status="499"} 2.0' in metrics
+        assert "Traceback" not in served.said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--models", "corrupt.safetensors"], "truncated"),
+        (["--models", "nobody"], "no model 'nobody'"),
+        (["--models", "mnist-lenet5"], "is a classifier, not a purifier"),
+        (["--max-batch-images", "0"], "max_batch_images: Input should be greater than or equal to 1"),
+        (["--device", "tpu"], "device: Input should be"),
+    ],
+)
+def test_a_start_that_cannot_be_ends_with_one_line_and_status_2(flags, message, tmp_path):
+    whole = (models.ZOO / "mnist-transparent.safetensors").read_bytes()
+    (tmp_path / "corrupt.safetensors").write_bytes(whole[: len(whole) // 2])
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", *flags]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("arn: ")
+    assert message in line
+
+
+def test_a_folder_is_purified_into_pngs_of_the_same_names(tmp_path):
+    source = tmp_path / "in" / "deep"
+    source.mkdir(parents=True)
+    for number in range(70):
+        Image.new("L", (28, 28), number).save(source / f"{number}.bmp")
+    command = [sys.executable, "-m", "service", "purify", str(tmp_path / "in"), str(tmp_path / "out")]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "70 image(s) purified" in finished.stdout
+    assert "70/70" in finished.stderr
+    assert len(list((tmp_path / "out" / "deep").glob("*.png"))) == 70
+    wrong = subprocess.run([*command[:3], "purify", str(EXAMPLE.parent / "sheet.png"), "x.png"], capture_output=True)
+    assert wrong.returncode == 2
+    assert b"--resize" in wrong.stderr

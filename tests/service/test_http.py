@@ -1,0 +1,377 @@
+"""The HTTP contract, in process: bodies, negotiation, headers, errors, metrics."""
+
+import base64
+import contextlib
+import email
+import gzip
+import io
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from service import codec
+from service.engine import Engine, Work
+from service.errors import DeadlineExceeded, QueueFull
+
+from ..conftest import running
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 28, 28, 1), dtype=np.uint8)
+PNG = codec.encode_image(PIXELS[0])
+
+
+def picture(mode="L", size=(28, 28), kind="PNG", colour=90):
+    buffer = io.BytesIO()
+    Image.new(mode, size, colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def post(client, body, content_type="image/png", path="/purify", **headers):
+    return client.post(path, content=body, headers={"Content-Type": content_type, **headers})
+
+
+def pixels(answer):
+    image = np.asarray(Image.open(io.BytesIO(answer.content)))
+    return image.reshape(*image.shape[:2], -1)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What the network makes of the seven images, one at a time."""
+    engine = Engine(("mnist-transparent",), "", "cpu", "fp32")
+    return np.concatenate([engine.run(Work("mnist-transparent"), image[None]).images for image in PIXELS])
+
+
+def test_a_png_comes_back_purified_with_its_evidence(client, expected):
+    answer = post(client, PNG)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/png"
+    assert abs(pixels(answer).astype(int) - expected[0]).max() <= 1
+    residual = (pixels(answer).astype(np.float32) - PIXELS[0]) / 255
+    assert float(answer.headers["x-arn-residual-linf"]) == pytest.approx(abs(residual).max(), abs=1e-5)
+    assert float(answer.headers["x-arn-residual-l2"]) == pytest.approx(np.linalg.norm(residual), abs=1e-4)
+    assert answer.headers["x-arn-model"] == "mnist-transparent@fp32"
+    assert answer.headers["x-arn-model-sha256"] == client.get("/models").json()["purifiers"][0]["sha256"]
+    assert answer.headers["x-arn-purified"] == "true"
+    assert answer.headers["vary"] == "Accept"
+    stages = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"]))
+    assert list(stages) == ["decode", "queue", "infer", "encode"]
+    assert float(stages["infer"]) > 0
+
+
+def test_the_request_id_is_taken_or_made(client):
+    assert post(client, PNG, **{"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
+    made = {post(client, PNG, **{"X-Request-ID": "no spaces"}).headers["x-request-id"] for _ in range(2)}
+    assert len(made) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{32}", name) for name in made)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32])
+def test_an_image_is_the_same_whatever_batch_it_travels_in(client, expected, batch):
+    stack = np.resize(PIXELS, (batch, 28, 28, 1))
+    answer = post(client, codec.encode_npy(stack), codec.NPY_TYPE)
+    assert answer.headers["content-type"] == codec.NPY_TYPE
+    back = np.load(io.BytesIO(answer.content))
+    assert back.dtype == np.uint8
+    assert abs(back.astype(int) - np.resize(expected, back.shape)).max() <= 1
+
+
+def test_a_float_tensor_keeps_dtype_and_layout(client, expected):
+    stack = (PIXELS / np.float32(255)).transpose(0, 3, 1, 2)
+    back = np.load(io.BytesIO(post(client, codec.encode_npy(stack), codec.NPY_TYPE).content))
+    assert (back.dtype, back.shape) == (np.float32, (7, 1, 28, 28))
+    assert abs(back.transpose(0, 2, 3, 1) * 255 - expected).max() <= 1
+
+
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream", "application/x-www-form-urlencoded"])
+def test_curls_default_types_are_recognised_by_their_bytes(client, content_type):
+    assert post(client, PNG, content_type).headers["content-type"] == "image/png"
+    assert post(client, codec.encode_npy(PIXELS), content_type).headers["content-type"] == codec.NPY_TYPE
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "BMP"])
+def test_other_formats_are_read(client, kind):
+    assert post(client, picture(kind=kind), f"image/{kind.lower()}").status_code == 200
+
+
+@pytest.mark.parametrize("accept", ["image/png", "image/webp", "application/x-npy", "application/json"])
+def test_one_image_comes_back_as_asked(client, accept, expected):
+    answer = post(client, PNG, Accept=accept)
+    assert answer.headers["content-type"] == accept
+    if accept == "application/json":
+        (image,) = answer.json()["images"]
+        back = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["png"]))))[..., None]
+        assert image["shape"] == [28, 28, 1]
+        assert set(image["residual"]) == {"linf", "l2"}
+    elif accept == "application/x-npy":
+        back = np.load(io.BytesIO(answer.content))[0]
+    else:
+        back = pixels(answer)[..., :1]
+    assert abs(back.astype(int) - expected[0]).max() <= 1
+
+
+def test_many_files_come_back_as_multipart_or_json(client, expected):
+    files = [("file", (f"digits/{i}.bmp", codec.encode_image(image), "image/png")) for i, image in enumerate(PIXELS)]
+    answer = client.post("/purify", files=files)
+    head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode()
+    parts = email.message_from_bytes(head + answer.content).get_payload()
+    assert [part.get_filename() for part in parts] == [f"{i}.png" for i in range(7)]
+    for part, image in zip(parts, expected, strict=True):
+        back = np.asarray(Image.open(io.BytesIO(part.get_payload(decode=True))))[..., None]
+        assert abs(back.astype(int) - image).max() <= 1
+        assert float(part["X-ARN-Residual-Linf"]) > 0
+    as_json = client.post("/purify", files=files, headers={"Accept": "application/json"}).json()
+    assert [image["filename"] for image in as_json["images"]] == [f"digits/{i}.bmp" for i in range(7)]
+    alone = client.post("/purify", files=files[:1])
+    assert alone.headers["content-type"] == "image/png"
+
+
+def test_a_model_can_be_chosen_and_the_identity_changes_nothing(client):
+    colour = np.random.default_rng(1).integers(0, 256, (33, 17, 3), dtype=np.uint8)
+    answer = post(client, codec.encode_image(colour), path="/purify?model=identity")
+    assert np.array_equal(pixels(answer), colour)
+    assert answer.headers["x-arn-residual-linf"] == "0.000000"
+    assert post(client, codec.encode_image(colour)).headers["x-arn-model"] == "identity@fp32", "the first that takes it"
+
+
+def test_colour_becomes_grey_for_a_grey_model(client):
+    answer = post(client, picture("RGB", colour=(90, 90, 90)))
+    assert pixels(answer).shape == (28, 28, 1)
+    assert np.array_equal(pixels(answer), pixels(post(client, picture("L"))))
+
+
+def test_resize_resamples_to_the_models_size(client):
+    answer = post(client, picture(size=(50, 40)), path="/purify?model=mnist-transparent&resize=true")
+    assert pixels(answer).shape == (28, 28, 1)
+
+
+def test_classify_names_the_label_and_compares(client):
+    answer = post(client, PNG, path="/classify?compare=true").json()
+    assert answer["label"] == int(np.argmax(answer["probabilities"]))
+    assert answer["class_name"] == str(answer["label"])
+    assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-4)
+    assert (answer["model"], answer["classifier"]) == ("mnist-transparent", "mnist-lenet5")
+    assert len(answer["unpurified"]["probabilities"]) == 10
+    assert "unpurified" not in post(client, PNG, path="/classify").json()
+    several = post(client, codec.encode_npy(PIXELS), codec.NPY_TYPE, "/classify?compare=true").json()
+    assert len(several["results"]) == 7
+    assert several["results"][0]["label"] == answer["label"]
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+GIANT = b"\x89PNG\r\n\x1a\n" + bytes.fromhex("0000000d4948445200004e2000004e200800000000ad7cc7a6")
+
+REFUSALS = [
+    (b"", "image/png", "/purify", 400, "broken_body"),
+    (b"no image", "image/png", "/purify", 400, "broken_image"),
+    (PNG[:100], "image/png", "/purify", 400, "broken_image"),
+    (b"junk", "multipart/form-data; boundary=x", "/purify", 400, "broken_body"),
+    (b"junk", "multipart/form-data", "/purify", 400, "broken_body"),
+    (codec.encode_npy(PIXELS)[:-1], codec.NPY_TYPE, "/purify", 400, "broken_body"),
+    (PNG, "image/png", "/purify?model=nobody", 404, "unknown_model"),
+    (b"x" * 200_001, "image/png", "/purify", 413, "body_too_large"),
+    (codec.encode_npy(np.zeros((65, 28, 28, 1), np.uint8)), codec.NPY_TYPE, "/purify", 413, "too_many_images"),
+    (b"hello", "text/plain", "/purify", 415, "unsupported_media_type"),
+    (picture(kind="GIF"), "image/gif", "/purify", 415, "unsupported_media_type"),
+    (picture(size=(30, 28)), "image/png", "/purify", 422, "wrong_size"),
+    (codec.encode_npy(np.zeros((1, 28, 28, 3), np.uint8)), codec.NPY_TYPE, "/purify", 422, "wrong_size"),
+    (codec.encode_npy(np.zeros((1, 1, 28, 28))), codec.NPY_TYPE, "/purify", 422, "bad_parameter"),
+    (PNG, "image/png", "/purify?resize=maybe", 422, "bad_parameter"),
+    (codec.encode_npy(PIXELS), codec.NPY_TYPE, "/purify?resize=true", 422, "bad_parameter"),
+    (picture(size=(200, 200)), "image/png", "/purify", 422, "too_many_pixels"),
+]
+
+
+@pytest.fixture(scope="module")
+def small():
+    with running(queue_images=64, max_body_bytes=200_000, max_pixels=30_000) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("body", "content_type", "path", "status", "code"), REFUSALS)
+def test_every_refusal_has_its_status_and_sentence(small, body, content_type, path, status, code):
+    answer = post(small, body, content_type, path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert len(answer.json()["error"]) > 10
+    assert answer.headers["x-arn-refused-by"] == "purifier"
+
+
+def test_a_wrong_size_is_told_the_sizes_that_are_taken(small):
+    assert "mnist-transparent 28x28" in post(small, picture(size=(30, 28))).json()["error"]
+    files = [("f", ("ok.png", PNG)), ("f", ("bad.png", b"junk"))]
+    assert small.post("/purify", files=files).json()["error"].startswith("bad.png: ")
+
+
+def test_nothing_acceptable_is_406(client):
+    assert post(client, PNG, Accept="text/html").status_code == 406
+    assert post(client, PNG, path="/classify", Accept="image/png").status_code == 406
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(QueueFull("full", retry_after=3), 429), (DeadlineExceeded("late"), 504), (OSError("bug"), 500)],
+)
+def test_trouble_behind_the_door_has_its_status_and_no_traceback(client, monkeypatch, error, status):
+    async def fail(*_):
+        raise error
+
+    monkeypatch.setattr(client.app.state.service.batcher, "submit", fail)
+    answer = post(client, PNG)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error", "code"}
+    assert "Traceback" not in answer.text
+    if status == 429:
+        assert answer.headers["retry-after"] == "3"
+
+
+def test_warming_and_draining_are_503_and_not_ready(client, monkeypatch):
+    service = client.app.state.service
+    monkeypatch.setattr(service.batcher, "_warm", False)
+    assert (client.get("/health/ready").status_code, post(client, PNG).json()["code"]) == (503, "warming")
+    monkeypatch.setattr(service.batcher, "_warm", True)
+    monkeypatch.setattr(service, "draining", True)
+    refused = post(client, PNG)
+    assert (client.get("/health/ready").status_code, refused.json()["code"]) == (503, "draining")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert client.get("/health/live").status_code == 200
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(st.binary(max_size=64), st.integers(1, len(PNG)).map(lambda n: PNG[:n])),
+    st.sampled_from(["image/png", "", "application/x-npy", "multipart/form-data; boundary=b", "image/webp"]),
+    st.sampled_from(["/purify", "/classify", "/purify?resize=1", "/purify?model=identity"]),
+)
+def test_no_upload_is_a_500(client, body, content_type, path):
+    assert post(client, body, content_type, path).status_code in (200, 400, 413, 415, 422)
+
+
+# -- about the service --------------------------------------------------------------------------------------------
+
+
+def sample(client, name):
+    found = re.search(rf"^{re.escape(name)} ([\d.e+-]+)$", client.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_metrics_count_requests_images_and_refusals(client):
+    names = {
+        'arn_requests_total{route="/purify",status="200"}': 1,
+        'arn_residual_linf_count{model="mnist-transparent"}': 7,
+        'arn_stage_seconds_count{stage="queue"}': 1,
+        'arn_rejected_total{reason="broken_image"}': 1,
+        'arn_requests_total{route="unmatched",status="404"}': 2,
+    }
+    before = {name: sample(client, name) for name in names}
+    post(client, codec.encode_npy(PIXELS), codec.NPY_TYPE)
+    post(client, b"junk")
+    client.get("/wp-login.php")
+    client.get("/admin.php")
+    assert {name: sample(client, name) - before[name] for name in names} == names
+    assert "wp-login" not in client.get("/metrics").text
+    assert sample(client, "arn_batch_images_count") >= 1
+    assert sample(client, "arn_queue_images") == 0
+    assert 'arn_model_info{device="cpu",model="identity"' in client.get("/metrics").text
+    assert "arn_build_info{" in client.get("/metrics").text
+
+
+def test_the_root_is_alive_and_the_documents_are_there(client):
+    assert client.get("/").json()["status"] == "alive"
+    assert "text/html" in client.get("/", headers={"Accept": "text/html"}).headers["content-type"]
+    document = client.get("/openapi.json").json()
+    assert {"/purify", "/classify", "/models", "/health/ready"} <= set(document["paths"])
+    assert "image/png" in document["paths"]["/purify"]["post"]["requestBody"]["content"]
+    assert client.get("/purify").status_code == 405
+    assert client.get("/purify").json()["code"] == "method_not_allowed"
+
+
+# -- forwarding ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    """A classifier over real HTTP that remembers what it was asked and answers as told."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append((dict(self.headers), body))
+            if self.path == "/slow":
+                threading.Event().wait(2)
+            answer = gzip.compress(b'{"label": 7}') if self.path == "/gzip" else b'{"label": 7}'
+            self.send_response(503 if self.path == "/busy" else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            if self.path == "/busy":
+                self.send_header("Retry-After", "17")
+            if self.path == "/gzip":
+                self.send_header("Content-Encoding", "gzip")
+            with contextlib.suppress(ConnectionError):  # the impatient client of /slow has left
+                self.end_headers()
+                self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("path", ["/ok", "/gzip", "/busy"])
+def test_the_classifier_behind_us_sees_the_purified_png_and_its_answer_comes_back(upstream, expected, path):
+    url, asked = upstream
+    asked.clear()
+    with running(downstream_url=url + path) as client:
+        secret = {"Authorization": "Bearer t", "traceparent": "00-1-2-01", "X-API-Key": "ours", "X-Request-ID": "r1"}
+        answer = post(client, PNG, path="/classify", **secret)
+        failed = sample(client, 'arn_downstream_requests_total{status="503"}')
+    (headers, body) = asked[0]
+    assert abs(np.asarray(Image.open(io.BytesIO(body)))[..., None].astype(int) - expected[0]).max() <= 1
+    lowered = {name.lower(): value for name, value in headers.items()}
+    assert (lowered["authorization"], lowered["traceparent"], lowered["x-request-id"]) == (
+        "Bearer t",
+        "00-1-2-01",
+        "r1",
+    )
+    assert "x-api-key" not in lowered
+    assert lowered["content-type"] == "image/png"
+    assert answer.status_code == (503 if path == "/busy" else 200)
+    assert answer.json() == {"label": 7}
+    assert answer.headers["x-arn-purified"] == "true"
+    assert "downstream;dur=" in answer.headers["server-timing"]
+    if path == "/busy":
+        assert (answer.headers["retry-after"], failed) == ("17", 1)
+
+
+def test_a_classifier_that_is_down_or_slow_is_told_apart(upstream):
+    url, _ = upstream
+    with running(downstream_url="http://127.0.0.1:9/") as client:
+        answer = post(client, PNG, path="/classify")
+        assert (answer.status_code, answer.json()["code"]) == (502, "downstream_unreachable")
+        assert answer.headers["x-arn-refused-by"] == "downstream"
+        assert post(client, PNG, path="/classify?compare=true").status_code == 422
+    with running(downstream_url=url + "/slow", downstream_timeout_seconds=0.2) as client:
+        answer = post(client, PNG, path="/classify")
+        assert (answer.status_code, answer.json()["code"]) == (504, "downstream_timeout")
+
+
+def test_without_a_classifier_classify_says_so():
+    with running(classifier="") as client:
+        assert post(client, PNG, path="/classify").status_code == 422
+        assert json.loads(client.get("/models").text)["classifier"] is None
