@@ -56,7 +56,6 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     Raises:
         FileNotFoundError: neither a shipped name nor a file.
         CheckpointError: the file is truncated, renamed (a shipped name over another model), foreign or tampered with.
-
     """
     name = os.fspath(name_or_path)
     if name == "identity":

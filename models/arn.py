@@ -24,7 +24,6 @@ class ArnConfig:
         width: channels of the first stride-2 stage of ``compact``; doubled at the next.
         code_channels: channels of the code of ``compact``; its height and width are ``size / 4``.
         blocks: residual blocks on each side of the code of ``compact``.
-
     """
 
     architecture: Architecture = "compact"

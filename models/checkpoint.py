@@ -141,7 +141,6 @@ def read(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: truncated, foreign or changed after it was written.
-
     """
     path = Path(path)
     data = path.read_bytes()
@@ -174,7 +173,6 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: truncated, foreign, changed, or not matching the architecture it names.
-
     """
     card, tensors = read(path)
     if card.architecture not in _ARCHITECTURES:

@@ -82,7 +82,6 @@ class Service:
             Draining: the service is shutting down.
             Warming: the models are not warm yet.
             EngineFailure: the device's thread is gone; only a restart helps.
-
         """
         if self.draining:
             raise Draining("the service is shutting down")

@@ -57,7 +57,6 @@ class Batcher:
         queue_images: most images waiting.
         on_batch: told the number of images of every call of ``run``.
         warm_up: called on the thread before it takes its first entry.
-
     """
 
     def __init__(
@@ -108,7 +107,6 @@ class Batcher:
             Draining: the batcher is closing.
             DeadlineExceeded: still waiting after ``deadline_seconds``.
             EngineFailure: ``run`` raised, or answered another number of images.
-
         """
         loop = asyncio.get_running_loop()
         now = time.perf_counter()
@@ -124,11 +122,6 @@ class Batcher:
             return await entry.future
         finally:
             timer.cancel()
-
-    def check_room(self, images: int) -> None:
-        """Refuse as :meth:`submit` would refuse entries of so many images together, before the first is queued."""
-        with self._condition:
-            self._admit(images)
 
     def _admit(self, images: int) -> None:
         if self._closing:

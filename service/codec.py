@@ -64,7 +64,6 @@ def open_image(data: bytes | bytearray, max_pixels: int) -> OpenedImage:
     Raises:
         BrokenImage: not PNG, JPEG, WebP or BMP, or with more than one frame.
         TooManyPixels: larger than ``max_pixels``; nothing was decoded.
-
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -124,7 +123,6 @@ def decode_npy(data: bytes | bytearray) -> Images:
     Raises:
         BrokenBody: no ``.npy``, or one whose header and length disagree.
         BadParameter: another dtype or number of dimensions, no images, or values outside [0, 1].
-
     """
     stream = io.BytesIO(data)
     try:

@@ -55,7 +55,6 @@ class Downstream:
         Raises:
             DownstreamUnreachable: no connection, or it broke before the answer was complete.
             DownstreamTimeout: no complete answer in time.
-
         """
         forwarded = {name: headers[name] for name in FORWARDED if name in headers}
         try:

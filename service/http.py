@@ -30,7 +30,6 @@ async def read_body(request: Request, max_bytes: int) -> bytearray:
     Raises:
         BodyTooLarge: more than ``max_bytes``, declared or sent.
         ClientGone: the client hung up in the middle.
-
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:
@@ -52,7 +51,6 @@ async def stopping_when_client_leaves(request: Request) -> AsyncIterator[None]:
 
     Raises:
         ClientGone: it did.
-
     """
     task = asyncio.current_task()
     assert task is not None
@@ -86,7 +84,6 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
 
     Raises:
         BrokenBody: malformed, or without a file, or with more than ``max_files``.
-
     """
 
     async def stream() -> AsyncGenerator[bytes, None]:

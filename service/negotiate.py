@@ -12,7 +12,6 @@ def choose(accept: str | None, offered: Sequence[str]) -> str:
 
     Raises:
         NotAcceptable: it excludes every one.
-
     """
     if not accept or accept == "*/*":
         return offered[0]

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from models import Card
 
 from . import codec, negotiate, schemas
+from .batcher import Answer
 from .codec import Images
 from .downstream import DownstreamAnswer
 from .engine import Purified, Work
@@ -81,6 +82,7 @@ def _service(request: Request) -> Service:
 
 
 async def _upload(request: Request, service: Service) -> Upload:
+    service.ready_batcher()  # before a byte of the body is taken
     settings = service.settings
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
@@ -140,7 +142,6 @@ def _choose(
     Raises:
         UnknownModel: ``?model=`` names none that is loaded.
         WrongSize: naming the sizes that are taken.
-
     """
     cards = list(service.engine.cards())
     if wanted is not None:
@@ -178,33 +179,54 @@ def _flag(request: Request, name: str) -> bool:
 
 
 async def _purified(
-    request: Request, service: Service, timings: Timings, classify: bool = False, compare: bool = False
-) -> tuple[Upload, list[Item]]:
-    """The common way of every request: read, decode, queue, infer."""
-    batcher = service.ready_batcher()
-    upload = await _upload(request, service)
+    request: Request, service: Service, upload: Upload, timings: Timings, classify: bool = False, compare: bool = False
+) -> list[Item]:
+    """The common way of every request: decode, queue, infer."""
     started = time.perf_counter()
     items = await _items(request, service, upload)
     timings["decode"] = time.perf_counter() - started
     if classify:
         _check_classifier(service, items)
-    deadline = service.settings.deadline_seconds
-    async with stopping_when_client_leaves(request):
-        calls = [batcher.submit(Work(item.model, classify, compare), item.images, deadline) for item in items]
-        if len(calls) == 1:
-            answers = [await calls[0]]
-        else:
-            batcher.check_room(sum(len(item.images) for item in items))
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(call) for call in calls]
-            answers = [task.result() for task in tasks]
+    alike: dict[tuple[object, ...], list[Item]] = {}
+    for item in items:
+        alike.setdefault((item.model, item.images.shape[1:]), []).append(item)
+    answers = await _answers(request, service, list(alike.values()), classify, compare)
     timings["queue"] = max(answer.queue_seconds for answer in answers)
     timings["infer"] = max(answer.infer_seconds for answer in answers)
-    for item, answer in zip(items, answers, strict=True):
+    results: dict[int, Purified] = {}
+    for group, answer in zip(alike.values(), answers, strict=True):
+        start = 0
+        for item in group:
+            results[id(item)] = answer.result.part(start, start + len(item.images))
+            start += len(item.images)
         for linf, l2 in zip(answer.result.linf.tolist(), answer.result.l2.tolist(), strict=True):
-            service.metrics.residual_linf.labels(item.model).observe(linf)
-            service.metrics.residual_l2.labels(item.model).observe(l2)
-    return upload, [dataclasses.replace(i, result=a.result) for i, a in zip(items, answers, strict=True)]
+            service.metrics.residual_linf.labels(group[0].model).observe(linf)
+            service.metrics.residual_l2.labels(group[0].model).observe(l2)
+    return [dataclasses.replace(item, result=results[id(item)]) for item in items]
+
+
+async def _answers(
+    request: Request, service: Service, groups: Sequence[Sequence[Item]], classify: bool, compare: bool
+) -> list[Answer]:
+    """One entry of the queue for each group of images that are alike; all of them or none."""
+    batcher, deadline = service.ready_batcher(), service.settings.deadline_seconds
+    calls = [
+        batcher.submit(
+            Work(group[0].model, classify, compare),
+            group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
+            deadline,
+        )
+        for group in groups
+    ]
+    async with stopping_when_client_leaves(request):
+        if len(calls) == 1:
+            return [await calls[0]]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(call) for call in calls]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in running]
 
 
 def _check_classifier(service: Service, items: Sequence[Item]) -> None:
@@ -363,8 +385,9 @@ async def purify(request: Request) -> Response:
 
 async def _purify(request: Request, service: Service) -> Response:
     timings: Timings = {}
-    upload, items = await _purified(request, service, timings)
+    upload = await _upload(request, service)
     media_type = negotiate.choose(request.headers.get("accept"), _offers(upload))
+    items = await _purified(request, service, upload, timings)
     started = time.perf_counter()
     small = sum(math.prod(item.images.shape) for item in items) <= _INLINE_PIXELS
     body, content_type = await _pooled(small, _encode, items, media_type)
@@ -390,8 +413,9 @@ async def classify(request: Request) -> Response:
 async def _classify(request: Request, service: Service) -> Response:
     timings: Timings = {}
     compare = _flag(request, "compare")
-    upload, items = await _purified(request, service, timings, classify=True, compare=compare)
     negotiate.choose(request.headers.get("accept"), ("application/json",))
+    upload = await _upload(request, service)
+    items = await _purified(request, service, upload, timings, classify=True, compare=compare)
     results = [_classification(service, item, index) for item in items for index in range(len(item.purified))]
     several = upload.tensor is not None or len(upload.files) > 1
     answer = schemas.ClassifyAnswer(results=results) if several else results[0]
@@ -424,7 +448,7 @@ async def _forward(request: Request, service: Service) -> Response:
     if _flag(request, "compare"):
         raise BadParameter("compare works with the embedded classifier only")
     timings: Timings = {}
-    _, items = await _purified(request, service, timings)
+    items = await _purified(request, service, await _upload(request, service), timings)
     if len(items) > 1 or len(items[0].purified) > 1:
         raise BadParameter("one image a request is forwarded")
     started = time.perf_counter()

@@ -77,7 +77,6 @@ class Attack:
 
         Raises:
             AttackError: the result left [0, 1] or the budget.
-
         """
         torch.manual_seed(seed)  # advertorch draws its random start from the global generator
         with torch.no_grad():
@@ -164,7 +163,6 @@ def get(name: str, dataset: str = "mnist") -> Attack:
 
     Raises:
         AttackError: no attack of that name.
-
     """
     base = name.removesuffix("_eps2")
     eps = _EPS.get(dataset, (8 / 255, 0.05))[base != name]

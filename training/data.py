@@ -99,7 +99,6 @@ def load(name: str, data_dir: str | Path | None = None, size: int = 28) -> Datas
 
     Raises:
         DataError: an unknown name, a file that does not match its checksum, a folder without images.
-
     """
     root = Path(data_dir or os.environ.get("ARN_DATA_DIR") or "data")
     if name == "mnist":

@@ -65,7 +65,6 @@ def over_http(url: str, form: str) -> Purify:
     Args:
         url: the service, ``http://host:port``; with ``?model=`` where it holds several.
         form: ``npy`` or ``png``.
-
     """
     client = httpx2.Client(timeout=60)
     base, _, query = url.partition("?")

@@ -22,7 +22,6 @@ def load_model(spec: str, kind: str, dataset: str, device: str) -> tuple[nn.Modu
 
     Raises:
         ValueError: a purifier where a classifier is needed or the other way round, or nothing that can be loaded.
-
     """
     if ":" in spec and not Path(spec).exists():
         module_name, _, function = spec.partition(":")

@@ -70,7 +70,6 @@ def read_all(root: Path) -> Iterator[Record]:
 
     Raises:
         ValueError: one whose rate does not follow from its counts, or that lies where another belongs.
-
     """
     for path in sorted(root.rglob("*.json")):
         fields = json.loads(path.read_text())

@@ -108,7 +108,6 @@ def update(results: Path, check: bool = False) -> list[Path]:
 
     Raises:
         ValueError: a record whose rate does not follow from its counts.
-
     """
     root = results.parent
     records = list(read_all(results))

@@ -34,6 +34,7 @@ from .sheet import contact_sheet, save_png
 
 logger = logging.getLogger(__name__)
 
+
 class ConfigurationError(ValueError):
     """A run that cannot be right. Raised before any work."""
 
@@ -66,7 +67,6 @@ def check(config: TrainConfig, dataset: Dataset, classifier: nn.Module) -> None:
 
     Raises:
         ConfigurationError: naming what does not fit.
-
     """
     if not config.seen:
         raise ConfigurationError("no seen attack: ARN learns from at least one")

@@ -132,6 +132,25 @@ def test_many_files_come_back_as_multipart_or_json(client, expected):
     assert alone.headers["content-type"] == "image/png"
 
 
+def test_files_of_different_sizes_go_to_the_models_that_take_them(client, monkeypatch):
+    files = [("f", ("a.png", PNG)), ("f", ("b.png", picture(size=(33, 17)))), ("f", ("c.png", PNG))]
+    answer = client.post("/purify", files=files, headers={"Accept": "application/json"})
+    assert [image["model"] for image in answer.json()["images"]] == [
+        "mnist-transparent",
+        "identity",
+        "mnist-transparent",
+    ]
+    assert [image["shape"] for image in answer.json()["images"]] == [[28, 28, 1], [17, 33, 1], [28, 28, 1]]
+    assert answer.headers["x-arn-model"] == "mnist-transparent@fp32, identity@fp32"
+
+    async def full(*_):
+        raise QueueFull("full", retry_after=2)
+
+    monkeypatch.setattr(client.app.state.service.batcher, "submit", full)
+    refused = client.post("/purify", files=files)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
+
+
 def test_a_model_can_be_chosen_and_the_identity_changes_nothing(client):
     colour = np.random.default_rng(1).integers(0, 256, (33, 17, 3), dtype=np.uint8)
     answer = post(client, codec.encode_image(colour), path="/purify?model=identity")
