@@ -171,6 +171,7 @@ def _run(flags: argparse.Namespace, command: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx2").setLevel("WARNING")  # or a line for each of 10,000 uploads
     arguments = sys.argv[1:] if arguments is None else arguments
     flags = _parser().parse_args(arguments)
     command = shlex.join(["arn-train", *_portable(arguments)])

@@ -330,21 +330,27 @@ class Trainer:
             terms["nor"] = scale * losses.normalization_loss(mean, log_variance)
         if weights.feature or weights.logit:
             terms.update(self._target_terms(purified, natural))
-        encoder_loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+        # What restores the image reaches E and G alike; "mse" stands in the paper's L_mse, the others are ours.
+        restoring = [
+            getattr(weights, name) * terms[name] for name in ("mse", "l1", "feature", "logit") if name in terms
+        ]
+        restoration = torch.stack(restoring).sum()
+        nothing = torch.zeros((), device=self.device)
+        att, nor = terms.get("att", nothing), terms.get("nor", nothing)
+        encoder_loss = losses.encoder_loss(restoration, att, nor, weights.att, weights.nor)
 
         optimiser = self.optimisers["arn"]
         optimiser.zero_grad()
-        decoder_parameters = list(self.arn.decoder.parameters())
         if weights.adv:
-            # L_adv reaches G alone (Eq. 8); E never sees it (Eq. 7).
             terms["adv"] = losses.decoder_adversarial_loss(self.modules["image_discriminator"](purified), k)
-            adversarial = torch.autograd.grad(weights.adv * terms["adv"], decoder_parameters, retain_graph=True)
-            encoder_loss.backward()
-            for parameter, gradient in zip(decoder_parameters, adversarial, strict=True):
-                assert parameter.grad is not None
-                parameter.grad += gradient
+            decoder_loss = losses.decoder_loss(restoration, terms["adv"], weights.adv)
+            decoder_parameters = list(self.arn.decoder.parameters())
+            gradients = torch.autograd.grad(decoder_loss, decoder_parameters, retain_graph=True)
+            encoder_loss.backward(inputs=list(self.arn.encoder.parameters()))
+            for parameter, gradient in zip(decoder_parameters, gradients, strict=True):
+                parameter.grad = gradient
         else:
-            encoder_loss.backward()
+            encoder_loss.backward()  # no other term reaches G than reaches E through it
         self._average_gradients(self.arn)
         optimiser.step()
         values.update({name: float(term.detach()) for name, term in terms.items()})
