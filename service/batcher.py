@@ -234,10 +234,11 @@ class Batcher:
         return result
 
     def _run_large(self, entry: _Entry) -> Purified:
-        pieces = [
-            self._run_checked(entry.work, entry.images[start : start + self._max_batch_images])
-            for start in range(0, len(entry.images), self._max_batch_images)
-        ]
+        pieces: list[Purified] = []
+        for start in range(0, len(entry.images), self._max_batch_images):
+            if pieces and entry.future.done():  # the client left: nobody waits for the rest
+                break
+            pieces.append(self._run_checked(entry.work, entry.images[start : start + self._max_batch_images]))
         return Purified.join(pieces)
 
     def _tell(self, outcomes: list[tuple[_Entry, Answer | Exception]]) -> None:

@@ -40,15 +40,16 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)  # type: ignore[arg-type]
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
+        # Uvicorn's own would note the signal and raise it again at the end, so that the process died of it.
         if self._service.draining:
-            super().handle_exit(sig, frame)
+            self.should_exit = self.force_exit = True
             return
         self._service.draining = True
 
         async def drain() -> None:
             await self._service.drain()
-            super(_Server, self).handle_exit(sig, frame)
+            self.should_exit = True
 
         def begin() -> None:
             self._draining = asyncio.create_task(drain())

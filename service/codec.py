@@ -32,10 +32,14 @@ Images = NDArray[np.uint8] | NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class OpenedImage:
-    """An image whose header alone was read. ``size`` is (height, width), as a viewer shows it."""
+    """An image whose header alone was read. ``size`` is (height, width), as a viewer shows it.
+
+    ``oriented`` says that the header asks the viewer to turn or mirror it.
+    """
 
     image: Image.Image
     size: tuple[int, int]
+    oriented: bool
 
     @property
     def channels(self) -> int:
@@ -49,7 +53,7 @@ class OpenedImage:
         one-channel model gets the luminance (ITU-R 601). ``resize_to`` (height, width) resamples (Lanczos).
         """
         try:
-            upright = ImageOps.exif_transpose(self.image)
+            upright = ImageOps.exif_transpose(self.image) if self.oriented else self.image
             image = _flatten(upright).convert("L" if channels == 1 else "RGB")
             if resize_to and resize_to != (image.height, image.width):
                 image = image.resize((resize_to[1], resize_to[0]), Image.Resampling.LANCZOS)
@@ -77,12 +81,13 @@ def open_image(data: bytes | bytearray, max_pixels: int) -> OpenedImage:
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         # Only where the header brought any: for a PNG without, Pillow would decode the image to look for it.
         described = not _ORIENTATION_CARRIERS.isdisjoint(image.info)
-        turned = described and image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if described else 1
     except Exception as error:
         raise BrokenImage(f"the image's header is broken: {_sentence(error)}") from error
     if frames > 1:
         raise BrokenImage(f"the image has {frames} frames; only still images are purified")
-    return OpenedImage(image, (width, height) if turned else (height, width))
+    size = (width, height) if orientation in _TRANSPOSED else (height, width)
+    return OpenedImage(image, size, oriented=orientation != 1)
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -16,7 +18,13 @@ from models import Card
 
 from .codec import Images
 
+logger = logging.getLogger(__name__)
+
 Precision = Literal["fp32", "bf16"]
+
+# Fewer images than this are quicker on one thread than it takes to wake the others, which then spin for a while and
+# take the cores from the event loop.
+_IMAGES_WORTH_THREADS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +87,8 @@ class Engine:
     def __init__(
         self, names: tuple[str, ...], classifier: str, device: str, precision: Precision, threads: int = 0
     ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+        self._threads = threads or torch.get_num_threads()
+        self._steps: dict[tuple[str, torch.dtype], nn.Module] = {}
         self.device = resolve_device(device)
         self.precision = precision
         self.purifiers = {
@@ -110,35 +118,72 @@ class Engine:
             channels, height, width = card.input_shape if all(card.input_shape) else (3, 32, 32)
             classifier = self.classifier_card
             classify = classifier is not None and classifier.input_shape == (channels, height, width)
-            for count in {1, max_batch_images}:
+            for count in (1, 2, max_batch_images):
                 self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
+                self.run(Work(name), np.zeros((count, channels, height, width), np.float32))
 
     def run(self, work: Work, images: Images) -> Purified:
         """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]."""
-        integral = images.dtype == np.uint8
-        with torch.inference_mode():
-            x = torch.from_numpy(images).to(self.device)
-            x = x.permute(0, 3, 1, 2).float().div_(255) if integral else x
-            x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-                purified: Tensor = self.purifiers[work.model](x)
-            purified = purified.float().clamp(0, 1)
-            if integral:  # what is sent is what is measured and classified
-                levels = purified.mul(255).round_()
-                purified = levels / 255
-            residual = (purified - x).flatten(1)
-            linf = torch.linalg.vector_norm(residual, torch.inf, dim=1)
-            l2 = torch.linalg.vector_norm(residual, 2, dim=1)
+        torch.set_num_threads(self._threads if len(images) >= _IMAGES_WORTH_THREADS else 1)
+        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+            given = torch.from_numpy(images).to(self.device)
+            x, purified, answer, linf, l2 = self._step(work.model, given)(given)
             probabilities = self._probabilities(purified) if work.classify else None
             unpurified = self._probabilities(x) if work.compare else None
-            out = levels.to(torch.uint8).permute(0, 2, 3, 1) if integral else purified
-            answer = np.ascontiguousarray(out.cpu().numpy())
-        return Purified(answer, linf.cpu().numpy(), l2.cpu().numpy(), probabilities, unpurified)
+            return Purified(answer.cpu().numpy(), linf.cpu().numpy(), l2.cpu().numpy(), probabilities, unpurified)
+
+    def _step(self, model: str, given: Tensor) -> nn.Module:
+        """The whole pass for a model and a dtype, compiled at its first use."""
+        key = (model, given.dtype)
+        if key not in self._steps:
+            step = _Step(self.purifiers[model], given.dtype == torch.uint8).eval()
+            fast = self.device == "cpu" and self.precision == "fp32"
+            self._steps[key] = _traced(step, given) if fast else step
+        return self._steps[key]
 
     def _probabilities(self, x: Tensor) -> NDArray[np.float32]:
         assert self.classifier is not None
         probabilities: NDArray[np.float32] = self.classifier(x).softmax(1).cpu().numpy()
         return probabilities
+
+
+class _Step(nn.Module):
+    """Everything between two arrays: scaling, the network, rounding, residual norms."""
+
+    def __init__(self, purifier: nn.Module, integral: bool) -> None:
+        super().__init__()
+        self.purifier, self.integral = purifier, integral
+
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """uint8 NHWC or float32 NCHW to input, purified image (both NCHW on [0, 1]), answer, l-inf and l2 norms."""
+        x = given.permute(0, 3, 1, 2).float() / 255 if self.integral else given
+        purified = self.purifier(x.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1)
+        answer = purified.contiguous()
+        if self.integral:  # what is sent is what is measured and classified
+            levels = purified.mul(255).round()
+            purified = levels / 255
+            answer = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        residual = (purified - x).flatten(1)
+        return x, purified, answer, residual.abs().amax(1), torch.linalg.vector_norm(residual, 2, dim=1)
+
+
+def _traced(step: nn.Module, example: Tensor) -> nn.Module:
+    """One graph that runs without Python, and so without the interpreter's lock that the event loop needs meanwhile.
+
+    Where it cannot be had, or disagrees with the module on another batch size, the module itself.
+    """
+    other = torch.rand(3, *example.shape[1:]).mul(255 if example.dtype == torch.uint8 else 1).to(example.dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the shape checks of Arn.forward are the same for every batch
+            graph: nn.Module = torch.jit.freeze(torch.jit.trace(step, example, check_trace=False))
+        for ours, theirs in zip(graph(other), step(other), strict=True):
+            level = 1 if ours.dtype == torch.uint8 else 1 / 255
+            torch.testing.assert_close(ours.float(), theirs.float(), atol=1.01 * level, rtol=1e-3)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        logger.warning("the network cannot be traced and runs eagerly", exc_info=True)
+        return step
+    return graph
 
 
 def _load(name: str, kind: str, device: str) -> nn.Module:

@@ -67,7 +67,11 @@ class Recipe:
 
 
 def transparent() -> Recipe:
-    """Ours, for the ``compact`` network: restores the image, and what the frozen target makes of it."""
+    """Ours, for the ``compact`` network: restores the image, and what the frozen target makes of it.
+
+    ``arn-train train --recipe transparent --out runs/mnist-transparent``: 3,210 steps, 49 minutes on two CPU cores that
+    were busy with other work too, crafting included; validation error in percent: natural .66, PGD_N 1.18, PGD_T .88.
+    """
     return Recipe(
         name="transparent",
         weights=LossWeights(l1=10.0, feature=1.0, logit=1.0, att=0.1, nor=1e-4),

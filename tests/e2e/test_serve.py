@@ -38,32 +38,43 @@ def test_an_attacked_digit_is_restored_over_http(served):
     assert re.search(rf"{request_id} POST /purify 200", served.said)
 
 
-def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits_cleanly(tmp_path):
-    with serving(tmp_path, "--queue-images", "40000", "--threads", "1") as served:
+@pytest.fixture
+def slow_purifier(tmp_path):
+    """A checkpoint of a network so wide that 200 images take seconds on one thread."""
+    model = models.Arn(models.ArnConfig(width=256, blocks=4))
+    architecture, config, kind = models.checkpoint.architecture_of(model)
+    card = models.Card("slow", kind, architecture, config, dataset="none", input_shape=(1, 28, 28))
+    models.checkpoint.save(model, card, tmp_path / "slow.safetensors")
+    return str(tmp_path / "slow.safetensors")
+
+
+def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits_cleanly(tmp_path, slow_purifier):
+    with serving(tmp_path, "--models", slow_purifier, "--max-batch-images", "8", "--threads", "1") as served:
         answers = []
         accepted = threading.Thread(
-            target=lambda: answers.append(served.client.post("/purify", content=bulk(20_000), headers=NPY))
+            target=lambda: answers.append(served.client.post("/purify", content=bulk(200), headers=NPY))
         )
         accepted.start()
-        while "arn_queue_images 0.0" in served.client.get("/metrics").text and not answers:
+        while "arn_batch_images_count 0.0" in served.client.get("/metrics").text:
             time.sleep(0.01)
-        time.sleep(0.2)
         served.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
+        while served.client.get("/health/ready").status_code == 200:
+            time.sleep(0.01)
         assert served.client.get("/health/ready").json() == {"status": "draining"}
         refused = served.client.post("/purify", content=EXAMPLE.read_bytes())
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert not answers
         accepted.join()
         assert answers[0].status_code == 200
-        assert np.load(io.BytesIO(answers[0].content)).shape == (20_000, 1, 28, 28)
+        assert np.load(io.BytesIO(answers[0].content)).shape == (200, 1, 28, 28)
         assert served.process.wait(20) == 0
         assert "Traceback" not in served.said
 
 
-def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path):
-    with serving(tmp_path, "--queue-images", "40000", "--threads", "1") as served:
+def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path, slow_purifier):
+    with serving(tmp_path, "--models", slow_purifier, "--max-batch-images", "8", "--threads", "1") as served:
         host, port = served.url.removeprefix("http://").split(":")
-        body = bulk(10_000)
+        body = bulk(200)
         head = (
             f"POST /purify HTTP/1.1\r\nHost: x\r\nContent-Type: {codec.NPY_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
@@ -71,12 +82,15 @@ def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path):
         for _ in range(2):  # the first is on the device while the second waits
             sockets.append(socket.create_connection((host, int(port))))
             sockets[-1].sendall(head.encode() + body)
+        while "arn_queue_images 200.0" not in served.client.get("/metrics").text:
+            time.sleep(0.01)
         for connection in sockets:
             connection.close()
         answer = served.client.post("/purify", content=EXAMPLE.read_bytes())
         assert answer.status_code == 200
         metrics = served.client.get("/metrics").text
         assert 'arn_requests_total{route="/purify",status="499"} 2.0' in metrics
+        assert float(re.search(r"arn_batch_images_sum ([\d.]+)", metrics)[1]) < 200  # nor was the first finished
         assert "Traceback" not in served.said
 
 

@@ -173,3 +173,12 @@ def test_two_processes_train_one_network(tmp_path):
     arguments = command(tmp_path / "run", epochs=1, recipe="paper")[1:]
     subprocess.run([*launch, *arguments], check=True)
     assert models.load(tmp_path / "run" / "arn.safetensors")(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
+
+
+@pytest.mark.slow
+def test_the_authors_own_network_runs_from_the_same_command(tmp_path):
+    run = command(tmp_path / "run", arch="released", recipe="released", epochs=1, **{"batch-size": 32, "every": 20})
+    subprocess.run(run, check=True)
+    model = models.load(tmp_path / "run" / "arn.safetensors")
+    assert model.config.architecture == "released"
+    assert model(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
