@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
@@ -15,16 +15,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from . import gateway
 from .batcher import Batcher
+from .contract import Contract
 from .downstream import Downstream
 from .engine import Engine
 from .errors import Draining, EngineFailure, ServiceError, Warming
+from .grpc_gateway import GrpcGateway
 from .http import RequestContext
 from .metrics import Metrics
 from .routes import router
 from .settings import Settings
 
 logger = logging.getLogger("service")
+
+_MOST_IN_BACKGROUND = 64
 
 VERSION = metadata.version("arn-purify")
 
@@ -43,8 +48,18 @@ class Service:
             self.metrics.model_info.labels(*labels).set(1)
         self.batcher: Batcher | None = None
         self.downstream: Downstream | None = None
+        self.contract = Contract(
+            settings.input_name,
+            settings.input_layout,
+            settings.input_range,
+            settings.input_mean,
+            settings.input_std,
+            settings.input_colour,
+        )
+        self.grpc: GrpcGateway | None = None
         self.draining = False
         self.in_flight = 0
+        self._background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Start the device's thread, which warms up first, and the downstream client."""
@@ -67,6 +82,19 @@ class Service:
         self.metrics.watch_queue(lambda: self.batcher.waiting_images if self.batcher else 0)
         if settings.downstream_url:
             self.downstream = Downstream(settings.downstream_url, settings.downstream_timeout_seconds)
+        if settings.downstream_grpc:
+            self.grpc = GrpcGateway(self)
+            await self.grpc.start()
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something finish that no answer waits for; dropped where too much of it is under way already."""
+        if len(self._background) >= _MOST_IN_BACKGROUND:
+            self.metrics.shadowed.labels("dropped").inc()
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def drain(self) -> None:
         """Refuse new work and wait for the accepted requests, at most ``drain_seconds``."""
@@ -80,8 +108,12 @@ class Service:
         self.draining = True
         if self.batcher:
             await asyncio.to_thread(self.batcher.close, self.settings.drain_seconds)
+        for task in self._background:
+            task.cancel()
         if self.downstream:
             await self.downstream.close()
+        if self.grpc:
+            await self.grpc.stop()
 
     def ready_batcher(self) -> Batcher:
         """The queue, if it takes work now.
@@ -115,9 +147,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         summary="Removes adversarial noise from images before a classifier sees them.",
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.state.service = service
     app.include_router(router)
+    if service.settings.downstream_url:
+        app.router.routes.extend(gateway.routes(service.settings.downstream_protocol))
     app.add_middleware(RequestContext, metrics=service.metrics)
 
     async def refuse(request: Request, error: Any) -> Response:  # noqa: ARG001 (Starlette's signature)

@@ -19,11 +19,11 @@ from tqdm import tqdm
 import models
 from models.checkpoint import write_atomically
 
-from . import codec
+from . import codec, gateway
 from .app import Service, create_app
 from .engine import Engine, Work
 from .errors import ServiceError
-from .settings import Settings, add_flags, from_flags
+from .settings import Settings, add_flags, add_transformer_flags, from_flags
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -61,6 +61,7 @@ def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(settings)
+    gateway.check(app.state.service)
     config = uvicorn.Config(
         app,
         settings.host,
@@ -112,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     serve_parser = commands.add_parser("serve", help="run the HTTP service")
     add_flags(serve_parser)
+    add_transformer_flags(serve_parser)
     purify_parser = commands.add_parser("purify", help="purify a file or every image below a folder")
     purify_parser.add_argument("source", type=Path, metavar="IN")
     purify_parser.add_argument("target", type=Path, metavar="OUT")

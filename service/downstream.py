@@ -1,15 +1,19 @@
-"""The classifier behind us: one pooled asynchronous client."""
+"""The model server behind us: one pooled client that passes on what concerns it and brings answers back verbatim."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import time
 from collections.abc import Mapping
 
 import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
 
-from .errors import DownstreamTimeout, DownstreamUnreachable
+from .errors import DownstreamOpen, DownstreamTimeout, DownstreamUnreachable
 
-# RFC 9110 section 7.6.1: these belong to one connection. The length is the answer's own business.
+# RFC 9110 section 7.6.1: these belong to one connection. A body's length is its sender's own business.
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -24,50 +28,128 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# What of a client's request concerns the classifier; the body and its type are ours.
-FORWARDED = ("authorization", "traceparent", "tracestate", "x-request-id")
+# Ours, or of this connection; the rest of a client's headers concern the server.
+_KEPT_HERE = frozenset({"host", "expect", "x-api-key", "x-arn-compare"}) | HOP_BY_HOP
+# How long the client still waits: the header that Envoy and its kin read, in milliseconds.
+DEADLINE = "x-envoy-expected-rq-timeout-ms"
+
+_FAILURES_TO_OPEN = 5
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
+_RETRY_SHARE = 0.1  # of the requests; what a failing server gets on top of its load
+_RETRIES_AT_MOST = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class DownstreamAnswer:
-    """The classifier's answer as it came: status, end-to-end headers, body."""
+    """The server's answer as it came: status, end-to-end headers, body."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDict[str]
     body: bytes
 
 
+class Breaker:
+    """Stops asking a server that does not answer; lets one request through after each pause, which doubles.
+
+    Counts failures to connect and timeouts. An answer of any status is no failure: it is the server's word.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._until = 0.0
+
+    def admit(self) -> None:
+        """Raises ``DownstreamOpen``, with the seconds left, while the pause lasts."""
+        now = time.monotonic()
+        if self._failures >= _FAILURES_TO_OPEN:
+            if now < self._until:
+                left = max(1, round(self._until - now))
+                raise DownstreamOpen(f"the server behind us failed {self._failures} times in a row", left)
+            self._until = now + self._pause  # the one that goes through now is the probe
+
+    def succeeded(self) -> None:
+        """The server answered."""
+        self._failures, self._pause = 0, _FIRST_PAUSE_SECONDS
+
+    def failed(self) -> None:
+        """The server did not."""
+        self._failures += 1
+        if self._failures >= _FAILURES_TO_OPEN:
+            self._until = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+
 class Downstream:
-    """Forwards bodies to one URL; statuses, bodies and headers come back verbatim."""
+    """Asks one server. ``url`` is its base, or, for ``forward`` with no path, the one address that takes images."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        self.url = url
+        self.url = url.rstrip("/")
+        self.breaker = Breaker()
+        self._timeout_seconds = timeout_seconds
+        self._retries = _RETRIES_AT_MOST
         # Bytes are passed on as they come, so nothing may decode them on the way.
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=min(5.0, timeout_seconds)),
-            connector=aiohttp.TCPConnector(limit=256),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
             auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
 
-    async def forward(self, body: bytes, content_type: str, headers: Mapping[str, str]) -> DownstreamAnswer:
-        """POST ``body``.
+    async def ask(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", seconds: float | None = None
+    ) -> DownstreamAnswer:
+        """Send a request; ``headers`` are the client's, of which those that are not the server's are left out.
+
+        A connection that could not be made is tried once more, as nothing was sent; nothing else is, because only the
+        client knows whether its request may be sent twice.
 
         Raises:
+            DownstreamOpen: it failed repeatedly and is left alone for a moment.
             DownstreamUnreachable: no connection, or it broke before the answer was complete.
             DownstreamTimeout: no complete answer in time.
         """
-        forwarded = {name: headers[name] for name in FORWARDED if name in headers}
+        self.breaker.admit()
+        limit = min(self._timeout_seconds, seconds if seconds is not None else self._timeout_seconds)
+        passed_on = end_to_end(headers) | {DEADLINE: str(max(1, round(1000 * limit)))}
+        self._retries = min(_RETRIES_AT_MOST, self._retries + _RETRY_SHARE)
         try:
-            async with self._session.post(
-                self.url, data=body, headers={**forwarded, "Content-Type": content_type}, allow_redirects=False
-            ) as answer:
-                kept = {k: v for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP}
-                return DownstreamAnswer(answer.status, kept, await answer.read())
+            async with asyncio.timeout(limit):
+                try:
+                    answer = await self._once(method, path, passed_on, body)
+                except aiohttp.ClientConnectorError:
+                    if self._retries < 1:
+                        raise
+                    self._retries -= 1
+                    await asyncio.sleep(0.05)
+                    answer = await self._once(method, path, passed_on, body)
         except TimeoutError as error:
-            raise DownstreamTimeout("the classifier did not answer in time") from error
+            self.breaker.failed()
+            raise DownstreamTimeout(f"the server behind us did not answer within {limit:.3g} s") from error
         except aiohttp.ClientError as error:
-            raise DownstreamUnreachable(f"the classifier could not be reached: {type(error).__name__}") from error
+            self.breaker.failed()
+            raise DownstreamUnreachable(f"the server behind us cannot be reached: {type(error).__name__}") from error
+        self.breaker.succeeded()
+        return answer
+
+    async def _once(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> DownstreamAnswer:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(2.0, self._timeout_seconds))
+        async with self._session.request(
+            method,
+            URL(self.url + path, encoded=True),
+            data=body or None,
+            headers=headers,
+            allow_redirects=False,
+            timeout=timeout,
+        ) as answer:
+            kept = CIMultiDict((k, v) for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP)
+            return DownstreamAnswer(answer.status, kept, await answer.read())
 
     async def close(self) -> None:
         """Close the pool."""
         await self._session.close()
+
+
+def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
+    """A client's headers that belong to the server: not this connection's, nor those it names, nor ours."""
+    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
+    return {name: value for name, value in headers.items() if name.lower() not in _KEPT_HERE | named}

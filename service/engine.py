@@ -126,7 +126,8 @@ class Engine:
         """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]."""
         torch.set_num_threads(self._threads if len(images) >= _IMAGES_WORTH_THREADS else 1)
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-            given = torch.from_numpy(images).to(self.device)
+            # A tensor shares the array's memory; torch asks that it be writable, which a request's bytes are not.
+            given = torch.from_numpy(images if images.flags.writeable else images.copy()).to(self.device)
             x, purified, answer, linf, l2 = self._step(work.model, given)(given)
             probabilities = self._probabilities(purified) if work.classify else None
             unpurified = self._probabilities(x) if work.compare else None

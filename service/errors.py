@@ -10,6 +10,7 @@ ServiceError
 │   ├── TooManyImages        413  more images than the whole queue holds
 │   ├── UnsupportedMedia     415  neither an image nor a tensor that we read
 │   ├── WrongSize            422  no loaded model takes this size
+│   ├── NoImage              422  a request to the model server in which no image can be told
 │   ├── TooManyPixels        422  more than ARN_MAX_PIXELS, told from the header
 │   └── BadParameter         422  a query parameter or an array out of range
 ├── Busy
@@ -20,8 +21,9 @@ ServiceError
 ├── DeadlineExceeded         504  waited longer than ARN_DEADLINE_SECONDS
 ├── EngineFailure            500  the network failed on a batch; never caused by an upload alone
 └── DownstreamError
-├── DownstreamUnreachable 502
-└── DownstreamTimeout     504
+    ├── DownstreamUnreachable 502
+    ├── DownstreamOpen        503  failed repeatedly and is left alone for a moment; with Retry-After
+    └── DownstreamTimeout     504
 """
 
 from __future__ import annotations
@@ -92,6 +94,12 @@ class WrongSize(BadRequest):
     """A size that no loaded model takes."""
 
     status, code = 422, "wrong_size"
+
+
+class NoImage(BadRequest):
+    """A request to the model server that holds no image that a loaded purifier takes."""
+
+    status, code = 422, "no_image"
 
 
 class TooManyPixels(BadRequest):
@@ -167,6 +175,21 @@ class DownstreamUnreachable(DownstreamError):
     """No connection, or one that broke."""
 
     status, code = 502, "downstream_unreachable"
+
+
+class DownstreamOpen(DownstreamError):
+    """The server behind us failed repeatedly; it is asked again after ``retry_after`` seconds."""
+
+    status, code = 503, "downstream_open"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries."""
+        return {**super().headers, "Retry-After": str(self.retry_after)}
 
 
 class DownstreamTimeout(DownstreamError):

@@ -42,6 +42,11 @@ class Metrics:
         self.downstream_requests = counter(
             "arn_downstream_requests", "Answers of the classifier behind us, by status", ["status"]
         )
+        self.bypassed = counter("arn_bypassed", "Requests forwarded unpurified, by reason", ["reason"])
+        self.shadowed = counter("arn_shadowed", "Requests asked about with both images, by outcome", ["outcome"])
+        self.label_flips = counter(
+            "arn_label_flips", "Images whose label purification changed, where both were asked about", ["model"]
+        )
         self.model_info = gauge(
             "arn_model_info", "Loaded purifiers; always 1", ["model", "sha256", "profile", "device"]
         )

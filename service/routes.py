@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import io
 import json
@@ -10,7 +9,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -23,19 +22,14 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from models import Card
 
-from . import codec, negotiate, schemas
-from .batcher import Answer
+from . import codec, gateway, negotiate, pipeline, schemas
 from .codec import Images
-from .downstream import DownstreamAnswer
-from .engine import Purified, Work
-from .errors import BadParameter, BrokenBody, DownstreamError, ServiceError, UnknownModel, UnsupportedMedia, WrongSize
+from .errors import BadParameter, BrokenBody, ServiceError, UnsupportedMedia, WrongSize
 from .http import read_body, read_multipart, stopping_when_client_leaves
+from .pipeline import Item, Timings
 
 if TYPE_CHECKING:
     from .app import Service
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class _DirectRoute(APIRoute):
@@ -48,14 +42,9 @@ class _DirectRoute(APIRoute):
 
 router = APIRouter(route_class=_DirectRoute)
 
-# Decoding and encoding less than this is quicker than handing it to a thread.
-_INLINE_PIXELS = 128 * 128
 _MULTIPART = "multipart/form-data"
 _UNTYPED = ("", "application/x-www-form-urlencoded", "application/octet-stream")  # curl's defaults: look at the bytes
 _NPY_MAGIC = b"\x93NUMPY"
-
-Timings = dict[str, float]
-"""Seconds of each stage of one request."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,22 +54,6 @@ class Upload:
     kind: str
     files: Sequence[tuple[str | None, bytes | bytearray]] = ()
     tensor: Images | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """Images that travel together, the model they go to, and what came of them."""
-
-    filename: str | None
-    model: str
-    images: Images
-    result: Purified | None = None
-
-    @property
-    def purified(self) -> Purified:
-        """The result; there is one once the queue has answered."""
-        assert self.result is not None
-        return self.result
 
 
 def _service(request: Request) -> Service:
@@ -121,71 +94,16 @@ async def _items(request: Request, service: Service, upload: Upload) -> list[Ite
         array = upload.tensor
         channels_last = array.dtype == np.uint8
         shape = (array.shape[3], *array.shape[1:3]) if channels_last else tuple(array.shape[1:])
-        return [Item(None, _choose(service, wanted, shape[1:], channels=shape[0]).name, array)]
+        return [Item(None, pipeline.choose(service, wanted, shape[1:], channels=shape[0]).name, array)]
     items = []
     for filename, data in upload.files:
         try:
-            opened = codec.open_image(data, service.settings.max_pixels)
-            card = _choose(service, wanted, opened.size, resize=resize)
-            channels, height, width = card.input_shape
-            resize_to = (height, width) if resize and height else None
-            small = math.prod(opened.size) <= _INLINE_PIXELS
-            pixels = await _pooled(small, opened.decode, channels or opened.channels, resize_to)
+            items.append(dataclasses.replace(await pipeline.decode(service, data, wanted, resize), filename=filename))
         except ServiceError as error:
             if filename is not None:
                 error.args = (f"{filename}: {error}",)
             raise
-        items.append(Item(filename, card.name, pixels))
     return items
-
-
-async def _pooled(small: bool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function`` in a thread, or here where that is quicker."""
-    return function(*args, **kwargs) if small else await asyncio.to_thread(function, *args, **kwargs)
-
-
-def _choose(
-    service: Service, wanted: str | None, size: tuple[int, ...], channels: int | None = None, resize: bool = False
-) -> Card:
-    """The card of the model asked for, or of the first that takes (height, width); ``channels`` where they are fixed.
-
-    Raises:
-        UnknownModel: ``?model=`` names none that is loaded.
-        WrongSize: naming the sizes that are taken.
-    """
-    cards = list(service.engine.cards())
-    if wanted is not None:
-        cards = [card for card in cards if card.name == wanted]
-        if not cards:
-            loaded = ", ".join(card.name for card in service.engine.cards())
-            raise UnknownModel(f"no model {wanted!r} is loaded: {loaded}")
-
-    def takes(card: Card) -> bool:
-        if not any(card.input_shape):
-            return True
-        return tuple(size) == card.input_shape[1:] and channels in (None, card.input_shape[0])
-
-    for card in cards:
-        if takes(card):
-            return card
-    if resize:
-        return cards[0]
-    sizes = ", ".join(
-        f"{c.name} {c.input_shape[2]}x{c.input_shape[1]} with {c.input_shape[0]} channel(s)" for c in cards
-    )
-    given = f"{size[1]}x{size[0]}" + (f" with {channels} channel(s)" if channels is not None else "")
-    hint = "" if channels is not None else "; ?resize=true resamples"
-    raise WrongSize(f"no model takes {given}: {sizes}{hint}")
-
-
-def _flag(request: Request, name: str) -> bool:
-    value = request.query_params.get(name, "false").lower()
-    if value not in ("true", "1", "false", "0", ""):
-        raise BadParameter(f"{name} is true or false, not {value!r}")
-    return value in ("true", "1", "")
-
-
-# -- through ------------------------------------------------------------------------------------------------------
 
 
 async def _purified(
@@ -197,46 +115,15 @@ async def _purified(
     timings["decode"] = time.perf_counter() - started
     if classify:
         _check_classifier(service, items)
-    alike: dict[tuple[object, ...], list[Item]] = {}
-    for item in items:
-        alike.setdefault((item.model, item.images.shape[1:]), []).append(item)
-    answers = await _answers(request, service, list(alike.values()), classify, compare)
-    timings["queue"] = max(answer.queue_seconds for answer in answers)
-    timings["infer"] = max(answer.infer_seconds for answer in answers)
-    results: dict[int, Purified] = {}
-    for group, answer in zip(alike.values(), answers, strict=True):
-        start = 0
-        for item in group:
-            results[id(item)] = answer.result.part(start, start + len(item.images))
-            start += len(item.images)
-        for linf, l2 in zip(answer.result.linf.tolist(), answer.result.l2.tolist(), strict=True):
-            service.metrics.residual_linf.labels(group[0].model).observe(linf)
-            service.metrics.residual_l2.labels(group[0].model).observe(l2)
-    return [dataclasses.replace(item, result=results[id(item)]) for item in items]
-
-
-async def _answers(
-    request: Request, service: Service, groups: Sequence[Sequence[Item]], classify: bool, compare: bool
-) -> list[Answer]:
-    """One entry of the queue for each group of images that are alike; all of them or none."""
-    batcher, deadline = service.ready_batcher(), service.settings.deadline_seconds
-    calls = [
-        batcher.submit(
-            Work(group[0].model, classify, compare),
-            group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
-            deadline,
-        )
-        for group in groups
-    ]
     async with stopping_when_client_leaves(request):
-        if len(calls) == 1:
-            return [await calls[0]]
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(call) for call in calls]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [task.result() for task in running]
+        return await pipeline.purify(service, items, timings, classify, compare)
+
+
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "false").lower()
+    if value not in ("true", "1", "false", "0", ""):
+        raise BadParameter(f"{name} is true or false, not {value!r}")
+    return value in ("true", "1", "")
 
 
 def _check_classifier(service: Service, items: Sequence[Item]) -> None:
@@ -251,22 +138,6 @@ def _check_classifier(service: Service, items: Sequence[Item]) -> None:
 
 
 # -- out ----------------------------------------------------------------------------------------------------------
-
-
-def _headers(service: Service, items: Sequence[Item], timings: Timings) -> dict[str, str]:
-    """What every purified answer carries; of several images the largest norms."""
-    for stage, seconds in timings.items():
-        service.metrics.stage.labels(stage).observe(seconds)
-    names = list(dict.fromkeys(item.model for item in items))
-    return {
-        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name in names),
-        "X-ARN-Model-SHA256": ", ".join(service.engine.card(name).sha256 for name in names),
-        "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
-        "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
-        "X-ARN-Purified": "true",
-        "Server-Timing": ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in timings.items()),
-        "Vary": "Accept",
-    }
 
 
 def _pictures(item: Item) -> list[NDArray[np.uint8]]:
@@ -399,10 +270,11 @@ async def _purify(request: Request, service: Service) -> Response:
     media_type = negotiate.choose(request.headers.get("accept"), _offers(upload))
     items = await _purified(request, service, upload, timings)
     started = time.perf_counter()
-    small = sum(math.prod(item.images.shape) for item in items) <= _INLINE_PIXELS
-    body, content_type = await _pooled(small, _encode, items, media_type)
+    pixels = sum(math.prod(item.images.shape) for item in items)
+    body, content_type = await pipeline.pooled(pixels, _encode, items, media_type)
     timings["encode"] = time.perf_counter() - started
-    return Response(body, headers={**_headers(service, items, timings), "Content-Type": content_type})
+    headers = {**pipeline.evidence(service, items, timings), "Content-Type": content_type, "Vary": "Accept"}
+    return Response(body, headers=headers)
 
 
 @router.post(
@@ -417,7 +289,9 @@ async def _purify(request: Request, service: Service) -> Response:
 )
 async def classify(request: Request) -> Response:
     """The embedded classifier's word on the purified image or, with ``ARN_DOWNSTREAM_URL``, its answer."""
-    return await _counted(request, _forward if _service(request).downstream else _classify)
+    settings = _service(request).settings
+    forwarded = settings.downstream_url and settings.downstream_protocol == "raw"
+    return await _counted(request, _forward if forwarded else _classify)
 
 
 async def _classify(request: Request, service: Service) -> Response:
@@ -429,7 +303,7 @@ async def _classify(request: Request, service: Service) -> Response:
     results = [_classification(service, item, index) for item in items for index in range(len(item.purified))]
     several = upload.tensor is not None or len(upload.files) > 1
     answer = schemas.ClassifyAnswer(results=results) if several else results[0]
-    headers = _headers(service, items, timings)
+    headers = pipeline.evidence(service, items, timings)
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
 
 
@@ -464,22 +338,10 @@ async def _forward(request: Request, service: Service) -> Response:
     started = time.perf_counter()
     body = codec.encode_image(_pictures(items[0])[0])
     timings["encode"] = time.perf_counter() - started
-    answer = await _downstream(request, service, body)
-    timings["downstream"] = time.perf_counter() - started - timings["encode"]
-    return Response(answer.body, answer.status, {**answer.headers, **_headers(service, items, timings)})
-
-
-async def _downstream(request: Request, service: Service, body: bytes) -> DownstreamAnswer:
-    assert service.downstream is not None
-    headers = {**request.headers, "x-request-id": request.scope["state"]["request_id"]}
-    try:
-        async with stopping_when_client_leaves(request):
-            answer = await service.downstream.forward(body, "image/png", headers)
-    except DownstreamError as error:
-        service.metrics.downstream_requests.labels(error.code).inc()
-        raise
-    service.metrics.downstream_requests.labels(str(answer.status)).inc()
-    return answer
+    headers = {**gateway.client_headers(request), "content-type": "image/png"}
+    async with stopping_when_client_leaves(request):
+        answer = await gateway.ask(service, timings, "POST", "", headers, body)
+    return gateway.verbatim(answer, pipeline.evidence(service, items, timings))
 
 
 async def _counted(request: Request, handler: Callable[[Request, Service], Awaitable[Response]]) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -34,9 +34,47 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="largest request body")
     max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, told from its header")
     drain_seconds: float = Field(20.0, ge=0, description="longest time to finish accepted requests after SIGTERM")
-    downstream_url: str = Field("", description="where /classify forwards purified images; empty for the embedded one")
-    downstream_timeout_seconds: float = Field(10.0, gt=0, description="longest wait for the classifier behind us")
+    downstream_url: str = Field(
+        "", description="the model server behind us: its base, or with protocol raw the address that takes images"
+    )
+    downstream_protocol: Literal["raw", "v1", "v2", "torchserve", "any"] = Field(
+        "raw", description="raw: /classify posts a PNG to the URL; otherwise that protocol's own routes are served"
+    )
+    downstream_model: str = Field("", description="model there whose V2 metadata must fit the contract at start")
+    downstream_timeout_seconds: float = Field(10.0, gt=0, description="longest wait for the server behind us")
+    downstream_grpc: str = Field("", description="host:port of its V2 gRPC; with it ours is served too")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="port for V2 gRPC, where downstream_grpc is set")
+    input_name: str = Field("", description="input that holds the image; empty: every one that a purifier can take")
+    input_layout: Literal["auto", "nchw", "nhwc"] = Field("auto", description="order of a tensor's axes")
+    input_range: Literal["auto", "0-1", "0-255", "-1-1"] = Field("auto", description="what a tensor's values stand for")
+    input_mean: Annotated[tuple[float, ...], NoDecode] = Field(
+        (), description="comma list of each channel's mean on 0-1, where tensors come normalised"
+    )
+    input_std: Annotated[tuple[float, ...], NoDecode] = Field((), description="and of each channel's deviation")
+    input_colour: Literal["rgb", "bgr"] = Field("rgb", description="order of a tensor's three channels")
+    on_failure: Literal["reject", "bypass"] = Field(
+        "reject", description="when an image cannot be purified: refuse, or forward it as it came and say so"
+    )
+    purify_share: float = Field(1.0, ge=0, le=1, description="share of forwarded requests that are purified (canary)")
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="share for which the server is asked about both images, to count label flips"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+
+    @field_validator("input_mean", "input_std", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return tuple(part for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if bool(self.input_mean) != bool(self.input_std) or len(self.input_mean) != len(self.input_std):
+            raise ValueError("input_mean and input_std come together, one number a channel each")
+        if min(self.input_std, default=1.0) <= 0:
+            raise ValueError("input_std is greater than 0")
+        if self.input_std and self.input_range != "auto":
+            raise ValueError("input_range and input_mean exclude each other")
+        return self
 
     @field_validator("models", mode="before")
     @classmethod
@@ -58,7 +96,36 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_transformer_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that KServe's controller starts a custom transformer with."""
+    group = parser.add_argument_group("KServe transformer", "as KServe's controller gives them")
+    group.add_argument("--model_name", metavar="X", help="--downstream-model")
+    group.add_argument("--predictor_host", metavar="X", help="--downstream-url http://X, on all interfaces")
+    group.add_argument("--predictor_protocol", choices=["v1", "v2", "grpc-v2"], help="--downstream-protocol")
+    group.add_argument("--predictor_use_ssl", default="false", metavar="X", help="https instead")
+    group.add_argument("--predictor_request_timeout_seconds", metavar="X", help="--downstream-timeout-seconds")
+    group.add_argument("--http_port", dest="port", metavar="X", help="--port")
+    group.add_argument("--grpc_port", dest="grpc_port", metavar="X", help="--grpc-port")
+    group.add_argument("--workers", type=int, default=1, metavar="1", help="one process owns the device")
+
+
 def from_flags(namespace: argparse.Namespace) -> Settings:
     """Settings from parsed flags over the environment; ``pydantic.ValidationError`` names what is wrong."""
     given = {name: getattr(namespace, name) for name in Settings.model_fields}
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+    transformer: dict[str, Any] = {}
+    if namespace.workers != 1:
+        raise ValueError("--workers 1: one process owns the device; run more replicas instead")
+    if namespace.predictor_host:
+        scheme = "https" if namespace.predictor_use_ssl.lower() in ("true", "1") else "http"
+        transformer = {
+            "host": "0.0.0.0",  # noqa: S104 (in a pod, behind KServe's own router)
+            "port": 8080,
+            "downstream_url": f"{scheme}://{namespace.predictor_host}",
+            "downstream_protocol": {"v1": "v1", "v2": "v2"}.get(namespace.predictor_protocol, "any"),
+            "downstream_model": namespace.model_name,
+            "downstream_timeout_seconds": namespace.predictor_request_timeout_seconds,
+        }
+        if namespace.predictor_protocol == "grpc-v2":
+            transformer["downstream_grpc"] = namespace.predictor_host
+    merged = transformer | {name: value for name, value in given.items() if value is not None}
+    return Settings(**{name: value for name, value in merged.items() if value is not None})

@@ -20,7 +20,9 @@ def text(name):
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_documented_with_its_default(name):
     default = Settings.model_fields[name].default
-    shown = default[0] if isinstance(default, tuple) else f"{default:g}" if isinstance(default, float) else default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    shown = f"{default:g}" if isinstance(default, float) else default
     cell = f"`{shown}`" if shown != "" else ""
     assert f"| `ARN_{name.upper()}` | `--{name.replace('_', '-')}` | {cell}{' ' if cell else ''}|" in text(
         "settings.md"

@@ -25,6 +25,7 @@ class Served:
 @contextmanager
 def serving(tmp_path, *flags):
     log = tmp_path / "serve.log"
+    served = None
     with log.open("w") as file:
         process = subprocess.Popen([sys.executable, "-m", "service", "serve", "--port", "0", *flags], stderr=file)
     try:
@@ -37,8 +38,9 @@ def serving(tmp_path, *flags):
         while served.client.get("/health/ready").status_code != 200:
             time.sleep(0.05)
         yield served
-        served.client.close()
     finally:
+        if served:
+            served.client.close()
         process.kill()
         process.wait()
 

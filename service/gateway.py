@@ -1,0 +1,423 @@
+"""In front of a model server: its own routes, its own wire formats, purified images.
+
+A request goes route -> protocol.find -> contract.enter -> queue -> contract.leave -> put_back -> downstream, and the
+server's answer comes back verbatim. Only the paths below are passed on, built from their checked parts, so that no
+other spelling of a path leads past the purifier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import re
+import time
+import urllib.request
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from multidict import CIMultiDict
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from . import codec, pipeline
+from .contract import Contract, Entered
+from .downstream import DownstreamAnswer
+from .errors import (
+    BodyTooLarge,
+    BrokenBody,
+    Busy,
+    DeadlineExceeded,
+    DownstreamError,
+    Draining,
+    EngineFailure,
+    NoImage,
+    ServiceError,
+    TooManyImages,
+    UnknownModel,
+    UnsupportedMedia,
+    WrongSize,
+)
+from .http import read_body, stopping_when_client_leaves
+from .pipeline import Item, Timings
+from .protocols import Found, Images, Wire, torchserve, v1, v2
+
+if TYPE_CHECKING:
+    from .app import Service
+
+logger = logging.getLogger("service.gateway")
+
+# What `bypass` forgives: our own troubles, and images that no purifier here takes. Never a body that cannot be read, or
+# a broken one would be the way past the purifier.
+FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
+_SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
+_TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
+
+
+# -- the server behind us -----------------------------------------------------------------------------------------
+
+
+def client_headers(request: Request) -> dict[str, str]:
+    """The client's headers by lower-case name, one line each (RFC 9110 section 5.3), with the request's id."""
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return {**headers, "x-request-id": request.scope["state"]["request_id"]}
+
+
+async def ask(
+    service: Service, timings: Timings, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+) -> DownstreamAnswer:
+    """Ask the server, within the rest of the client's own deadline where it sent one; counted and timed."""
+    if service.downstream is None:
+        raise UnknownModel("no server is configured behind us: ARN_DOWNSTREAM_URL")
+    started = time.perf_counter()
+    try:
+        answer = await service.downstream.ask(method, path, headers, body, seconds_left(headers, timings))
+    except DownstreamError as error:
+        service.metrics.downstream_requests.labels(error.code).inc()
+        raise
+    finally:
+        timings["downstream"] = time.perf_counter() - started
+    service.metrics.downstream_requests.labels(str(answer.status)).inc()
+    return answer
+
+
+def seconds_left(headers: Mapping[str, str], timings: Timings) -> float | None:
+    """What remains of the deadline that the client declared; None where it declared none."""
+    declared = headers.get("x-envoy-expected-rq-timeout-ms", "")
+    return max(0.001, int(declared[:9]) / 1000 - sum(timings.values())) if declared.isdecimal() else None
+
+
+def verbatim(answer: DownstreamAnswer, ours: Mapping[str, str]) -> Response:
+    """The server's status, headers and body, beside our evidence."""
+    response = Response(answer.body, answer.status)
+    headers = CIMultiDict(answer.headers)
+    for name, value in ours.items():
+        if name == "Server-Timing" and name in headers:
+            headers[name] = f"{value}, {headers[name]}"
+        else:
+            headers[name] = value
+    if answer.status >= 400:
+        headers["X-ARN-Refused-By"] = "downstream"
+    headers["Content-Length"] = str(len(answer.body))
+    response.raw_headers = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+    return response
+
+
+# -- one inference ------------------------------------------------------------------------------------------------
+
+
+async def infer(request: Request, service: Service, protocol: ModuleType, path: str) -> Response:
+    """Purify the images of one request and pass it on; whatever the policies say besides."""
+    settings, timings = service.settings, Timings()
+    if service.draining:
+        raise Draining("the service is shutting down")
+    headers = client_headers(request)
+    came = bytes(await read_body(request, settings.max_body_bytes))
+    wire = Wire(inflate(came, headers.get("content-encoding", ""), settings.max_body_bytes), headers)
+    async with stopping_when_client_leaves(request):
+        if random.random() >= settings.purify_share:
+            return await bypass(request, service, timings, path, came, "canary")
+        try:
+            purified, items = await purify(service, protocol.find(wire), timings)
+        except FORGIVEN as error:
+            if settings.on_failure == "reject" or isinstance(error, Draining):
+                raise
+            logger.warning("%s forwarded unpurified: %s", headers["x-request-id"], error)
+            return await bypass(request, service, timings, path, came, error.code)
+        passed_on = dict(purified.headers)
+        passed_on.pop("content-encoding", None)
+        target = path + (f"?{request.url.query}" if request.url.query else "")
+        shadow = None
+        if headers.get("x-arn-compare", "").lower() in ("true", "1"):
+            shadow = asyncio.create_task(ask(service, Timings(), request.method, target, headers, came))
+        try:
+            answer = await ask(service, timings, request.method, target, passed_on, bytes(purified.body))
+            evidence = pipeline.evidence(service, items, timings)
+            if shadow is not None:
+                evidence |= compared(service, protocol, items, answer, await settled(shadow))
+        finally:
+            if shadow is not None:
+                shadow.cancel()
+    if shadow is None and random.random() < settings.shadow_share:
+        service.background(_shadow(service, protocol, items, answer, request.method, target, headers, came))
+    return verbatim(answer, evidence)
+
+
+async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire, list[Item]]:
+    """The request with its images purified.
+
+    Raises:
+        NoImage: none that the declared contract or a purifier's shape tells.
+        ServiceError: an image that cannot be decoded, or does not fit the contract; the queue's refusals.
+    """
+    started = time.perf_counter()
+    contract, cards = service.contract, list(service.engine.cards())
+
+    def takes(channels: int, height: int, width: int) -> bool:
+        return any(pipeline.takes(card, (height, width), channels) for card in cards)
+
+    chosen = [index for index, slot in enumerate(found.slots) if contract.is_image(slot, takes)]
+    if not chosen:
+        wanted = f"as input {contract.input!r}" if contract.input else "of a shape that a loaded purifier takes"
+        raise NoImage(f"no image in the request {wanted}")
+    items: list[Item] = []
+    entered: list[Entered | None] = []
+    for index in chosen:
+        slot = found.slots[index]
+        if isinstance(slot.images, bytes):
+            items.append(await pipeline.decode(service, slot.images))
+            entered.append(None)
+        else:
+            tensor = await pipeline.pooled(slot.images.size // 3, contract.enter, slot, takes)
+            card = pipeline.choose(service, None, tensor.size, tensor.channels)
+            items.append(Item(slot.name, card.name, tensor.images))
+            entered.append(tensor)
+    timings["decode"] = time.perf_counter() - started
+    items = await pipeline.purify(service, items, timings)
+    started = time.perf_counter()
+
+    def write() -> Wire:
+        new: dict[int, Images] = {}
+        for index, item, tensor in zip(chosen, items, entered, strict=True):
+            new[index] = (
+                codec.encode_image(item.purified.images[0]) if tensor is None else tensor.leave(item.purified.images)
+            )
+        return found.put_back(new)
+
+    wire = await pipeline.pooled(sum(item.images.size for item in items) // 3, write)
+    timings["encode"] = time.perf_counter() - started
+    return wire, items
+
+
+async def bypass(request: Request, service: Service, timings: Timings, path: str, body: bytes, reason: str) -> Response:
+    """The request as it came, marked and counted."""
+    service.metrics.bypassed.labels(reason).inc()
+    target = path + (f"?{request.url.query}" if request.url.query else "")
+    answer = await ask(service, timings, request.method, target, client_headers(request), body)
+    timing = pipeline.server_timing(service, timings)
+    return verbatim(answer, {"X-ARN-Purified": "false", "X-ARN-Bypass": reason, "Server-Timing": timing})
+
+
+def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """A gzip or deflate body decoded, never to more than ``max_bytes``.
+
+    Raises:
+        UnsupportedMedia: another content coding.
+        BodyTooLarge: it grows beyond the limit.
+        BrokenBody: truncated, corrupt, or followed by something.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise UnsupportedMedia(f"content encoding {encoding[:32]!r} is not read here: gzip or deflate")
+    decoder = zlib.decompressobj(31 if "gzip" in encoding else 15)
+    try:
+        out = decoder.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise BrokenBody(f"not a {encoding} body: {error}") from error
+    if len(out) > max_bytes:
+        raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
+    if not decoder.eof or decoder.unused_data:
+        raise BrokenBody(f"the {encoding} body is {'cut off' if not decoder.eof else 'followed by other bytes'}")
+    return out
+
+
+# -- both images --------------------------------------------------------------------------------------------------
+
+
+async def settled(task: asyncio.Task[DownstreamAnswer]) -> DownstreamAnswer | None:
+    """A task's answer; None where the server gave none."""
+    try:
+        return await task
+    except ServiceError:
+        return None
+
+
+async def _shadow(
+    service: Service, protocol: ModuleType, items: Sequence[Item], answer: DownstreamAnswer,
+    method: str, target: str, headers: Mapping[str, str], body: bytes,
+) -> None:  # fmt: skip
+    try:
+        unpurified = await ask(service, Timings(), method, target, headers, body)
+    except ServiceError:
+        unpurified = None
+    compared(service, protocol, items, answer, unpurified)
+
+
+def compared(
+    service: Service, protocol: ModuleType, items: Sequence[Item], purified: DownstreamAnswer,
+    unpurified: DownstreamAnswer | None,
+) -> dict[str, str]:  # fmt: skip
+    """Count and log whether the server calls both images the same, and tell it as headers."""
+    model = items[0].model
+    if unpurified is None or purified.status >= 400 or unpurified.status >= 400:
+        service.metrics.shadowed.labels("error").inc()
+        return {}
+    ours, theirs = (_labels(protocol, answer, service.settings.max_body_bytes) for answer in (purified, unpurified))
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        service.metrics.shadowed.labels("unreadable").inc()
+        return {}
+    flips = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    service.metrics.shadowed.labels("disagree" if flips else "agree").inc()
+    service.metrics.label_flips.labels(model).inc(flips)
+    if flips:
+        logger.info("%d of %d labels differ: purified %.100s, as it came %.100s", flips, len(ours), ours, theirs)
+    values = (_listed(ours), _listed(theirs), str(bool(flips)).lower())
+    return dict(zip(_TRACED, values, strict=True))
+
+
+def _labels(protocol: ModuleType, answer: DownstreamAnswer, max_bytes: int) -> list[Any] | None:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    try:
+        body = inflate(answer.body, headers.get("content-encoding", ""), max_bytes)
+    except ServiceError:
+        return None
+    labels: list[Any] | None = protocol.labels(body, headers)
+    return labels
+
+
+def _listed(labels: Sequence[Any]) -> str:
+    return ",".join(str(label)[:64] for label in labels[:64]).encode("ascii", "replace").decode()
+
+
+# -- the routes of each protocol ----------------------------------------------------------------------------------
+
+
+def routes(protocol: str) -> list[Route]:
+    """The routes that stand in for a server of ``v1``, ``v2`` or ``torchserve``; ``any`` for all three."""
+    table: dict[str, list[tuple[str, list[str], ModuleType | None, bool]]] = {
+        "v1": [
+            ("/v1/models", ["GET"], None, False),
+            ("/v1/models/{model}", ["GET"], None, True),
+            ("/v1/models/{model}/metadata", ["GET"], None, False),
+            ("/v1/models/{model}/versions/{version}", ["GET"], None, True),
+            ("/v1/models/{model}/versions/{version}/metadata", ["GET"], None, False),
+            ("/v1/models/{model}/labels/{label}", ["GET"], None, True),
+            ("/v1/models/{model}:predict", ["POST"], v1, False),
+            ("/v1/models/{model}:explain", ["POST"], v1, False),
+            ("/v1/models/{model}/versions/{version}:predict", ["POST"], v1, False),
+            ("/v1/models/{model}/labels/{label}:predict", ["POST"], v1, False),
+        ],
+        "v2": [
+            ("/v2", ["GET"], None, False),
+            ("/v2/health/live", ["GET"], None, False),
+            ("/v2/health/ready", ["GET"], None, True),
+            ("/v2/models/stats", ["GET"], None, False),
+            ("/v2/repository/index", ["POST"], None, False),
+            ("/v2/models/{model}", ["GET"], None, False),
+            ("/v2/models/{model}/ready", ["GET"], None, True),
+            ("/v2/models/{model}/config", ["GET"], None, False),
+            ("/v2/models/{model}/stats", ["GET"], None, False),
+            ("/v2/models/{model}/infer", ["POST"], v2, False),
+            ("/v2/models/{model}/versions/{version}", ["GET"], None, False),
+            ("/v2/models/{model}/versions/{version}/ready", ["GET"], None, True),
+            ("/v2/models/{model}/versions/{version}/config", ["GET"], None, False),
+            ("/v2/models/{model}/versions/{version}/stats", ["GET"], None, False),
+            ("/v2/models/{model}/versions/{version}/infer", ["POST"], v2, False),
+        ],
+        "torchserve": [
+            ("/ping", ["GET"], None, True),
+            ("/predictions/{model}", ["POST", "PUT"], torchserve, False),
+            ("/predictions/{model}/{version}", ["POST", "PUT"], torchserve, False),
+        ],
+    }  # fmt: skip
+    chosen = [row for name, rows in table.items() if protocol in (name, "any") for row in rows]
+    # A template without a colon must not swallow `model:predict`: the more particular ones are tried first.
+    chosen.sort(key=lambda row: (":" not in row[0], "{" in row[0]))
+    return [_route(*row) for row in chosen]
+
+
+def _route(template: str, methods: list[str], module: ModuleType | None, health: bool) -> Route:
+    async def endpoint(request: Request) -> Response:
+        service: Service = request.app.state.service
+        request.scope["route"] = route  # whose template is the metrics' label
+        service.in_flight += 1
+        try:
+            path = template
+            for name, value in request.path_params.items():
+                if not _SEGMENT.fullmatch(value) or value.strip(".") == "":
+                    raise UnknownModel(f"{name} {value[:64]!r} is no name of a model or version")
+                path = path.replace("{" + name + "}", value.replace(" ", "%20"))
+            if module is not None:
+                return await infer(request, service, module, path)
+            return await _pass_through(request, service, path, health)
+        except ServiceError as error:
+            service.metrics.rejected.labels(error.code).inc()
+            return JSONResponse(_error(template, error), error.status, error.headers)
+        finally:
+            service.in_flight -= 1
+
+    route = Route(template, endpoint, methods=methods)
+    return route
+
+
+async def _pass_through(request: Request, service: Service, path: str, health: bool) -> Response:
+    if health:
+        service.ready_batcher()  # ready only when both are
+    body = bytes(await read_body(request, 64 * 2**10))
+    target = path + (f"?{request.url.query}" if request.url.query else "")
+    timings = Timings()
+    async with stopping_when_client_leaves(request):
+        answer = await ask(service, timings, request.method, target, client_headers(request), body)
+    return verbatim(answer, {})
+
+
+def _error(template: str, error: ServiceError) -> dict[str, Any]:
+    """A refusal in the protocol's own form."""
+    if template.startswith(("/predictions", "/ping")):
+        return {"code": error.status, "type": type(error).__name__, "message": str(error)}
+    return {"error": str(error), "code": error.code}
+
+
+# -- at start -----------------------------------------------------------------------------------------------------
+
+
+def check(service: Service) -> None:
+    """Hold the declared contract against the V2 metadata of the model behind us, where there is one to ask.
+
+    Raises:
+        ValueError: they cannot go together. A server that is not up yet is only a warning.
+    """
+    settings = service.settings
+    if not settings.downstream_model or settings.downstream_protocol not in ("v2", "any"):
+        return
+    url = f"{settings.downstream_url.rstrip('/')}/v2/models/{settings.downstream_model}"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (the operator's own address)
+            metadata = json.loads(answer.read())
+    except (OSError, ValueError) as error:
+        logger.warning("the contract is not checked: %s does not answer (%s)", url, error)
+        return
+    cards = list(service.engine.cards())
+    reason = mismatch(
+        service.contract, metadata, lambda c, h, w: any(pipeline.takes(card, (h, w), c) for card in cards)
+    )
+    if reason:
+        raise ValueError(f"the model {settings.downstream_model!r} behind us does not fit: {reason}")
+
+
+def mismatch(contract: Contract, metadata: Mapping[str, Any], takes: Callable[[int, int, int], bool]) -> str | None:
+    """Why V2 model metadata do not fit the declared contract and the loaded purifiers; None where they may."""
+    inputs = {entry.get("name"): entry for entry in metadata.get("inputs", [])}
+    if contract.input and contract.input not in inputs:
+        return f"it has no input {contract.input!r}: {', '.join(map(repr, inputs))}"
+    reasons = []
+    for name, entry in inputs.items():
+        if contract.input and name != contract.input:
+            continue
+        if entry.get("datatype") == "BYTES":
+            return None  # encoded images, or text: only a request tells
+        if entry.get("datatype") not in v2.DTYPES:
+            reasons.append(f"{name!r} is {entry.get('datatype')}, no type that images have")
+        elif contract.fits([int(extent) for extent in entry.get("shape", [])], takes):
+            return None
+        else:
+            reasons.append(f"{name!r} has the shape {entry.get('shape')}")
+    return f"no input is an image that a loaded purifier takes: {'; '.join(reasons)}"

@@ -1,0 +1,198 @@
+"""V2 over gRPC, the same way as REST: ``ModelInfer`` is purified, health and metadata pass through, nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from multidict import CIMultiDict
+
+from . import gateway, pipeline
+from .downstream import DownstreamAnswer
+from .errors import Draining, ServiceError
+from .pipeline import Timings
+from .protocols import Wire, v2_grpc
+
+if TYPE_CHECKING:
+    from .app import Service
+
+logger = logging.getLogger("service.access")
+
+_PASSED = {
+    f"/{v2_grpc.SERVICE}/{name}": name in ("ServerReady", "ModelReady")
+    for name in (
+        "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics",
+        "RepositoryIndex",
+    )
+} | {"/grpc.health.v1.Health/Check": True}  # fmt: skip
+_INFER = f"/{v2_grpc.SERVICE}/ModelInfer"
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+# gRPC's own, which the channel sets anew; and ours.
+_OWN_METADATA = ("grpc-", ":", "user-agent", "content-type", "te", "x-api-key")
+
+
+class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base class has no types
+    """The server at ``grpc_port`` and the channel to ``downstream_grpc``."""
+
+    def __init__(self, service: Service) -> None:
+        settings = service.settings
+        limit = [("grpc.max_receive_message_length", settings.max_body_bytes), ("grpc.max_send_message_length", -1)]
+        self._service = service
+        self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, options=limit)
+        self._server = grpc.aio.server(options=[*limit, ("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers((self,))
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        settings = self._service.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {host}:{settings.grpc_port}") from error
+        await self._server.start()
+        logger.info("gRPC on %s:%d", host, self.port)
+
+    async def stop(self) -> None:
+        """Let running calls end, then close; the service has refused new ones since its drain began."""
+        await self._server.stop(grace=1.0)
+        await self._channel.close()
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a method; None is UNIMPLEMENTED."""
+        method = handler_call_details.method
+        if method == _INFER:
+            handler: Callable[..., Awaitable[bytes]] = self._infer
+        elif method in _PASSED:
+
+            async def handler(request: bytes, call: _Call) -> bytes:
+                if _PASSED[method]:
+                    self._service.ready_batcher()  # ready only when both are
+                return await self._ask(method, request, call, Timings())
+        else:
+            return None
+        return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler))
+
+    def _guarded(self, method: str, handler: Callable[..., Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+        """Count, log, and turn refusals and the server's own errors into statuses."""
+        route = method.rpartition("/")[2]
+
+        async def call(request: bytes, context: Any) -> bytes:
+            service, started, status = self._service, time.perf_counter(), "OK"
+            service.in_flight += 1
+            arrived = _Call.of(context)
+            try:
+                return await handler(request, arrived)
+            except ServiceError as error:
+                status = _CODES.get(error.status, grpc.StatusCode.INTERNAL).name
+                service.metrics.rejected.labels(error.code).inc()
+                told = [(name.lower(), value) for name, value in error.headers.items()]
+                await context.abort(grpc.StatusCode[status], str(error), (*told, ("x-arn-code", error.code)))
+                raise AssertionError from error  # abort raises
+            except grpc.aio.AioRpcError as error:  # the server's word, or the channel's for it
+                status = error.code().name
+                trailing = [(k, v) for k, v in error.trailing_metadata() or () if not k.startswith(_OWN_METADATA)]
+                await context.abort(
+                    error.code(), error.details() or "", (*trailing, ("x-arn-refused-by", "downstream"))
+                )
+                raise AssertionError from error
+            finally:
+                service.in_flight -= 1
+                service.metrics.requests.labels(f"grpc:{route}", status).inc()
+                milliseconds = 1000 * (time.perf_counter() - started)
+                logger.info("%s gRPC %s %s %.1fms", arrived.id, route, status, milliseconds)
+
+        return call
+
+    async def _infer(self, request: bytes, call: _Call) -> bytes:
+        service, timings = self._service, Timings()
+        settings = service.settings
+        if service.draining:
+            raise Draining("the service is shutting down")
+        if random.random() >= settings.purify_share:
+            return await self._bypass(request, call, timings, "canary")
+        try:
+            wire, items = await gateway.purify(service, v2_grpc.find(Wire(request, {})), timings)
+        except gateway.FORGIVEN as error:
+            if settings.on_failure == "reject" or isinstance(error, Draining):
+                raise
+            return await self._bypass(request, call, timings, error.code)
+        answer = await self._ask(_INFER, bytes(wire.body), call, timings)
+        evidence = pipeline.evidence(service, items, timings)
+        await call.context.send_initial_metadata(tuple((name.lower(), value) for name, value in evidence.items()))
+        if random.random() < settings.shadow_share:
+
+            async def shadow() -> None:
+                other: DownstreamAnswer | None = None
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    other = _answer(await self._ask(_INFER, request, call, Timings()))
+                gateway.compared(service, v2_grpc, items, _answer(answer), other)
+
+            service.background(shadow())
+        return answer
+
+    async def _bypass(self, request: bytes, call: _Call, timings: Timings, reason: str) -> bytes:
+        self._service.metrics.bypassed.labels(reason).inc()
+        answer = await self._ask(_INFER, request, call, timings)
+        await call.context.send_initial_metadata((("x-arn-purified", "false"), ("x-arn-bypass", reason)))
+        return answer
+
+    async def _ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> bytes:
+        """The server's answer, within what is left of the client's deadline and of ours."""
+        started = time.perf_counter()
+        seconds = min(self._service.settings.downstream_timeout_seconds, max(0.001, call.deadline - time.monotonic()))
+        outcome = "OK"
+        try:
+            answer: bytes = await self._channel.unary_unary(method)(request, timeout=seconds, metadata=call.metadata)
+        except grpc.aio.AioRpcError as error:
+            outcome = error.code().name
+            raise
+        finally:
+            timings["downstream"] = time.perf_counter() - started
+            self._service.metrics.downstream_requests.labels(outcome).inc()
+        return answer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What outlives a call's context: its id, the metadata to pass on, and the client's deadline (monotonic)."""
+
+    context: Any
+    id: str
+    metadata: tuple[tuple[str, Any], ...]
+    deadline: float
+
+    @staticmethod
+    def of(context: Any) -> _Call:
+        given = tuple((k, v) for k, v in context.invocation_metadata() or () if not k.startswith(_OWN_METADATA))
+        ids = [str(value)[:128] for name, value in given if name == "x-request-id"]
+        metadata = given if ids else (*given, ("x-request-id", uuid.uuid4().hex))
+        remaining = context.time_remaining()
+        deadline = math.inf if remaining is None else time.monotonic() + remaining
+        return _Call(context, ids[0] if ids else metadata[-1][1], metadata, deadline)
+
+
+def _answer(body: bytes) -> DownstreamAnswer:
+    return DownstreamAnswer(200, CIMultiDict(), body)

@@ -1,0 +1,169 @@
+"""What every way in shares: which model takes an image, the queue, and the evidence that goes with the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import numpy as np
+
+from models import Card
+
+from . import codec
+from .batcher import Answer
+from .codec import Images
+from .engine import Purified, Work
+from .errors import UnknownModel, WrongSize
+
+if TYPE_CHECKING:
+    from .app import Service
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Decoding and encoding less than this is quicker than handing it to a thread.
+_INLINE_PIXELS = 128 * 128
+
+Timings = dict[str, float]
+"""Seconds of each stage of one request."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """Images that travel together, the model they go to, and what came of them."""
+
+    filename: str | None
+    model: str
+    images: Images
+    result: Purified | None = None
+
+    @property
+    def purified(self) -> Purified:
+        """The result; there is one once the queue has answered."""
+        assert self.result is not None
+        return self.result
+
+
+async def pooled(pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call ``function``, which works on so many pixels, in a thread, or here where that is quicker."""
+    return function(*args, **kwargs) if pixels <= _INLINE_PIXELS else await asyncio.to_thread(function, *args, **kwargs)
+
+
+def choose(
+    service: Service, wanted: str | None, size: tuple[int, ...], channels: int | None = None, resize: bool = False
+) -> Card:
+    """The card of the model asked for, or of the first that takes (height, width); ``channels`` where they are fixed.
+
+    Raises:
+        UnknownModel: ``wanted`` names none that is loaded.
+        WrongSize: naming the sizes that are taken.
+    """
+    cards = list(service.engine.cards())
+    if wanted is not None:
+        cards = [card for card in cards if card.name == wanted]
+        if not cards:
+            loaded = ", ".join(card.name for card in service.engine.cards())
+            raise UnknownModel(f"no model {wanted!r} is loaded: {loaded}")
+    for card in cards:
+        if takes(card, size, channels):
+            return card
+    if resize:
+        return cards[0]
+    sizes = ", ".join(
+        f"{c.name} {c.input_shape[2]}x{c.input_shape[1]} with {c.input_shape[0]} channel(s)" for c in cards
+    )
+    given = f"{size[1]}x{size[0]}" + (f" with {channels} channel(s)" if channels is not None else "")
+    hint = "" if channels is not None else "; ?resize=true resamples"
+    raise WrongSize(f"no model takes {given}: {sizes}{hint}")
+
+
+def takes(card: Card, size: tuple[int, ...], channels: int | None = None) -> bool:
+    """Whether a purifier takes images of (height, width), and of so many channels where they are fixed."""
+    if not any(card.input_shape):
+        return True
+    return tuple(size) == card.input_shape[1:] and channels in (None, card.input_shape[0])
+
+
+async def decode(service: Service, data: bytes | bytearray, wanted: str | None = None, resize: bool = False) -> Item:
+    """An encoded image as pixels for the model that takes it.
+
+    Raises:
+        BrokenImage: not decodable.
+        TooManyPixels: told from the header.
+        UnknownModel, WrongSize: as :func:`choose` says.
+    """
+    opened = codec.open_image(data, service.settings.max_pixels)
+    card = choose(service, wanted, opened.size, resize=resize)
+    channels, height, width = card.input_shape
+    resize_to = (height, width) if resize and height else None
+    pixels = await pooled(math.prod(opened.size), opened.decode, channels or opened.channels, resize_to)
+    return Item(None, card.name, pixels)
+
+
+async def purify(
+    service: Service, items: Sequence[Item], timings: Timings, classify: bool = False, compare: bool = False
+) -> list[Item]:
+    """Queue, infer, and write down how far the images moved. Images that are alike travel as one entry.
+
+    Raises:
+        ServiceError: whatever :meth:`service.batcher.Batcher.submit` does; all items or none.
+    """
+    batcher, deadline = service.ready_batcher(), service.settings.deadline_seconds
+    alike: dict[tuple[object, ...], list[Item]] = {}
+    for item in items:
+        alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
+    calls = [
+        batcher.submit(
+            Work(group[0].model, classify, compare),
+            group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
+            deadline,
+        )
+        for group in alike.values()
+    ]
+    if len(calls) == 1:
+        answers: list[Answer] = [await calls[0]]
+    else:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(call) for call in calls]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        answers = [task.result() for task in running]
+    timings["queue"] = max(answer.queue_seconds for answer in answers)
+    timings["infer"] = max(answer.infer_seconds for answer in answers)
+    results: dict[int, Purified] = {}
+    for group, answer in zip(alike.values(), answers, strict=True):
+        start = 0
+        for item in group:
+            results[id(item)] = answer.result.part(start, start + len(item.images))
+            start += len(item.images)
+        linf, l2 = (
+            metric.labels(group[0].model) for metric in (service.metrics.residual_linf, service.metrics.residual_l2)
+        )
+        for largest, euclidean in zip(answer.result.linf.tolist(), answer.result.l2.tolist(), strict=True):
+            linf.observe(largest)
+            l2.observe(euclidean)
+    return [dataclasses.replace(item, result=results[id(item)]) for item in items]
+
+
+def evidence(service: Service, items: Sequence[Item], timings: Timings) -> dict[str, str]:
+    """The headers of a purified answer; of several images the largest norms. Also where the stages are recorded."""
+    names = list(dict.fromkeys(item.model for item in items))
+    return {
+        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name in names),
+        "X-ARN-Model-SHA256": ", ".join(service.engine.card(name).sha256 for name in names),
+        "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
+        "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
+        "X-ARN-Purified": "true",
+        "Server-Timing": server_timing(service, timings),
+    }
+
+
+def server_timing(service: Service, timings: Timings) -> str:
+    """Record every stage of a request and tell them as ``Server-Timing`` does (W3C Server Timing)."""
+    for stage, seconds in timings.items():
+        service.metrics.stage.labels(stage).observe(seconds)
+    return ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in timings.items())

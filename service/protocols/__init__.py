@@ -1,0 +1,74 @@
+"""The wire formats of model servers, one module each: find the images in a request, put them back. No I/O, no model.
+
+Whatever is not an image stays as it came, byte for byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[Any]
+Images = Numbers | bytes
+"""A numeric tensor as it was sent, or the bytes of one encoded image."""
+
+_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
+_BASE64_MAGICS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wire:
+    """A body and the headers that belong to it, by lower-case name."""
+
+    body: bytes | bytearray
+    headers: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place in a request that may hold images. ``typed``: the protocol, not the numbers, said what type they are."""
+
+    name: str
+    images: Images
+    typed: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The slots of a request, and how to write others in their place (by their index; the rest stay)."""
+
+    slots: Sequence[Slot]
+    put_back: Callable[[Mapping[int, Images]], Wire]
+
+
+def is_encoded_image(data: bytes | bytearray) -> bool:
+    """Whether bytes begin as one of the image formats that are decoded here."""
+    return data.startswith(_MAGICS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def from_base64(text: str) -> bytes | None:
+    """The encoded image in a base64 string; None where it holds none."""
+    if not text.startswith(_BASE64_MAGICS):
+        return None
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data if is_encoded_image(data) else None
+
+
+def numbers(value: Any) -> Numbers | None:
+    """Nested lists as an array; None where they are no rectangular tensor of numbers of two or more dimensions."""
+    if not isinstance(value, list) or not value:
+        return None
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError):  # ragged, or an integer that no dtype holds
+        return None
+    return array if array.dtype.kind in "iuf" and array.size else None

@@ -1,0 +1,117 @@
+"""TorchServe's ``/predictions``: the body is one image, or a form with images among its parts, or JSON.
+
+Source: TorchServe's Inference API page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from email.message import Message
+from typing import Any
+
+import numpy as np
+
+from ..errors import BrokenBody
+from . import Found, Images, Slot, Wire, is_encoded_image, v1
+from .json_text import parse
+
+_PART_TYPE = re.compile(rb"(?im)^content-type:[ \t]*image/[^\r\n]*")
+
+
+def find(wire: Wire) -> Found:
+    """The images in a ``/predictions`` body, whatever content type it declares; none where it holds none.
+
+    Raises:
+        BrokenBody: a form or JSON that contradicts itself.
+    """
+    kind = wire.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return _find_in_form(wire)
+    if kind == "application/json":
+        _, root = parse(wire.body)  # a handler may take any JSON; what KServe's envelope holds can be told
+        return v1.find(wire) if (root.get("instances") is None) != (root.get("inputs") is None) else _nothing(wire)
+    if is_encoded_image(wire.body) or kind.startswith("image/"):
+
+        def put_back(new: Mapping[int, Images]) -> Wire:
+            declared = {"content-type": "image/png"} if kind.startswith("image/") else {}
+            return Wire(_bytes(new.get(0, bytes(wire.body))), {**wire.headers, **declared} if new else wire.headers)
+
+        return Found([Slot("data", bytes(wire.body))], put_back)
+    return _nothing(wire)
+
+
+def _nothing(wire: Wire) -> Found:
+    return Found([], lambda _: wire)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """``body[start:head]`` are a part's headers, ``body[head:end]`` its content."""
+
+    start: int
+    head: int
+    end: int
+
+
+def _find_in_form(wire: Wire) -> Found:
+    body = bytes(wire.body)
+    parts = [part for part in _parts(body, _boundary(wire)) if is_encoded_image(body[part.head : part.end])]
+
+    def put_back(new: Mapping[int, Images]) -> Wire:
+        pieces, position = [], 0
+        for index, images in sorted(new.items()):
+            part = parts[index]
+            head = _PART_TYPE.sub(b"Content-Type: image/png", body[part.start : part.head])
+            pieces += [body[position : part.start], head, _bytes(images)]
+            position = part.end
+        return Wire(b"".join([*pieces, body[position:]]), wire.headers)
+
+    return Found([Slot("data", body[part.head : part.end]) for part in parts], put_back)
+
+
+def _boundary(wire: Wire) -> bytes:
+    message = Message()
+    message["Content-Type"] = wire.headers["content-type"]
+    boundary = message.get_boundary()
+    if not boundary or len(boundary) > 70 or not boundary.isascii():
+        raise BrokenBody("a multipart/form-data body without a boundary")
+    return b"--" + boundary.encode()
+
+
+def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
+    """RFC 2046 section 5.1.1, without the preamble that forms never have."""
+    if not body.startswith(delimiter):
+        raise BrokenBody("the form does not begin with its boundary")
+    parts, index = [], len(delimiter)
+    while not body.startswith(b"--", index):
+        if not body.startswith(b"\r\n", index):
+            raise BrokenBody("a line break is missing after the form's boundary")
+        start = index + 2
+        end = body.find(b"\r\n" + delimiter, start - 2)
+        head = body.find(b"\r\n\r\n", start - 2)
+        if end < 0 or head < 0 or head > end:
+            raise BrokenBody("the form ends too early, or a part has no headers' end")
+        parts.append(_Part(start, head + 4, max(end, head + 4)))
+        index = end + 2 + len(delimiter)
+    return parts
+
+
+def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
+    """The classes that an answer tells: the best key of an object of scores, else as V1's rows are read."""
+    try:
+        value = json.loads(answer)
+    except ValueError:
+        return None
+    if isinstance(value, dict) and value and all(isinstance(score, (int, float)) for score in value.values()):
+        return [max(value, key=value.__getitem__)]
+    if isinstance(value, dict):
+        return v1.labels(answer, headers)
+    return v1.best(value if isinstance(value, list) and np.ndim(value) > 1 else [value])
+
+
+def _bytes(images: Images) -> bytes:
+    assert isinstance(images, bytes)
+    return images

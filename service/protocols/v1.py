@@ -1,0 +1,86 @@
+"""KServe V1 and TensorFlow Serving's REST: rows (``instances``), columns (``inputs``) and ``{"b64": ...}``.
+
+Sources: KServe's V1 protocol page; TensorFlow Serving's RESTful API page ("Request format", "Encoding binary values").
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from ..errors import BrokenBody
+from . import Found, Images, Slot, Wire, from_base64, numbers
+from .json_text import Node, parse, splice
+
+
+def find(wire: Wire) -> Found:
+    """The images in a ``:predict`` body.
+
+    Raises:
+        BrokenBody: no JSON object, or one with neither or both of ``instances`` and ``inputs``.
+    """
+    text, root = parse(wire.body)
+    rows, columns = root.get("instances"), root.get("inputs")
+    if (rows is None) == (columns is None):
+        raise BrokenBody("a predict request has either 'instances' or 'inputs'")
+    found = list(_slots("", rows or columns))
+    nodes = [node for node, _ in found]
+
+    def put_back(new: Mapping[int, Images]) -> Wire:
+        texts = [(nodes[index], _text(images)) for index, images in new.items()]
+        return Wire(splice(text, texts).encode(), wire.headers)
+
+    return Found([slot for _, slot in found], put_back)
+
+
+def _slots(name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]:
+    if node is None:
+        return
+    if node.members is not None:
+        if list(node.members) == ["b64"]:
+            inner = node.members["b64"]
+            data = from_base64(inner.leaf) if isinstance(inner.leaf, str) else None
+            if data is not None:
+                yield inner, Slot(name, data)
+            return
+        for key, member in node.members.items():
+            yield from _slots(key, member)
+    elif node.elements is not None:
+        for element in node.elements:
+            yield from _slots(name, element)
+    elif isinstance(node.leaf, str):
+        data = from_base64(node.leaf)
+        if data is not None:
+            yield node, Slot(name, data)
+    else:
+        array = numbers(node.leaf)
+        if array is not None:
+            yield node, Slot(name, array, typed=False)
+
+
+def _text(images: Images) -> str:
+    if isinstance(images, bytes):
+        return json.dumps(base64.b64encode(images).decode())
+    return orjson.dumps(images, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # noqa: ARG001 (the protocols' signature)
+    """The classes that a predict answer tells, for comparing two; None where they cannot be told."""
+    try:
+        value = json.loads(answer)
+    except ValueError:
+        return None
+    rows = value.get("predictions", value.get("outputs")) if isinstance(value, dict) else None
+    return best(rows) if isinstance(rows, list) and rows else None
+
+
+def best(rows: list[Any]) -> list[Any]:
+    """Of each row the index of the largest score; of anything but a row of scores, itself."""
+    return [
+        row.index(max(row)) if isinstance(row, list) and row and all(isinstance(s, float) for s in row) else row
+        for row in rows
+    ]

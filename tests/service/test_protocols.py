@@ -1,0 +1,403 @@
+"""Images are found in every wire format and put back; whatever is no image stays as it came, byte for byte."""
+
+import base64
+import io
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service import codec
+from service.contract import Contract
+from service.errors import BadParameter, BrokenBody, ServiceError, WrongSize
+from service.gateway import inflate
+from service.protocols import Slot, Wire, torchserve, v1, v2
+from service.protocols.json_text import parse, splice
+
+DIGIT = (1, 28, 28)
+
+
+def digit(channels, height, width):
+    return (channels, height, width) == DIGIT
+
+
+def anything(channels, height, width):
+    return True
+
+
+def png(pixels):
+    return codec.encode_image(np.asarray(pixels, np.uint8).reshape(*np.shape(pixels)[:2], -1))
+
+
+UNDECLARED = Contract()
+
+
+def through(protocol, wire, contract=UNDECLARED, takes=anything):
+    """Find, enter, leave and put back every image, unchanged."""
+    found = protocol.find(wire)
+    new = {}
+    for index, slot in enumerate(found.slots):
+        if not contract.is_image(slot, takes):
+            continue
+        if isinstance(slot.images, bytes):
+            opened = codec.open_image(slot.images, 10**6)
+            new[index] = codec.encode_image(opened.decode(opened.channels)[0])
+        else:
+            entered = contract.enter(slot, takes)
+            assert entered.images.dtype in (np.uint8, np.float32)
+            new[index] = entered.leave(entered.images)
+    return found.put_back(new), len(new)
+
+
+# -- generated requests -------------------------------------------------------------------------------------------
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+anything_else = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+# Number formats that Python would not write, around the images.
+NUMBERS = ["1.0", "1E5", "-0.0", "1e-07", "0.10", "NaN", "-Infinity", '"\\u0041\\/"', "12345678901234567890"]
+oddities = st.sampled_from(NUMBERS)
+spaces = st.sampled_from(["", " ", "\n  ", "\t"])
+
+
+@st.composite
+def json_text(draw, members):
+    """An object with these members (text by name) and others, in any order and spacing."""
+    values = oddities | anything_else.map(json.dumps)
+    others = draw(st.dictionaries(st.text(min_size=1, max_size=6), values, max_size=3))
+    pairs = draw(st.permutations([*members.items(), *((k, v) for k, v in others.items() if k not in _RESERVED)]))
+    s = lambda: draw(spaces)  # noqa: E731
+    return "{" + ",".join(f"{s()}{json.dumps(k)}{s()}:{s()}{v}{s()}" for k, v in pairs) + "}" + s()
+
+
+_RESERVED = {"inputs", "instances", "data", "shape", "datatype", "parameters", "name", "b64", "binary_data_size"}
+sides = st.integers(1, 6)
+
+
+@st.composite
+def tensors(draw, dtype):
+    shape = draw(st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), sides, sides))
+    size = math.prod(shape)
+    if np.dtype(dtype).kind == "u":
+        return np.array(draw(st.lists(st.integers(0, 255), min_size=size, max_size=size)), dtype).reshape(shape)
+    width = np.dtype(dtype).itemsize * 8
+    values = draw(st.lists(st.floats(0, 1, width=width), min_size=size, max_size=size))
+    return np.array(values, dtype).reshape(shape)
+
+
+DATATYPES = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8, "FP64": np.float64}
+
+
+@given(st.data(), st.sampled_from(sorted(DATATYPES)))
+def test_v2_binary_comes_back_byte_for_byte(data, datatype):
+    tensor = data.draw(tensors(DATATYPES[datatype]))
+    blob, side = tensor.tobytes(), data.draw(st.binary(max_size=9))
+    image = data.draw(json_text({
+        "name": '"image"', "datatype": json.dumps(datatype), "shape": json.dumps(tensor.shape),
+        "parameters": json.dumps({"binary_data_size": len(blob)}),
+    }))  # fmt: skip
+    size = {"binary_data_size": len(side)}
+    other = json.dumps({"name": "key", "datatype": "INT8", "shape": [len(side)], "parameters": size})
+    order = data.draw(st.permutations([(image, blob), (other, side)]))
+    head = data.draw(json_text({"inputs": f"[{order[0][0]} , {order[1][0]}]"})).encode()
+    body = head + order[0][1] + order[1][1]
+    wire = Wire(body, {v2.HEADER: str(len(head)), "x-other": "1"})
+    back, count = through(v2, wire, Contract(input="image"))
+    assert count == 1
+    assert back == wire
+
+
+@given(st.data(), st.sampled_from(["FP32", "UINT8", "FP16"]), st.booleans())
+def test_v2_json_keeps_all_but_the_image_byte_for_byte_and_the_image_number_for_number(data, datatype, flat):
+    tensor = data.draw(tensors(DATATYPES[datatype]))
+    values = json.dumps((tensor.reshape(-1) if flat else tensor).tolist())
+    image = data.draw(json_text({
+        "name": '"image"', "datatype": json.dumps(datatype), "shape": json.dumps(tensor.shape), "data": values,
+    }))  # fmt: skip
+    text = data.draw(json_text({"inputs": f"[ {image} ]"}))
+    back, _ = through(v2, Wire(text.encode(), {}), Contract(input="image"))
+    before, after = text.index(values), len(text) - text.index(values) - len(values)
+    written = back.body.decode()
+    assert written[:before] == text[:before]
+    assert written[len(written) - after :] == text[len(text) - after :]
+    again = np.array(json.loads(written[before : len(written) - after]), tensor.dtype)
+    assert np.array_equal(again, tensor.reshape(-1) if flat else tensor)
+
+
+@given(st.data(), st.sampled_from(["instances", "inputs"]), st.booleans())
+def test_v1_rows_and_columns_keep_all_but_the_image_byte_for_byte(data, key, named):
+    tensor = data.draw(tensors(np.float32))
+    values = json.dumps(tensor.astype(float).tolist())
+    if named:
+        inner = data.draw(json_text({"image": values}))
+        values_at = f"[{inner}]" if key == "instances" else inner
+    else:
+        values_at = values
+    text = data.draw(json_text({key: values_at}))
+    back, count = through(v1, Wire(text.encode(), {}), Contract(input="image"))
+    assert count == 1
+    before = text.index(values)
+    assert back.body.decode()[:before] == text[:before]
+    after = text[before + len(values) :]
+    assert back.body.decode().endswith(after)
+    written = back.body.decode()[before : len(back.body.decode()) - len(after)]
+    assert np.array_equal(np.array(json.loads(written), np.float32), tensor)
+
+
+pictures = st.tuples(sides, sides, st.sampled_from([1, 3])).flatmap(
+    lambda shape: st.binary(min_size=math.prod(shape), max_size=math.prod(shape)).map(
+        lambda raw: np.frombuffer(raw, np.uint8).reshape(shape)
+    )
+)
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def same(encoded, image):
+    return np.array_equal(pixels(encoded), image.squeeze(2) if image.shape[2] == 1 else image)
+
+
+@given(st.data(), st.lists(pictures, min_size=1, max_size=3))
+def test_encoded_images_come_back_pixel_for_pixel_wherever_they_are(data, images):
+    encoded = [png(image) for image in images]
+    texts = [json.dumps(base64.b64encode(one).decode()) for one in encoded]
+
+    rows = ",".join(f'{{"key": 1.0, "image": {{"b64": {text}}}}}' for text in texts)
+    back, count = through(v1, Wire(f'{{"instances": [{rows}]}}'.encode(), {}))
+    assert count == len(images)
+    for row, image in zip(json.loads(back.body)["instances"], images, strict=True):
+        assert same(base64.b64decode(row["image"]["b64"]), image)
+
+    blob = b"".join(struct.pack("<I", len(one)) + one for one in [*encoded, b"text"])
+    shape, parameters = [len(encoded) + 1], {"binary_data_size": len(blob)}
+    described = {"name": "x", "datatype": "BYTES", "shape": shape, "parameters": parameters}
+    head = json.dumps({"inputs": [described]}).encode()
+    back, count = through(v2, Wire(head + blob, {v2.HEADER: str(len(head))}))
+    assert count == len(images)
+    length = int(back.headers[v2.HEADER])
+    size = json.loads(back.body[:length])["inputs"][0]["parameters"]["binary_data_size"]
+    elements = v2.split("x", back.body[length:])
+    assert size == len(back.body) - length
+    assert elements[-1] == b"text"
+    for element, image in zip(elements, images, strict=False):
+        assert same(element, image)
+
+    described = f'{{"name": "x", "datatype": "BYTES", "shape": [{len(texts)}], "data": [{", ".join(texts)}]}}'
+    strings = f'{{"inputs": [{described}]}}'
+    assert through(v2, Wire(strings.encode(), {}))[1] == len(images)
+
+    back, _ = through(torchserve, Wire(encoded[0], {"content-type": "image/png"}))
+    assert np.array_equal(pixels(back.body), pixels(encoded[0]))
+
+
+def test_a_form_keeps_its_other_parts_byte_for_byte_and_names_the_new_type():
+    jpeg = io.BytesIO()
+    Image.new("L", (28, 28), 9).save(jpeg, "JPEG")
+    text = b'--b\r\nContent-Disposition: form-data; name="k"\r\n\r\n 1.0 \r\n'
+    body = (
+        text + b'--b\r\nContent-Disposition: form-data; name="data"; filename="a.jpg"\r\n'
+        + b"content-type: image/jpeg\r\n\r\n" + jpeg.getvalue() + b"\r\n--b--\r\n"
+    )  # fmt: skip
+    back, count = through(torchserve, Wire(body, {"content-type": "multipart/form-data; boundary=b"}))
+    assert count == 1
+    assert back.body.startswith(text)
+    assert b"\r\nContent-Type: image/png\r\n\r\n\x89PNG" in back.body
+    assert back.body.endswith(b"\r\n--b--\r\n")
+    untouched, none = through(torchserve, Wire(text + b"--b--", {"content-type": 'multipart/form-data; boundary="b"'}))
+    assert (untouched.body, none) == (text + b"--b--", 0)
+
+
+def test_the_raw_form_is_read_as_what_a_purifier_takes():
+    for dtype in (np.float32, np.uint8, np.float16):
+        tensor = np.linspace(0, 1, 784).astype(dtype)
+        wire = Wire(tensor.tobytes(), {v2.HEADER: "0"})
+        assert through(v2, wire, takes=digit)[0] == wire
+    with pytest.raises(WrongSize):
+        through(v2, Wire(b"12345", {v2.HEADER: "0"}), takes=digit)
+
+
+# -- the contract -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "expected"),
+    [
+        ((2, 1, 28, 28), "auto", (2, 1, 28, 28)),
+        ((2, 28, 28, 1), "auto", (2, 1, 28, 28)),
+        ((5, 28, 28), "auto", (5, 1, 28, 28)),
+        ((28, 28), "auto", (1, 1, 28, 28)),
+        ((2, 784), "auto", (2, 1, 28, 28)),
+        ((784,), "nhwc", (1, 1, 28, 28)),
+    ],
+)
+def test_layouts(shape, layout, expected):
+    tensor = np.random.default_rng(0).random(shape, dtype=np.float32)
+    entered = Contract(layout=layout).enter(Slot("x", tensor), digit)
+    assert entered.images.shape == expected
+    assert np.array_equal(entered.leave(entered.images), tensor)
+    changed = entered.leave(1 - entered.images)
+    assert np.allclose(changed, 1 - tensor)
+    assert changed.shape == tensor.shape
+
+
+@given(st.data(), st.sampled_from(["0-1", "0-255", "-1-1", "mean/std"]), st.sampled_from(["rgb", "bgr"]), st.booleans())
+def test_ranges_and_colours_go_in_and_out(data, range_, colour, channels_last):
+    unit = data.draw(tensors(np.float32)).astype(np.float64)
+    channels = unit.shape[1]
+    mean, std = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
+    declared = {"mean": mean, "std": std} if range_ == "mean/std" else {"range": range_}
+    contract = Contract(layout="nhwc" if channels_last else "nchw", colour=colour, **declared)
+    column = [np.array(part).reshape(-1, 1, 1) for part in (mean, std)]
+    as_sent = {
+        "0-1": unit, "0-255": unit * 255, "-1-1": unit * 2 - 1, "mean/std": (unit - column[0]) / column[1],
+    }[range_].astype(np.float32)  # fmt: skip
+    flip = colour == "bgr" and channels == 3
+    tensor = as_sent[:, ::-1] if flip and range_ != "mean/std" else as_sent
+    if range_ == "mean/std" and flip:
+        tensor = as_sent[:, ::-1]
+    tensor = np.ascontiguousarray(tensor.transpose(0, 2, 3, 1) if channels_last else tensor)
+    entered = contract.enter(Slot("x", tensor), anything)
+    assert np.allclose(entered.images, unit, atol=2e-7)
+    assert np.array_equal(entered.leave(entered.images), tensor)
+    halved = entered.leave((entered.images / 2).astype(np.float32))
+    again = contract.enter(Slot("x", halved), anything)
+    assert np.allclose(again.images, unit / 2, atol=1e-6)
+
+
+def test_integers_stay_integers():
+    tensor = np.arange(784, dtype=np.int64).reshape(1, 28, 28, 1) % 256
+    entered = Contract().enter(Slot("x", tensor, typed=False), digit)
+    assert entered.images.dtype == np.uint8
+    assert np.array_equal(entered.leave(255 - entered.images), 255 - tensor)
+    binary = (tensor > 100).astype(np.int64)  # JSON's 0 and 1 are 0.0 and 1.0
+    assert Contract().enter(Slot("x", binary, typed=False), digit).images.max() == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1.1, -0.5])
+def test_values_outside_the_declared_range_are_refused(bad):
+    tensor = np.zeros((1, 1, 28, 28), np.float32)
+    tensor[0, 0, 3, 3] = bad
+    with pytest.raises(BadParameter, match="finite values"):
+        Contract().enter(Slot("x", tensor), digit)
+
+
+# -- malformed ----------------------------------------------------------------------------------------------------
+
+GOOD = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+
+
+def v2_body(described, blob=b"12345678"):
+    head = json.dumps({"inputs": [described]}).encode()
+    return Wire(head + blob, {v2.HEADER: str(len(head))})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "wire"),
+    [
+        (v2, Wire(b"", {})),
+        (v2, Wire(b"{", {})),
+        (v2, Wire(b"[]", {})),
+        (v2, Wire(b'{"inputs": 3}', {})),
+        (v2, Wire(b'{"inputs": [], "inputs": []}', {})),
+        (v2, Wire(b"\xff{}", {})),
+        (v2, Wire(b"[" * 100_000, {})),
+        (v2, Wire(b'{"inputs": [' + b'{"a":' * 100_000, {})),
+        (v2, Wire(b'{"inputs": []} x', {})),
+        (v2, Wire(b'{"inputs": [],}', {})),
+        (v2, Wire(b"{}", {v2.HEADER: "-1"})),
+        (v2, Wire(b"{}", {v2.HEADER: "3"})),
+        (v2, Wire(b"{}", {v2.HEADER: "9" * 5000})),
+        (v2, v2_body(GOOD, b"1234567")),
+        (v2, v2_body(GOOD, b"123456789")),
+        (v2, v2_body({**GOOD, "shape": [1, 3]})),
+        (v2, v2_body({**GOOD, "shape": [-1, -2]})),
+        (v2, v2_body({**GOOD, "shape": [True, 2]})),
+        (v2, v2_body({**GOOD, "shape": [2**62, 2**62]})),
+        (v2, v2_body({**GOOD, "shape": "x"})),
+        (v2, v2_body({**GOOD, "parameters": {"binary_data_size": 2**63}})),
+        (v2, v2_body({**GOOD, "parameters": {"binary_data_size": -1}})),
+        (v2, v2_body({**GOOD, "parameters": {"binary_data_size": "8"}})),
+        (v2, v2_body({**GOOD, "data": [1, 2]})),
+        (v2, v2_body({**GOOD, "parameters": {"shared_memory_region": "r"}}, b"")),
+        (v2, v2_body({**GOOD, "datatype": "BYTES", "shape": [1]})),
+        (v2, v2_body({**GOOD, "datatype": "BYTES", "shape": [1]}, b"\x01\0\0\0a\0\0\0")),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":["a",{}]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,1e400]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"INT64","shape":[1],"data":[' + b"9" * 5000 + b"]}]}", {})),
+        (v1, Wire(b"{}", {})),
+        (v1, Wire(b'{"instances": [[1]], "inputs": [[1]]}', {})),
+        (v1, Wire(b'{"instances": [[1, 2}', {})),
+        (torchserve, Wire(b"x", {"content-type": "multipart/form-data"})),
+        (torchserve, Wire(b"--b\r\n\r\n", {"content-type": "multipart/form-data; boundary=b"})),
+        (torchserve, Wire(b"--bxx", {"content-type": "multipart/form-data; boundary=b"})),
+        (torchserve, Wire(b"{]", {"content-type": "application/json"})),
+    ],
+)  # fmt: skip
+def test_malformed_bodies_are_told(protocol, wire):
+    with pytest.raises(BrokenBody) as told:
+        protocol.find(wire)
+    assert len(str(told.value)) < 300
+
+
+kinds = st.sampled_from(["application/json", "image/png", "multipart/form-data; boundary=b"])
+
+
+@given(st.binary(max_size=200), st.sampled_from([v1, v2, torchserve]), kinds, st.sampled_from([None, "0", "5"]))
+def test_any_bytes_are_found_in_or_refused(body, protocol, kind, length):
+    headers = {"content-type": kind} | ({v2.HEADER: length} if length else {})
+    try:
+        protocol.find(Wire(body, headers))
+    except ServiceError as error:
+        assert error.status < 500  # noqa: PT017
+
+
+def test_json_places():
+    text, root = parse(b' {"a" : [ {"b": 1.50} , {"b":"x"}], "c": [[1, 2], [NaN]]} ')
+    b = root.get("a").elements[0].get("b")
+    assert text[b.start : b.end] == "1.50"
+    assert splice(text, [(root.get("c"), "0"), (b, "7")]) == ' {"a" : [ {"b": 7} , {"b":"x"}], "c": 0} '
+
+
+def test_compressed_bodies_are_bounded():
+    import gzip
+    import zlib
+
+    assert inflate(gzip.compress(b"x" * 100), "gzip", 100) == b"x" * 100
+    assert inflate(zlib.compress(b"x"), "deflate", 100) == b"x"
+    bomb = gzip.compress(bytes(10**7))
+    for body, encoding, status in [
+        (bomb, "gzip", 413),
+        (bomb[:-9], "gzip", 413),
+        (gzip.compress(b"x" * 50)[:-9], "gzip", 400),
+        (gzip.compress(b"x") + b"y", "gzip", 400),
+        (b"no", "gzip", 400),
+        (b"no", "br", 415),
+    ]:
+        with pytest.raises(ServiceError) as told:
+            inflate(body, encoding, 100)
+        assert told.value.status == status
+
+
+def test_labels_are_read_from_every_kind_of_answer():
+    assert v1.labels(b'{"predictions": [[0.1, 0.9], [0.8, 0.2]]}', {}) == [1, 0]
+    assert v1.labels(b'{"predictions": [3, 4]}', {}) == [3, 4]
+    assert v1.labels(b"x", {}) is None
+    answer = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [2, 2], "data": [0.1, 0.9, 0.8, 0.2]}]}
+    assert v2.labels(json.dumps(answer).encode(), {}) == [1, 0]
+    answer["outputs"][0] = {"name": "y", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+    head = json.dumps(answer).encode()
+    assert v2.labels(head + np.array([1, 2], "<f4").tobytes(), {v2.HEADER: str(len(head))}) == [1]
+    assert v2.labels(b"{}", {}) is None
+    assert torchserve.labels(b'{"cat": 0.2, "dog": 0.8}', {}) == ["dog"]
+    assert torchserve.labels(b"7", {}) == [7]
