@@ -16,6 +16,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from multidict import CIMultiDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from models import Card
 
 from . import codec, pipeline
 from .contract import Contract, Entered
@@ -159,10 +162,13 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
     started = time.perf_counter()
     contract, cards = service.contract, list(service.engine.cards())
 
-    def takes(channels: int, height: int, width: int) -> bool:
-        return any(pipeline.takes(card, (height, width), channels) for card in cards)
+    def takes(channels: int, height: int, width: int, among: Sequence[Card] = cards) -> bool:
+        return any(pipeline.takes(card, (height, width), channels) for card in among)
 
-    chosen = [index for index, slot in enumerate(found.slots) if contract.is_image(slot, takes)]
+    # A purifier of any size would see an image in every matrix: it is asked only where none of a fixed size sees one.
+    particular = partial(takes, among=[card for card in cards if any(card.input_shape)])
+    chosen = [index for index, slot in enumerate(found.slots) if contract.is_image(slot, particular)]
+    chosen = chosen or [index for index, slot in enumerate(found.slots) if contract.is_image(slot, takes)]
     if not chosen:
         wanted = f"as input {contract.input!r}" if contract.input else "of a shape that a loaded purifier takes"
         raise NoImage(f"no image in the request {wanted}")

@@ -1,0 +1,348 @@
+"""What passes between client, purifier and server besides images: headers, deadlines, refusals, and the documented
+examples of TensorFlow Serving, which has no package to run here."""
+
+import base64
+import gzip
+import io
+import json
+import select
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.contract import Contract
+from service.downstream import Breaker
+from service.errors import DownstreamOpen
+from service.gateway import mismatch
+from service.protocols import v2
+from service.settings import Settings
+
+from ..conftest import running
+
+PNG = (Path(__file__).parents[2] / "examples" / "adversarial_3.png").read_bytes()
+ROWS = [[[0.5] * 28] * 28]
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """Keeps what it was asked and answers what it is told to."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list] = []
+    answers = staticmethod(lambda path: (200, {"Content-Type": "application/json"}, b'{"predictions": [[0.1, 0.9]]}'))
+    left = threading.Event()
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.asked.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        if "slow" in self.path:
+            readable, _, _ = select.select([self.connection], [], [], 5)
+            if readable:  # nothing but the end can come now
+                self.left.set()
+                self.close_connection = True
+                return
+        status, headers, answer = self.answers(self.path)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_PUT = do_GET = do_POST  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def asked():
+    Upstream.asked.clear()
+    return Upstream.asked
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream):
+    models = "mnist-transparent,identity"
+    with running(downstream_url=upstream, downstream_protocol="any", models=models, queue_images=64) as client:
+        yield client
+
+
+def sample(client, line):
+    found = [row for row in client.get("/metrics").text.splitlines() if row.startswith(line + " ")]
+    return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+
+# -- TensorFlow Serving's documented requests (its REST API page), with images where it has them -------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"instances": ROWS}',
+        '{"signature_name": "serving_default", "instances": ROWS}',
+        '{"instances": [{"tag": "foo", "signal": ROW, "sensor": [[1, 2], [3, 4]]}]}',
+        '{"instances": [{"image": {"b64": "PNG"}, "caption": "seaside"}]}',
+        '{"instances": [{"b64": "PNG"}, {"b64": "PNG"}]}',
+        '{"inputs": {"tag": ["foo"], "signal": ROWS, "sensor": [[[1, 2], [3, 4]]]}}',
+        '{"inputs": ROWS, "signature_name": "x", "threshold": NaN}',
+    ],
+)
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/models/half_plus_two:predict", "/v1/models/m/versions/2:predict", "/v1/models/m/labels/stable:predict"],
+)
+def test_tensorflow_servings_documented_requests_are_purified(gateway, asked, body, path):
+    for name, image in {
+        "ROWS": json.dumps(ROWS),
+        "ROW": json.dumps(ROWS[0]),
+        "PNG": base64.b64encode(PNG).decode(),
+    }.items():
+        body = body.replace(name, image)
+    answer = gateway.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.content) == (200, b'{"predictions": [[0.1, 0.9]]}')
+    assert answer.headers["x-arn-purified"] == "true"
+    assert float(answer.headers["x-arn-residual-l2"]) > 0
+    ((method, asked_path, _, sent),) = asked
+    assert (method, asked_path) == ("POST", path)
+    assert sent != body.encode()
+    for kept in ('"foo"', "[[1, 2], [3, 4]]", '"seaside"', '"signature_name": "', '"threshold": NaN'):
+        assert (kept in body) == (kept in sent.decode())
+
+
+def test_health_and_metadata_pass_with_their_query(gateway, asked):
+    for path in ["/v1/models", "/v1/models/m", "/v1/models/m/metadata", "/v1/models/m/versions/1?x=1", "/ping", "/v2"]:
+        assert gateway.get(path).status_code == 200
+    assert [path for _, path, _, _ in asked] == [
+        "/v1/models", "/v1/models/m", "/v1/models/m/metadata", "/v1/models/m/versions/1?x=1", "/ping", "/v2",
+    ]  # fmt: skip
+
+
+# -- headers ------------------------------------------------------------------------------------------------------
+
+
+def test_what_concerns_the_server_is_passed_on_and_nothing_else(gateway, asked):
+    headers = {
+        "Authorization": "Bearer t", "traceparent": "00-1-2-01", "X-Request-ID": "r-1", "X-API-Key": "ours",
+        "Connection": "keep-alive, X-Hop", "X-Hop": "1", "TE": "trailers", "Accept-Encoding": "gzip",
+        "x-envoy-expected-rq-timeout-ms": "5000", "Content-Encoding": "gzip", "X-Custom": "kept",
+    }  # fmt: skip
+    body = json.dumps({"instances": ROWS}).encode()
+    answer = gateway.post("/v1/models/m:predict?a=b%20c", content=gzip.compress(body), headers=headers)
+    assert answer.status_code == 200
+    ((_, path, sent, received),) = asked
+    assert path == "/v1/models/m:predict?a=b%20c"
+    for name in ("Authorization", "traceparent", "X-Request-ID", "X-Custom", "Accept-Encoding"):
+        assert sent[name.lower()] == headers[name]
+    assert not {"x-api-key", "x-hop", "te", "content-encoding"} & set(sent)
+    assert 1 <= int(sent["x-envoy-expected-rq-timeout-ms"]) < 5000
+    assert int(sent["content-length"]) == len(received)
+    assert json.loads(received)["instances"]
+
+
+def test_status_headers_and_compressed_body_of_the_server_come_back_as_they_are(gateway, asked, monkeypatch):
+    packed = gzip.compress(b'{"error": "busy"}')
+    told = {"Content-Type": "application/json", "Content-Encoding": "gzip", "Retry-After": "17", "X-Theirs": "1",
+            "Server-Timing": "net;dur=1", "Connection": "close"}  # fmt: skip
+    monkeypatch.setattr(Upstream, "answers", staticmethod(lambda path: (503, told, packed)))
+    answer = gateway.post("/v1/models/m:predict", content=json.dumps({"instances": ROWS}))
+    assert (answer.status_code, answer.json()) == (503, {"error": "busy"})
+    assert (answer.headers["retry-after"], answer.headers["x-theirs"]) == ("17", "1")
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["server-timing"].endswith(", net;dur=1")
+    assert answer.headers["x-arn-refused-by"] == "downstream"
+    assert sample(gateway, 'arn_downstream_requests_total{status="503"}') >= 1
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "code"),
+    [
+        ("/v1/models/m:predict", b"{", {}, 400, "broken_body"),
+        ("/v1/models/m:predict", b'{"instances": []}', {}, 422, "no_image"),
+        ("/v1/models/m:predict", json.dumps({"instances": [[[np.nan] * 28] * 28]}).encode(), {}, 422, "bad_parameter"),
+        ("/v1/models/m:predict", json.dumps({"instances": ROWS * 100}).encode(), {}, 413, "too_many_images"),
+        ("/v2/models/m/infer", b"{}", {v2.HEADER: "7"}, 400, "broken_body"),
+        ("/v2/models/m/infer", gzip.compress(b"{}")[:-4], {"Content-Encoding": "gzip"}, 400, "broken_body"),
+        ("/v2/models/m/infer", gzip.compress(bytes(2**27)), {"Content-Encoding": "gzip"}, 413, "body_too_large"),
+        ("/v2/models/m/infer", b"{}", {"Content-Encoding": "br"}, 415, "unsupported_media_type"),
+        ("/v2/models/a;b/infer", b"{}", {}, 404, "unknown_model"),
+        ("/v2/models/%252e/infer", b"{}", {}, 404, "unknown_model"),
+        ("/predictions/m", b"\x89PNG\r\n\x1a\nxx", {"Content-Type": "image/png"}, 400, 400),
+        ("/predictions/m", b"text", {"Content-Type": "text/plain"}, 422, 422),
+        ("/predictions/m", b"--b", {"Content-Type": "multipart/form-data; boundary=b"}, 400, 400),
+    ],
+)  # fmt: skip
+def test_refusals_of_ours_come_in_the_protocols_form_and_reach_no_server(
+    gateway, asked, path, body, headers, status, code
+):
+    answer = gateway.post(path, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["x-arn-refused-by"] == "purifier"
+    assert ("message" in answer.json()) == path.startswith("/predictions")
+    assert not asked
+
+
+def test_torchserve_gets_a_png_by_post_and_put_and_a_jpeg_is_renamed(gateway, asked):
+    jpeg = io.BytesIO()
+    Image.new("L", (28, 28), 99).save(jpeg, "JPEG")
+    for method, body, kind in [("POST", PNG, "image/png"), ("PUT", jpeg.getvalue(), "image/jpeg"), ("PUT", PNG, None)]:
+        headers = {"Content-Type": kind} if kind else {}
+        assert gateway.request(method, "/predictions/m/1.0", content=body, headers=headers).status_code == 200
+    assert [(method, sent.get("content-type")) for method, _, sent, _ in asked] == [
+        ("POST", "image/png"), ("PUT", "image/png"), ("PUT", None),
+    ]  # fmt: skip
+    for _, _, _, body in asked:
+        assert Image.open(io.BytesIO(body)).format == "PNG"
+
+
+def test_a_server_that_is_down_or_slow_is_told_apart_and_left_alone_after_a_while(upstream):
+    with running(downstream_url="http://127.0.0.1:9", downstream_protocol="v1") as client:
+        answers = [client.post("/v1/models/m:predict", content=json.dumps({"instances": ROWS})) for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [502] * 5 + [503]
+        assert answers[-1].json()["code"] == "downstream_open"
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert client.post("/predictions/m", content=PNG).status_code == 404  # another protocol than the one declared
+    with running(downstream_url=upstream, downstream_protocol="v1", downstream_timeout_seconds=0.2) as client:
+        answer = client.post("/v1/models/slow:predict", content=json.dumps({"instances": ROWS}))
+        assert (answer.status_code, answer.json()["code"]) == (504, "downstream_timeout")
+
+
+def test_the_breaker_lets_one_probe_through_a_pause_and_closes_at_the_first_answer(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("service.downstream.time.monotonic", lambda: now[0])
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.admit()
+        breaker.failed()
+    with pytest.raises(DownstreamOpen):
+        breaker.admit()
+    now[0] += 0.6
+    breaker.admit()  # the probe
+    with pytest.raises(DownstreamOpen):
+        breaker.admit()
+    breaker.failed()
+    now[0] += 0.6  # the pause has doubled
+    with pytest.raises(DownstreamOpen):
+        breaker.admit()
+    now[0] += 0.5
+    breaker.admit()
+    breaker.succeeded()
+    breaker.admit()
+
+
+def test_a_full_queue_is_refused_or_bypassed_as_declared(upstream, asked):
+    rows = json.dumps({"instances": ROWS * 9})
+    for policy, status in [("reject", 413), ("bypass", 200)]:
+        with running(downstream_url=upstream, downstream_protocol="v1", queue_images=8, on_failure=policy) as client:
+            answer = client.post("/v1/models/m:predict", content=rows)
+            assert answer.status_code == status
+            bypassed = sample(client, 'arn_bypassed_total{reason="too_many_images"}')
+            assert bypassed == (policy == "bypass")
+    ((_, _, _, body),) = asked
+    assert body == rows.encode()
+    assert (answer.headers["x-arn-purified"], answer.headers["x-arn-bypass"]) == ("false", "too_many_images")
+
+
+def test_a_canary_share_of_nothing_purifies_nothing(upstream, asked):
+    with running(downstream_url=upstream, downstream_protocol="v1", purify_share=0) as client:
+        body = gzip.compress(json.dumps({"instances": ROWS}).encode())
+        answer = client.post("/v1/models/m:predict", content=body, headers={"Content-Encoding": "gzip"})
+        assert answer.headers["x-arn-purified"] == "false"
+        assert sample(client, 'arn_bypassed_total{reason="canary"}') == 1
+    assert asked[0][3] == body
+    assert asked[0][2]["content-encoding"] == "gzip"
+
+
+def test_a_client_that_hangs_up_ends_the_call_to_the_server(upstream, tmp_path):
+    import socket
+
+    from ..e2e.conftest import serving
+
+    Upstream.left.clear()
+    body = json.dumps({"instances": ROWS}).encode()
+    with serving(tmp_path, "--downstream-url", upstream, "--downstream-protocol", "v1") as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            head = f"POST /v1/models/slow:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            Upstream.asked.clear()
+            client.sendall(head.encode() + body)
+            while not Upstream.asked:
+                time.sleep(0.01)
+        assert Upstream.left.wait(4)
+        while 'route="/v1/models/{model}:predict",status="499"} 1.0' not in served.client.get("/metrics").text:
+            time.sleep(0.01)
+
+
+# -- the declaration ----------------------------------------------------------------------------------------------
+
+
+def metadata(**inputs):
+    return {
+        "inputs": [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in inputs.items()]
+    }
+
+
+def digits(channels, height, width):
+    return (channels, height, width) == (1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("contract", "inputs", "reason"),
+    [
+        (Contract(), {"x": ("FP32", [-1, 1, 28, 28])}, None),
+        (Contract(layout="nhwc"), {"x": ("FP32", [-1, 28, 28, 1])}, None),
+        (Contract(layout="nhwc"), {"x": ("FP32", [-1, 1, 28, 28])}, "has the shape"),
+        (Contract(input="y"), {"x": ("FP32", [-1, 1, 28, 28])}, "no input 'y'"),
+        (Contract(), {"x": ("FP32", [-1, 3, 32, 32])}, "has the shape"),
+        (Contract(), {"x": ("BOOL", [-1, 1, 28, 28])}, "no type that images have"),
+        (Contract(), {"x": ("BYTES", [-1])}, None),
+        (Contract(), {"x": ("FP32", [-1, 784]), "y": ("INT64", [-1])}, None),
+        (Contract(), {"x": ("FP32", [-1, -1, -1, -1])}, None),
+    ],
+)
+def test_metadata_are_held_against_the_declaration(contract, inputs, reason):
+    found = mismatch(contract, metadata(**inputs), digits)
+    assert (found is None) if reason is None else (reason in found)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"input_mean": "0.5"}, "come together"),
+        ({"input_mean": "0.5", "input_std": "0"}, "greater than 0"),
+        ({"input_mean": "0.5,x", "input_std": "1,1"}, "unable to parse"),
+        ({"input_mean": "0.5", "input_std": "0.5", "input_range": "0-1"}, "exclude each other"),
+    ],
+)
+def test_declarations_that_contradict_themselves_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**values)
+
+
+def test_a_channel_count_that_the_declaration_does_not_fit_is_told(upstream, asked):
+    with running(
+        downstream_url=upstream, downstream_protocol="v1", input_mean="0.5,0.5,0.5", input_std="1,1,1"
+    ) as client:
+        answer = client.post("/v1/models/m:predict", content=json.dumps({"instances": ROWS}))
+        assert (answer.status_code, answer.json()["code"]) == (422, "wrong_size")
+        assert not asked
