@@ -23,6 +23,7 @@ from . import codec, gateway
 from .app import Service, create_app
 from .engine import Engine, Work
 from .errors import ServiceError
+from .http import BoundedHead
 from .settings import Settings, add_flags, add_transformer_flags, from_flags
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -69,7 +70,7 @@ def serve(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        h11_max_incomplete_event_size=64 * 2**10,
+        http=BoundedHead,
     )
     server = _Server(config, app.state.service)
     server.run()

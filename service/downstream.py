@@ -96,7 +96,12 @@ class Downstream:
         )
 
     async def ask(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", seconds: float | None = None
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | bytearray = b"",
+        seconds: float | None = None,
     ) -> DownstreamAnswer:
         """Send a request; ``headers`` are the client's, of which those that are not the server's are left out.
 
@@ -131,7 +136,9 @@ class Downstream:
         self.breaker.succeeded()
         return answer
 
-    async def _once(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> DownstreamAnswer:
+    async def _once(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | bytearray
+    ) -> DownstreamAnswer:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(2.0, self._timeout_seconds))
         async with self._session.request(
             method,

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
 
-# Fewer images than this are quicker on one thread than it takes to wake the others, which then spin for a while and
-# take the cores from the event loop.
-_IMAGES_WORTH_THREADS = 64
+# Fewer pixel values than this (64 digits) are quicker on one thread than it takes to wake the others, which then spin
+# for a while and take the cores from the event loop.
+_VALUES_WORTH_THREADS = 64 * 28 * 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Engine:
 
     def run(self, work: Work, images: Images) -> Purified:
         """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]."""
-        torch.set_num_threads(self._threads if len(images) >= _IMAGES_WORTH_THREADS else 1)
+        torch.set_num_threads(self._threads if images.size >= _VALUES_WORTH_THREADS else 1)
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
             # A tensor shares the array's memory; torch asks that it be writable, which a request's bytes are not.
             given = torch.from_numpy(images if images.flags.writeable else images.copy()).to(self.device)

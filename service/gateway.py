@@ -57,6 +57,8 @@ logger = logging.getLogger("service.gateway")
 # What `bypass` forgives: our own troubles, and images that no purifier here takes. Never a body that cannot be read, or
 # a broken one would be the way past the purifier.
 FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
+# So many of a tensor's numbers are converted in the time that one pixel is decoded from PNG.
+_NUMBERS_A_PIXEL = 64
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
 _TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
 
@@ -73,7 +75,12 @@ def client_headers(request: Request) -> dict[str, str]:
 
 
 async def ask(
-    service: Service, timings: Timings, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+    service: Service,
+    timings: Timings,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes | bytearray = b"",
 ) -> DownstreamAnswer:
     """Ask the server, within the rest of the client's own deadline where it sent one; counted and timed."""
     if service.downstream is None:
@@ -121,7 +128,7 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
     if service.draining:
         raise Draining("the service is shutting down")
     headers = client_headers(request)
-    came = bytes(await read_body(request, settings.max_body_bytes))
+    came = await read_body(request, settings.max_body_bytes)
     wire = Wire(inflate(came, headers.get("content-encoding", ""), settings.max_body_bytes), headers)
     async with stopping_when_client_leaves(request):
         if random.random() >= settings.purify_share:
@@ -140,7 +147,7 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
         if headers.get("x-arn-compare", "").lower() in ("true", "1"):
             shadow = asyncio.create_task(ask(service, Timings(), request.method, target, headers, came))
         try:
-            answer = await ask(service, timings, request.method, target, passed_on, bytes(purified.body))
+            answer = await ask(service, timings, request.method, target, passed_on, purified.body)
             evidence = pipeline.evidence(service, items, timings)
             if shadow is not None:
                 evidence |= compared(service, protocol, items, answer, await settled(shadow))
@@ -180,7 +187,7 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             items.append(await pipeline.decode(service, slot.images))
             entered.append(None)
         else:
-            tensor = await pipeline.pooled(slot.images.size // 3, contract.enter, slot, takes)
+            tensor = await pipeline.pooled(slot.images.size // _NUMBERS_A_PIXEL, contract.enter, slot, takes)
             card = pipeline.choose(service, None, tensor.size, tensor.channels)
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(tensor)
@@ -196,12 +203,15 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             )
         return found.put_back(new)
 
-    wire = await pipeline.pooled(sum(item.images.size for item in items) // 3, write)
+    work = sum(i.images.size // (1 if t is None else _NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
+    wire = await pipeline.pooled(work, write)
     timings["encode"] = time.perf_counter() - started
     return wire, items
 
 
-async def bypass(request: Request, service: Service, timings: Timings, path: str, body: bytes, reason: str) -> Response:
+async def bypass(
+    request: Request, service: Service, timings: Timings, path: str, body: bytes | bytearray, reason: str
+) -> Response:
     """The request as it came, marked and counted."""
     service.metrics.bypassed.labels(reason).inc()
     target = path + (f"?{request.url.query}" if request.url.query else "")
@@ -210,7 +220,7 @@ async def bypass(request: Request, service: Service, timings: Timings, path: str
     return verbatim(answer, {"X-ARN-Purified": "false", "X-ARN-Bypass": reason, "Server-Timing": timing})
 
 
-def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def inflate(body: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | bytearray:
     """A gzip or deflate body decoded, never to more than ``max_bytes``.
 
     Raises:
@@ -248,7 +258,7 @@ async def settled(task: asyncio.Task[DownstreamAnswer]) -> DownstreamAnswer | No
 
 async def _shadow(
     service: Service, protocol: ModuleType, items: Sequence[Item], answer: DownstreamAnswer,
-    method: str, target: str, headers: Mapping[str, str], body: bytes,
+    method: str, target: str, headers: Mapping[str, str], body: bytes | bytearray,
 ) -> None:  # fmt: skip
     try:
         unpurified = await ask(service, Timings(), method, target, headers, body)

@@ -14,12 +14,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .errors import BodyTooLarge, BrokenBody, ClientGone
 from .metrics import Metrics
 
 logger = logging.getLogger("service.access")
 
+MAX_HEAD_BYTES = 64 * 2**10
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _QUIET = ("/metrics", "/health/live", "/health/ready")
 
@@ -101,6 +103,32 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
     if not files:
         raise BrokenBody("the multipart body has no file")
     return files
+
+
+class BoundedHead(HttpToolsProtocol):
+    """Uvicorn's protocol with an end to a request's head, which else takes memory for as long as a client sends."""
+
+    _in_head = False
+    _head_bytes = 0
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        """Its head is whole."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client; 431 and the end of the connection once they are too many for a head."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
+                self.transport.close()
 
 
 class RequestContext:

@@ -1,5 +1,6 @@
 """Starting, stopping and hanging up, with the real command over real sockets."""
 
+import contextlib
 import io
 import re
 import signal
@@ -92,6 +93,21 @@ def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path, slow
         assert 'arn_requests_total{route="/purify",status="499"} 2.0' in metrics
         assert float(re.search(r"arn_batch_images_sum ([\d.]+)", metrics)[1]) < 200  # nor was the first finished
         assert "Traceback" not in served.said
+
+
+def test_a_head_without_end_is_cut_off_before_it_takes_memory(served):
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        with contextlib.suppress(ConnectionError):  # the end may come while we still send
+            client.sendall(b"POST /purify HTTP/1.1\r\nHost: x\r\nX-Big: ")
+            for _ in range(200):
+                client.sendall(b"a" * 65536)
+            pytest.fail("13 MB of one header were taken")
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 40_000 + b"\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from service import codec
 from service.contract import Contract
 from service.errors import BadParameter, BrokenBody, ServiceError, WrongSize
 from service.gateway import inflate
-from service.protocols import Slot, Wire, torchserve, v1, v2
+from service.protocols import Slot, Wire, torchserve, v1, v2, v2_grpc
 from service.protocols.json_text import parse, splice
 
 DIGIT = (1, 28, 28)
@@ -150,6 +150,30 @@ def test_v1_rows_and_columns_keep_all_but_the_image_byte_for_byte(data, key, nam
     assert back.body.decode().endswith(after)
     written = back.body.decode()[before : len(back.body.decode()) - len(after)]
     assert np.array_equal(np.array(json.loads(written), np.float32), tensor)
+
+
+CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents", "UINT8": "uint_contents"}
+
+
+@given(st.data(), st.sampled_from(sorted(CONTENTS)), st.booleans(), st.text(max_size=5), st.binary(max_size=9))
+def test_grpc_requests_come_back_byte_for_byte(data, datatype, raw, name, other):
+    tensor = data.draw(tensors(DATATYPES[datatype]))
+    request = v2_grpc.parse("ModelInferRequest", b"")
+    request.model_name, request.id = name, "7"
+    request.parameters["p"].string_param = name
+    image = request.inputs.add(name="image", datatype=datatype, shape=tensor.shape)
+    side = request.inputs.add(name="key", datatype="BYTES", shape=[1])
+    side.parameters["q"].int64_param = 3
+    request.outputs.add(name="scores").parameters["binary_data"].bool_param = True
+    if raw:
+        request.raw_input_contents.extend([tensor.tobytes(), struct.pack("<I", len(other)) + other])
+    else:
+        getattr(image.contents, CONTENTS[datatype]).extend(tensor.reshape(-1).tolist())
+        side.contents.bytes_contents.append(other)
+    sent = request.SerializeToString(deterministic=True)
+    back, count = through(v2_grpc, Wire(sent, {}), Contract(input="image"))
+    assert count == 1
+    assert back.body == sent
 
 
 pictures = st.tuples(sides, sides, st.sampled_from([1, 3])).flatmap(
@@ -335,6 +359,8 @@ def v2_body(described, blob=b"12345678"):
         (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":["a",{}]}]}', {})),
         (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,1e400]}]}', {})),
         (v2, Wire(b'{"inputs": [{"name":"x","datatype":"INT64","shape":[1],"data":[' + b"9" * 5000 + b"]}]}", {})),
+        (v2_grpc, Wire(b"\xff\xff", {})),
+        (v2_grpc, Wire(b"*\x0b\n\x01x\x12\x04FP32\x1a\x01\x02:\x01a", {})),  # two numbers said, one byte sent
         (v1, Wire(b"{}", {})),
         (v1, Wire(b'{"instances": [[1]], "inputs": [[1]]}', {})),
         (v1, Wire(b'{"instances": [[1, 2}', {})),
@@ -353,7 +379,9 @@ def test_malformed_bodies_are_told(protocol, wire):
 kinds = st.sampled_from(["application/json", "image/png", "multipart/form-data; boundary=b"])
 
 
-@given(st.binary(max_size=200), st.sampled_from([v1, v2, torchserve]), kinds, st.sampled_from([None, "0", "5"]))
+@given(
+    st.binary(max_size=200), st.sampled_from([v1, v2, v2_grpc, torchserve]), kinds, st.sampled_from([None, "0", "5"])
+)
 def test_any_bytes_are_found_in_or_refused(body, protocol, kind, length):
     headers = {"content-type": kind} | ({v2.HEADER: length} if length else {})
     try:
