@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l0", "flow"]
 Goal = Literal["untargeted", "targeted"]
 Settings = Mapping[str, float | int]
 # (classifier, images, labels or targets, settings) -> adversarial images
@@ -41,8 +42,8 @@ class Crafted(NamedTuple):
 class Attack:
     """An attack with its exact settings.
 
-    ``eps`` is the budget in ``norm`` on [0, 1], ``None`` for a minimum-norm attack; ``source`` says whose code and
-    which paper.
+    ``eps`` is the budget in ``norm`` on [0, 1], ``None`` for an attack that seeks the smallest change; where such a one
+    fails, the natural image comes back. ``source`` says whose code and which paper.
     """
 
     name: str
@@ -91,6 +92,8 @@ class Attack:
         with torch.no_grad():
             predicted = classifier(crafted).argmax(1)
         succeeded = predicted == goal_labels if self.goal == "targeted" else predicted != labels
+        if self.eps is None:
+            crafted = torch.where(succeeded.reshape(-1, 1, 1, 1), crafted, images)
         return Crafted(crafted, succeeded)
 
     def _check(self, images: Tensor, crafted: Tensor) -> None:
@@ -98,7 +101,7 @@ class Attack:
             raise AttackError(f"{self.name} gave back {tuple(crafted.shape)} or values that are not finite")
         if float(crafted.min()) < 0 or float(crafted.max()) > 1:
             raise AttackError(f"{self.name} left [0, 1]: {float(crafted.min())} to {float(crafted.max())}")
-        if self.eps is not None:
+        if self.eps is not None and self.norm in ("linf", "l2"):
             order = torch.inf if self.norm == "linf" else 2
             largest = float(torch.linalg.vector_norm((crafted - images).flatten(1), order, dim=1).max())
             if largest > self.eps + BUDGET_TOLERANCE:
@@ -151,11 +154,96 @@ def _ddn(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settin
     return out
 
 
+def _carlini_wagner(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+    from .advertorch_shim import attacks
+
+    attack = attacks.CarliniWagnerL2Attack(
+        classifier,
+        num_classes=_classes(classifier, images),
+        confidence=settings["confidence"],
+        learning_rate=settings["step"],
+        binary_search_steps=settings["searches"],
+        max_iterations=settings["iterations"],
+        initial_const=settings["initial_const"],
+    )
+    out: Tensor = attack.perturb(images, labels)
+    return out
+
+
+def _jsma(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+    from .advertorch_shim import attacks
+
+    attack = attacks.JacobianSaliencyMapAttack(
+        classifier, _classes(classifier, images), theta=settings["theta"], gamma=settings["gamma"]
+    )
+    # Its map has the square of the pixels' number for each image: few at a time.
+    parts = zip(images.split(_JSMA_BATCH), labels.split(_JSMA_BATCH), strict=True)
+    return torch.cat([attack.perturb(x, y) for x, y in parts])
+
+
+def _spatial(targeted: bool) -> Perturb:
+    def perturb(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+        from .advertorch_shim import attacks
+
+        attack = attacks.SpatialTransformAttack(
+            classifier,
+            num_classes=_classes(classifier, images),
+            confidence=settings["confidence"],
+            initial_const=settings["initial_const"],
+            max_iterations=settings["iterations"],
+            search_steps=settings["searches"],
+            targeted=targeted,
+        )
+        # One search serves a whole batch, so the batch's size is a setting of the attack.
+        batch = int(settings["batch"])
+        parts = zip(images.split(batch), labels.split(batch), strict=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Default (grid_sample|affine_grid)")  # it takes today's default knowingly
+            warnings.filterwarnings("ignore", ".*iprint", DeprecationWarning)
+            found = torch.cat([attack.perturb(x, y) for x, y in parts])
+        # Where it fails it leaves a black image, which is no adversarial example.
+        failed = found.flatten(1).amax(1) == 0
+        return torch.where(failed.reshape(-1, 1, 1, 1), images, found).clamp(0, 1)
+
+    return perturb
+
+
+def _autoattack(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+    from pyautoattack import AutoAttack
+
+    logger = logging.getLogger("auto-attack")
+    attack = AutoAttack(
+        classifier, norm="Linf", eps=settings["eps"], device=images.device, seed=int(settings["seed"]),
+        version="rand" if settings["eot"] else "standard",
+    )  # fmt: skip
+    others = _classes(classifier, images) - 1
+    attack.apgd_targeted.n_target_classes = min(9, others)
+    attack.fab.n_target_classes = min(9, others)
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # its flags are warnings; its progress is not for our log
+    try:
+        found, _ = attack.run_standard_evaluation(images, labels, batch_size=500)
+    finally:
+        logger.setLevel(level)
+    # It may overstep by a rounding of float32.
+    out: Tensor = torch.min(torch.max(found, images - settings["eps"]), images + settings["eps"]).clamp(0, 1)
+    return out
+
+
+def _classes(classifier: nn.Module, images: Tensor) -> int:
+    with torch.no_grad():
+        return int(classifier(images[:1]).shape[1])
+
+
+_JSMA_BATCH = 50
 _PGD = "Madry et al., ICLR 2018; advertorch LinfPGDAttack, summed cross-entropy, random start"
 _EPS = {"mnist": (0.3, 0.4), "digits": (0.3, 0.4)}
 _STEP = 0.01
 
-ATTACKS = ("PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "DDN_N")
+ATTACKS = (
+    "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "CW_N", "DDN_N", "AA_N", "AA_N_eps2", "AA_N_rand", "JSMA_T", "STA_N",
+    "STA_T",
+)  # fmt: skip
 
 
 def get(name: str, dataset: str = "mnist") -> Attack:
@@ -172,6 +260,23 @@ def get(name: str, dataset: str = "mnist") -> Attack:
         step = _STEP if eps >= 0.1 else eps / 4
         goal: Goal = "targeted" if base == "PGD_T" else "untargeted"
         return Attack(name, goal, "linf", eps, {"iterations": 40, "step": step}, _PGD, _linf_pgd(goal == "targeted"))
+    if base in ("AA_N", "AA_N_rand"):
+        source = "Croce & Hein, ICML 2020; pyautoattack, " + ("rand: EOT 20" if base == "AA_N_rand" else "standard")
+        settings: Settings = {"seed": 0, "eot": 20 if base == "AA_N_rand" else 0}
+        return Attack(name, "untargeted", "linf", eps, settings, source, _autoattack)
+    if base == "CW_N":
+        iterations = 500 if eps >= 0.1 else 100
+        settings = {"confidence": 1.0, "iterations": iterations, "searches": 4, "initial_const": 1.0, "step": 0.01}
+        source = "Carlini & Wagner, S&P 2017; advertorch CarliniWagnerL2Attack"
+        return Attack(name, "untargeted", "l2", None, settings, source, _carlini_wagner)
+    if base == "JSMA_T":
+        source = "Papernot et al., EuroS&P 2016; advertorch JacobianSaliencyMapAttack"
+        return Attack(name, "targeted", "l0", None, {"theta": 1.0, "gamma": 1.0}, source, _jsma)
+    if base in ("STA_N", "STA_T"):
+        goal = "targeted" if base == "STA_T" else "untargeted"
+        settings = {"confidence": 0.0, "initial_const": 1.0, "iterations": 200, "searches": 5, "batch": 50}
+        source = "Xiao et al., ICLR 2018; advertorch SpatialTransformAttack (5000 iterations x 20 searches there)"
+        return Attack(name, goal, "flow", None, settings, source, _spatial(goal == "targeted"))
     settings = {"iterations": 100, "gamma": 0.05, "init_norm": 1.0, "levels": 256}
     return Attack(name, "untargeted", "l2", None, settings, "Rony et al., CVPR 2019; advertorch DDNL2Attack", _ddn)
 

@@ -1,10 +1,17 @@
 """Every attack of the registry over a tiny model: range, budget, goal, determinism."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+import models
 from training import attacks
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class Linear(nn.Module):
@@ -31,10 +38,23 @@ def test_every_attack_stays_in_range_and_budget_and_succeeds(name, problem):
     assert crafted.images.shape == images.shape
     assert crafted.images.min() >= 0
     assert crafted.images.max() <= 1
-    assert crafted.succeeded.all()
-    assert (model(crafted.images).argmax(1) != labels).all()
-    if attack.eps is not None:
+    # Noise offers nothing to bend, and two pixels at a time may end before a third of the image is won.
+    assert crafted.succeeded.all() or name in ("STA_N", "STA_T", "JSMA_T")
+    assert (model(crafted.images).argmax(1) != labels)[crafted.succeeded].all()
+    if attack.eps is None:
+        assert torch.equal(crafted.images[~crafted.succeeded], images[~crafted.succeeded])
+    else:
         assert (crafted.images - images).abs().max() <= attack.eps + attacks.BUDGET_TOLERANCE
+
+
+def test_digits_are_bent_until_the_classifier_errs():
+    classifier = models.load("mnist-lenet5").requires_grad_(False)
+    paths = [EXAMPLES / f"natural_{digit}.png" for digit in range(10)]
+    digits = torch.stack([torch.from_numpy(np.array(Image.open(path), np.float32))[None] / 255 for path in paths])
+    attack = attacks.get("STA_N").with_settings(iterations=50, searches=1)
+    crafted = attack(classifier, digits, torch.arange(10), seed=0)
+    assert crafted.succeeded.sum() >= 8
+    assert (crafted.images.flatten(1).amax(1) > 0.5).all()  # nothing black
 
 
 @pytest.mark.parametrize("name", attacks.ATTACKS)

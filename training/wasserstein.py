@@ -1,0 +1,100 @@
+"""FWA: adversarial images inside a Wasserstein ball, by projected gradient with dual projection.
+
+Source: Wu, Wang & Yu, "Stronger and Faster Wasserstein Adversarial Attacks", ICML 2020 (sections 3 and 4). A coupling
+pi moves the mass of each pixel within a window around it, at the Euclidean distance in pixels for a unit of mass; the
+image is what arrives. The ball: rows of pi sum to the natural pixels, the cost is at most eps times the image's mass.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_BISECTIONS = 20  # of the dual variable: 2^-20 of its bracket
+
+
+def window_cost(window: int) -> Tensor:
+    """Euclidean distance from a window's centre to each of its places, ``(window * window,)``, in pixels."""
+    reach = torch.arange(window, dtype=torch.float32) - window // 2
+    return torch.sqrt(reach[:, None] ** 2 + reach[None] ** 2).flatten()
+
+
+def project_rows(values: Tensor, mass: Tensor) -> Tensor:
+    """Euclidean projection of each row of ``(R, K)`` on {p >= 0, sum p = mass}; ``mass`` ``(R,)`` > 0.
+
+    Duchi et al., ICML 2008, figure 1.
+    """
+    ordered = values.sort(1, descending=True).values
+    excess = (ordered.cumsum(1) - mass[:, None]) / torch.arange(1, values.shape[1] + 1, device=values.device)
+    last = (ordered > excess).sum(1, keepdim=True) - 1
+    return (values - excess.gather(1, last)).clamp(min=0)
+
+
+def project(values: Tensor, mass: Tensor, cost: Tensor, owner: Tensor, budget: Tensor) -> Tensor:
+    """Projection on the ball: rows as in :func:`project_rows`, and <cost, rows of an image> <= its budget.
+
+    The dual has one variable an image, found by bisection (their proposition 3): a row is projected after ``lambda *
+    cost`` was taken off it, and the image's cost falls as lambda grows.
+
+    Args:
+        values: ``(R, K)``, the rows of all images; places outside an image are -inf.
+        mass: ``(R,)`` > 0.
+        cost: ``(K,)``.
+        owner: ``(R,)``, the image of each row.
+        budget: ``(N,)``, the largest cost of each image.
+    """
+
+    def spent(rows: Tensor) -> Tensor:
+        return torch.zeros_like(budget).index_add_(0, owner, rows @ cost)
+
+    rows = project_rows(values, mass)
+    free = spent(rows) <= budget
+    if bool(free.all()):
+        return rows
+    low = torch.zeros_like(budget)
+    high = torch.ones_like(budget)
+    while bool((~free & (spent(project_rows(values - high[owner, None] * cost, mass)) > budget)).any()):
+        high *= 2
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        fits = spent(project_rows(values - middle[owner, None] * cost, mass)) <= budget
+        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+    dual = torch.where(free, torch.zeros_like(high), high)
+    return project_rows(values - dual[owner, None] * cost, mass)
+
+
+def attack(
+    classifier: nn.Module, images: Tensor, labels: Tensor, eps: float, iterations: int, step: float, window: int
+) -> Tensor:
+    """Images ``(N, C, H, W)`` in [0, 1] that maximise the cross-entropy inside the ball.
+
+    Where more mass arrives than a pixel can show it is clipped at 1, as its authors clip.
+    """
+    n, channels, height, width = images.shape
+    cost = window_cost(window).to(images)
+    places, middle = window * window, window * window // 2
+    inside = F.unfold(torch.ones_like(images[:1, :1]), window, padding=window // 2)[0].T > 0  # (H * W, K)
+    owner, channel, pixel = images.reshape(n, channels, -1).nonzero(as_tuple=True)  # dark pixels have nothing to move
+    mass = images.reshape(n, channels, -1)[owner, channel, pixel]
+    budget = eps * images.flatten(1).sum(1)
+    outside = ~inside[pixel]
+    rows = torch.zeros(len(mass), places, device=images.device)
+    rows[:, middle] = mass
+
+    def arrived(moved: Tensor) -> Tensor:
+        columns = torch.zeros(n, channels, height * width, places, device=images.device)
+        columns = columns.index_put((owner, channel, pixel), moved)
+        columns = columns.permute(0, 1, 3, 2).reshape(n, channels * places, height * width)
+        return F.fold(columns, (height, width), window, padding=window // 2)
+
+    for _ in range(iterations):
+        rows.requires_grad_(True)
+        loss = F.cross_entropy(classifier(arrived(rows).clamp(0, 1)), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, rows)
+        with torch.no_grad():
+            gradient = gradient.masked_fill(outside, 0)
+            largest = torch.zeros(n, device=images.device).scatter_reduce_(0, owner, gradient.abs().amax(1), "amax")
+            moved = rows + step * gradient / largest.clamp(min=1e-20)[owner, None]
+            rows = project(moved.masked_fill(outside, -torch.inf), mass, cost, owner, budget)
+    return arrived(rows.detach()).clamp(0, 1)
