@@ -10,8 +10,12 @@ from models.checkpoint import write_atomically
 
 from .records import Record, read_all
 
-_ATTACKS = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "JSMA_T", "PGD_N_eps2", "AA_N_eps2")
-_NAMES = {"none": "natural", "PGD_N_eps2": "PGD_N ε'", "AA_N_eps2": "AA_N ε'"}
+# The columns of the paper's Table 1 and Table 2.
+_COLUMNS = (
+    ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "JSMA_T", "PGD_N_eps2", "AA_N_eps2"),
+    ("STA_N", "STA_T", "FWA_N", "FWA_N_eps2"),
+)
+_NAMES = {"none": "natural", "PGD_N_eps2": "PGD_N ε'", "AA_N_eps2": "AA_N ε'", "FWA_N_eps2": "FWA_N ε'"}
 _TITLES = {
     "oblivious": "Oblivious: the attack sees the classifier alone",
     "white_box": "White box: the attack sees the classifier after the purifier",
@@ -28,7 +32,7 @@ def _paper(results: Path, dataset: str) -> dict[tuple[str, str], float]:
     first = {"mnist": "lenet5"}.get(dataset)
     return {
         (cell["defence"], cell["attack"]): cell["error_rate"]
-        for cell in tables["table1"]
+        for cell in (*tables["table1"], *tables["table2"])
         if cell["dataset"] == dataset and cell["classifier"] == first
     }
 
@@ -50,10 +54,16 @@ def _label(row: Row) -> str:
     return f"{defence} ({', '.join(notes)})" if notes else defence
 
 
-def _table(records: Sequence[Record], paper: dict[tuple[str, str], float]) -> str:
-    """One threat model: a row a defence, a column an attack, the paper's row under ours where it has one."""
+def _tables(records: Sequence[Record], paper: dict[tuple[str, str], float]) -> str:
+    """One threat model, a table for each of the paper's two sets of attacks that has a record."""
+    groups = [[record for record in records if record.attack in columns] for columns in _COLUMNS]
+    return "\n\n".join(_table(group, columns, paper) for group, columns in zip(groups, _COLUMNS, strict=True) if group)
+
+
+def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[str, str], float]) -> str:
+    """A row a defence, a column an attack, the paper's row under ours where it has one."""
     cells = {((r.defence, r.recipe, r.settings["transport"]), r.attack): r for r in records}
-    columns = [attack for attack in _ATTACKS if any(attack == key[1] for key in cells)]
+    columns = [attack for attack in attacks if any(attack == key[1] for key in cells)]
     rows = sorted({key[0] for key in cells}, key=lambda row: (row[0] != "none", row[0], row[1] != "transparent", row))
     lines = [
         "| error rate, % | " + " | ".join(_NAMES.get(a, a) for a in columns) + " |",
@@ -76,7 +86,7 @@ def _sections(records: Sequence[Record], results: Path, heading: str) -> str:
         chosen = [record for record in records if record.threat_model == threat_model]
         if chosen:
             # The paper's numbers are oblivious ones; beside a white box they would say nothing.
-            parts.append(f"{heading} {title}\n\n{_table(chosen, paper if threat_model == 'oblivious' else {})}")
+            parts.append(f"{heading} {title}\n\n{_tables(chosen, paper if threat_model == 'oblivious' else {})}")
     return "\n\n".join(parts)
 
 
