@@ -214,7 +214,7 @@ class Trainer:
             if initial.config != config.arch:
                 raise ConfigurationError(f"--init holds {initial.config}, not {config.arch}")
             self.arn.load_state_dict(initial.state_dict())
-        if self.world_size > 1:
+        if self.world_size > 1 and self.device.type == "cuda":  # torch has it for GPUs only
             modules = {name: nn.SyncBatchNorm.convert_sync_batchnorm(module) for name, module in modules.items()}
             self.arn = modules["arn"]  # type: ignore[assignment]
         self.modules = {

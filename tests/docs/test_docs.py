@@ -8,6 +8,7 @@ import pytest
 from service import errors
 from service.metrics import Metrics
 from service.settings import Settings
+from training import attacks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models" / "zoo").glob("*.md"))]
@@ -53,6 +54,11 @@ def subclasses(kind):
 def test_every_error_is_documented(kind):
     rows = [line for line in text("api.md").splitlines() if line.startswith(f"| {kind.status} |")]
     assert any(f"`{kind.code}`" in row for row in rows)
+
+
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_every_attack_is_documented(name):
+    assert f"`{name}`" in text("evaluation.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
