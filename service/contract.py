@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .codec import Images
-from .errors import BadParameter, WrongSize
-from .protocols import Numbers, Slot
+from .errors import BadParameter, BrokenBody, WrongSize
+from .protocols import Numbers, Slot, is_encoded_image
 
 Layout = Literal["auto", "nchw", "nhwc"]
 Range = Literal["auto", "0-1", "0-255", "-1-1"]
@@ -60,13 +60,23 @@ class Contract:
     std: tuple[float, ...] = ()
     colour: Literal["rgb", "bgr"] = "rgb"
 
-    def is_image(self, slot: Slot, takes: Callable[[int, int, int], bool]) -> bool:
-        """Whether a slot holds images to purify; ``takes(C, H, W)`` says what the purifiers take."""
-        if slot.name in ("", "raw"):  # there is no other place
+    def choose(self, slots: Sequence[Slot], takes: Callable[[int, int, int], bool]) -> list[int]:
+        """The slots to purify: those of the declared name, or else of every name under which an image stands.
+
+        ``takes(C, H, W)`` says what the purifiers take. A slot that shares its name with an image is chosen whatever it
+        holds, so that none can pass in an image's company; what it holds is refused where it is no image.
+        """
+        names = {slot.name for slot in slots if self._is_image(slot, takes)}
+        return [index for index, slot in enumerate(slots) if slot.name in names]
+
+    def _is_image(self, slot: Slot, takes: Callable[[int, int, int], bool]) -> bool:
+        if slot.raw or (slot.name == "" and slot.images is not None):  # there is no other place
             return True
         if self.input:
             return slot.name == self.input
-        return isinstance(slot.images, bytes) or self._axes(slot.images.shape, takes) is not None
+        if slot.images is None or isinstance(slot.images, bytes):
+            return slot.images is not None and is_encoded_image(slot.images)
+        return self._axes(slot.images.shape, takes) is not None
 
     def _axes(self, shape: Sequence[int], takes: Callable[[int, int, int], bool]) -> tuple[str, int, int, int] | None:
         """The first layout under which a purifier takes the shape, with C, H and W."""
@@ -97,11 +107,13 @@ class Contract:
 
         Raises:
             WrongSize: no purifier takes the shape under the declared layout.
-            BadParameter: values outside the declared range, NaN among them.
+            BrokenBody: neither numbers nor bytes.
+        BadParameter: values outside the declared range, NaN among them.
         """
         tensor = slot.images
-        assert not isinstance(tensor, bytes)
-        if slot.name == "raw":
+        if tensor is None or isinstance(tensor, bytes):
+            raise BrokenBody(f"input {slot.name!r}: neither numbers nor an encoded image")
+        if slot.raw:
             tensor = self._typed(tensor, takes)
         found = self._axes(tensor.shape, takes)
         if found is None:

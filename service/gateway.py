@@ -16,6 +16,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,8 @@ logger = logging.getLogger("service.gateway")
 # What `bypass` forgives: our own troubles, and images that no purifier here takes. Never a body that cannot be read, or
 # a broken one would be the way past the purifier.
 FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
-# So many of a tensor's numbers are converted in the time that one pixel is decoded from PNG.
-_NUMBERS_A_PIXEL = 64
+# So many of a tensor's numbers are converted, or bytes of a body read, in the time that a PNG's pixel is decoded.
+_NUMBERS_A_PIXEL = _BYTES_A_PIXEL = 64
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
 _TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
 
@@ -129,12 +130,18 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
         raise Draining("the service is shutting down")
     headers = client_headers(request)
     came = await read_body(request, settings.max_body_bytes)
-    wire = Wire(inflate(came, headers.get("content-encoding", ""), settings.max_body_bytes), headers)
+
+    def find() -> Found:
+        encoding = headers.get("content-encoding", "")
+        found: Found = protocol.find(Wire(inflate(came, encoding, settings.max_body_bytes), headers))
+        return found
+
     async with stopping_when_client_leaves(request):
         if random.random() >= settings.purify_share:
             return await bypass(request, service, timings, path, came, "canary")
         try:
-            purified, items = await purify(service, protocol.find(wire), timings)
+            found = await pipeline.pooled(len(came) // _BYTES_A_PIXEL, find)
+            purified, items = await purify(service, found, timings)
         except FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
@@ -143,19 +150,29 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
         passed_on = dict(purified.headers)
         passed_on.pop("content-encoding", None)
         target = path + (f"?{request.url.query}" if request.url.query else "")
-        shadow = None
-        if headers.get("x-arn-compare", "").lower() in ("true", "1"):
-            shadow = asyncio.create_task(ask(service, Timings(), request.method, target, headers, came))
+        compare = headers.get("x-arn-compare", "").lower() in ("true", "1")
+
+        async def as_it_came() -> DownstreamAnswer | None:
+            with suppress(ServiceError):
+                return await ask(service, Timings(), request.method, target, headers, came)
+            return None
+
+        other = asyncio.create_task(as_it_came()) if compare else None
         try:
             answer = await ask(service, timings, request.method, target, passed_on, purified.body)
-            evidence = pipeline.evidence(service, items, timings)
-            if shadow is not None:
-                evidence |= compared(service, protocol, items, answer, await settled(shadow))
+            unpurified = await other if other else None
         finally:
-            if shadow is not None:
-                shadow.cancel()
-    if shadow is None and random.random() < settings.shadow_share:
-        service.background(_shadow(service, protocol, items, answer, request.method, target, headers, came))
+            if other:
+                other.cancel()
+    evidence = pipeline.evidence(service, items, timings)
+    if compare:
+        evidence |= compared(service, protocol, items, answer, unpurified)
+    elif random.random() < settings.shadow_share:
+
+        async def shadow() -> None:
+            compared(service, protocol, items, answer, await as_it_came())
+
+        service.background(shadow())
     return verbatim(answer, evidence)
 
 
@@ -174,8 +191,7 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
 
     # A purifier of any size would see an image in every matrix: it is asked only where none of a fixed size sees one.
     particular = partial(takes, among=[card for card in cards if any(card.input_shape)])
-    chosen = [index for index, slot in enumerate(found.slots) if contract.is_image(slot, particular)]
-    chosen = chosen or [index for index, slot in enumerate(found.slots) if contract.is_image(slot, takes)]
+    chosen = contract.choose(found.slots, particular) or contract.choose(found.slots, takes)
     if not chosen:
         wanted = f"as input {contract.input!r}" if contract.input else "of a shape that a loaded purifier takes"
         raise NoImage(f"no image in the request {wanted}")
@@ -187,7 +203,8 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             items.append(await pipeline.decode(service, slot.images))
             entered.append(None)
         else:
-            tensor = await pipeline.pooled(slot.images.size // _NUMBERS_A_PIXEL, contract.enter, slot, takes)
+            size = 0 if slot.images is None else slot.images.size
+            tensor = await pipeline.pooled(size // _NUMBERS_A_PIXEL, contract.enter, slot, takes)
             card = pipeline.choose(service, None, tensor.size, tensor.channels)
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(tensor)
@@ -246,25 +263,6 @@ def inflate(body: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | b
 
 
 # -- both images --------------------------------------------------------------------------------------------------
-
-
-async def settled(task: asyncio.Task[DownstreamAnswer]) -> DownstreamAnswer | None:
-    """A task's answer; None where the server gave none."""
-    try:
-        return await task
-    except ServiceError:
-        return None
-
-
-async def _shadow(
-    service: Service, protocol: ModuleType, items: Sequence[Item], answer: DownstreamAnswer,
-    method: str, target: str, headers: Mapping[str, str], body: bytes | bytearray,
-) -> None:  # fmt: skip
-    try:
-        unpurified = await ask(service, Timings(), method, target, headers, body)
-    except ServiceError:
-        unpurified = None
-    compared(service, protocol, items, answer, unpurified)
 
 
 def compared(

@@ -212,6 +212,8 @@ def _autoattack(classifier: nn.Module, images: Tensor, labels: Tensor, settings:
     from pyautoattack import AutoAttack
 
     logger = logging.getLogger("auto-attack")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # its flags are warnings; its progress is not for our log
     attack = AutoAttack(
         classifier, norm="Linf", eps=settings["eps"], device=images.device, seed=int(settings["seed"]),
         version="rand" if settings["eot"] else "standard",
@@ -219,8 +221,6 @@ def _autoattack(classifier: nn.Module, images: Tensor, labels: Tensor, settings:
     others = _classes(classifier, images) - 1
     attack.apgd_targeted.n_target_classes = min(9, others)
     attack.fab.n_target_classes = min(9, others)
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # its flags are warnings; its progress is not for our log
     try:
         found, _ = attack.run_standard_evaluation(images, labels, batch_size=500)
     finally:

@@ -32,11 +32,16 @@ class Wire:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A place in a request that may hold images. ``typed``: the protocol, not the numbers, said what type they are."""
+    """A place in a request that may hold images; places of one name stand or fall together.
+
+    ``images`` is None for what is neither numbers nor bytes. ``typed``: the protocol said what type the numbers are.
+    ``raw``: bytes of a tensor whose type and shape are the model's own affair.
+    """
 
     name: str
-    images: Images
+    images: Images | None
     typed: bool = True
+    raw: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +57,14 @@ def is_encoded_image(data: bytes | bytearray) -> bool:
     return data.startswith(_MAGICS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
-def from_base64(text: str) -> bytes | None:
-    """The encoded image in a base64 string; None where it holds none."""
-    if not text.startswith(_BASE64_MAGICS):
+def from_base64(text: Any) -> bytes | None:
+    """The bytes in a base64 string that may be an encoded image; None for any other value."""
+    if not isinstance(text, str) or not text.startswith(_BASE64_MAGICS):
         return None
     try:
-        data = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return data if is_encoded_image(data) else None
 
 
 def numbers(value: Any) -> Numbers | None:

@@ -18,6 +18,7 @@ from ..errors import BrokenBody
 from . import Found, Images, Slot, Wire, is_encoded_image, v1
 from .json_text import parse
 
+_FIELD = re.compile(rb'(?i)^content-disposition:[^\r\n]*[;\s]name="?([^"\r\n;]*)', re.MULTILINE)
 _PART_TYPE = re.compile(rb"(?im)^content-type:[ \t]*image/[^\r\n]*")
 
 
@@ -49,8 +50,9 @@ def _nothing(wire: Wire) -> Found:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """``body[start:head]`` are a part's headers, ``body[head:end]`` its content."""
+    """``body[start:head]`` are a part's headers, ``body[head:end]`` its content, ``name`` its field."""
 
+    name: str
     start: int
     head: int
     end: int
@@ -58,7 +60,7 @@ class _Part:
 
 def _find_in_form(wire: Wire) -> Found:
     body = bytes(wire.body)
-    parts = [part for part in _parts(body, _boundary(wire)) if is_encoded_image(body[part.head : part.end])]
+    parts = _parts(body, _boundary(wire))
 
     def put_back(new: Mapping[int, Images]) -> Wire:
         pieces, position = [], 0
@@ -69,7 +71,7 @@ def _find_in_form(wire: Wire) -> Found:
             position = part.end
         return Wire(b"".join([*pieces, body[position:]]), wire.headers)
 
-    return Found([Slot("data", body[part.head : part.end]) for part in parts], put_back)
+    return Found([Slot(part.name, body[part.head : part.end]) for part in parts], put_back)
 
 
 def _boundary(wire: Wire) -> bytes:
@@ -94,7 +96,9 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
         head = body.find(b"\r\n\r\n", start - 2)
         if end < 0 or head < 0 or head > end:
             raise BrokenBody("the form ends too early, or a part has no headers' end")
-        parts.append(_Part(start, head + 4, max(end, head + 4)))
+        field = _FIELD.search(body, start, head + 2)
+        name = field[1].decode("utf-8", "replace") if field else ""
+        parts.append(_Part(name or "part", start, head + 4, max(end, head + 4)))
         index = end + 2 + len(delimiter)
     return parts
 

@@ -40,26 +40,18 @@ def find(wire: Wire) -> Found:
 def _slots(name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]:
     if node is None:
         return
-    if node.members is not None:
-        if list(node.members) == ["b64"]:
-            inner = node.members["b64"]
-            data = from_base64(inner.leaf) if isinstance(inner.leaf, str) else None
-            if data is not None:
-                yield inner, Slot(name, data)
-            return
+    if node.members is not None and list(node.members) == ["b64"]:
+        yield node.members["b64"], Slot(name, from_base64(node.members["b64"].leaf))
+    elif node.members is not None:
         for key, member in node.members.items():
             yield from _slots(key, member)
     elif node.elements is not None:
         for element in node.elements:
             yield from _slots(name, element)
     elif isinstance(node.leaf, str):
-        data = from_base64(node.leaf)
-        if data is not None:
-            yield node, Slot(name, data)
+        yield node, Slot(name, from_base64(node.leaf))
     else:
-        array = numbers(node.leaf)
-        if array is not None:
-            yield node, Slot(name, array, typed=False)
+        yield node, Slot(name, numbers(node.leaf), typed=False)
 
 
 def _text(images: Images) -> str:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memor
         elements = split(name, blob)
         if len(elements) != count:
             raise BrokenBody(f"input {name!r}: {len(elements)} elements for the shape {list(shape)}")
-        return [(i, Slot(name, element)) for i, element in enumerate(elements) if is_encoded_image(element)]
+        return [(i, Slot(name, element)) for i, element in enumerate(elements)]
     if datatype not in DTYPES:
         return []
     dtype = np.dtype(DTYPES[datatype])
@@ -156,7 +156,8 @@ def join(blob: bytes | memoryview, new: Mapping[int, Images]) -> bytes:
 
 def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: Node) -> list[tuple[Node, Slot]]:
     if datatype == "BYTES":
-        return [(node, Slot(name, image)) for node, image in _strings(data)]
+        # Unspecified; in practice they are base64 strings.
+        return [(element, Slot(name, from_base64(element.leaf))) for element in data.elements or []]
     if datatype not in DTYPES:
         return []
     try:
@@ -166,14 +167,6 @@ def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: Node) -> 
     if array is None or array.size != math.prod(shape):
         raise BrokenBody(f"input {name!r}: the data do not fill the shape {list(shape)}")
     return [(data, Slot(name, array.reshape(shape)))] if array.size else []
-
-
-def _strings(data: Node) -> Iterator[tuple[Node, Images]]:
-    """BYTES in JSON are unspecified; in practice they are base64 strings."""
-    for element in data.elements or []:
-        image = from_base64(element.leaf) if isinstance(element.leaf, str) else None
-        if image is not None:
-            yield element, image
 
 
 def _text(node: Node, images: Images) -> str:
@@ -191,7 +184,7 @@ def _raw(wire: Wire) -> Found:
         images = new.get(0, whole)
         return Wire(images if isinstance(images, bytes) else images.tobytes(), wire.headers)
 
-    return Found([Slot("raw", whole, typed=False)] if len(wire.body) else [], put_back)
+    return Found([Slot("raw", whole, raw=True)] if len(wire.body) else [], put_back)
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:

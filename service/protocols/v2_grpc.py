@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from ..errors import BrokenBody
-from . import Found, Images, Numbers, Slot, Wire, is_encoded_image
+from . import Found, Images, Numbers, Slot, Wire
 from .v2 import DTYPES, binary, join, tell
 
 SERVICE = "inference.GRPCInferenceService"
@@ -159,7 +159,7 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
     if len(held) != np.prod(shape, dtype=object):
         raise BrokenBody(f"input {tensor.name!r}: {len(held)} elements for the shape {list(shape)}")
     if tensor.datatype == "BYTES":
-        return [(i, Slot(tensor.name, element)) for i, element in enumerate(held) if is_encoded_image(element)]
+        return [(i, Slot(tensor.name, element)) for i, element in enumerate(held)]
     try:
         array = np.array(held, dtype=DTYPES[tensor.datatype])
     except OverflowError as error:

@@ -41,9 +41,8 @@ def through(protocol, wire, contract=UNDECLARED, takes=anything):
     """Find, enter, leave and put back every image, unchanged."""
     found = protocol.find(wire)
     new = {}
-    for index, slot in enumerate(found.slots):
-        if not contract.is_image(slot, takes):
-            continue
+    for index in contract.choose(found.slots, takes):
+        slot = found.slots[index]
         if isinstance(slot.images, bytes):
             opened = codec.open_image(slot.images, 10**6)
             new[index] = codec.encode_image(opened.decode(opened.channels)[0])
@@ -202,18 +201,20 @@ def test_encoded_images_come_back_pixel_for_pixel_wherever_they_are(data, images
     for row, image in zip(json.loads(back.body)["instances"], images, strict=True):
         assert same(base64.b64decode(row["image"]["b64"]), image)
 
-    blob = b"".join(struct.pack("<I", len(one)) + one for one in [*encoded, b"text"])
-    shape, parameters = [len(encoded) + 1], {"binary_data_size": len(blob)}
-    described = {"name": "x", "datatype": "BYTES", "shape": shape, "parameters": parameters}
-    head = json.dumps({"inputs": [described]}).encode()
+    blob, text = (b"".join(struct.pack("<I", len(one)) + one for one in ones) for ones in (encoded, [b"text"]))
+    described = [
+        {"name": name, "datatype": "BYTES", "shape": [count], "parameters": {"binary_data_size": len(part)}}
+        for name, count, part in [("x", len(encoded), blob), ("y", 1, text)]
+    ]
+    head = json.dumps({"inputs": described}).encode()
+    blob += text
     back, count = through(v2, Wire(head + blob, {v2.HEADER: str(len(head))}))
     assert count == len(images)
     length = int(back.headers[v2.HEADER])
     size = json.loads(back.body[:length])["inputs"][0]["parameters"]["binary_data_size"]
-    elements = v2.split("x", back.body[length:])
-    assert size == len(back.body) - length
-    assert elements[-1] == b"text"
-    for element, image in zip(elements, images, strict=False):
+    elements = v2.split("x", back.body[length : length + size])
+    assert back.body[length + size :] == text
+    for element, image in zip(elements, images, strict=True):
         assert same(element, image)
 
     described = f'{{"name": "x", "datatype": "BYTES", "shape": [{len(texts)}], "data": [{", ".join(texts)}]}}'
@@ -313,6 +314,32 @@ def test_values_outside_the_declared_range_are_refused(bad):
     tensor[0, 0, 3, 3] = bad
     with pytest.raises(BadParameter, match="finite values"):
         Contract().enter(Slot("x", tensor), digit)
+
+
+WITH_COMPANY = [
+    (v1, '{"instances": [{"image": {"b64": "PNG"}}, {"image": {"b64": "R0lGODlhAQABAAAAACw="}}]}'),
+    (v1, '{"instances": [{"image": {"b64": "PNG"}}, {"image": "text"}]}'),
+    (v1, '{"instances": [{"image": DIGIT}, {"image": [["0.5"]]}]}'),
+    (v1, '{"instances": [{"image": DIGIT}, {"image": [[1, 2], [3, 4]]}]}'),
+    (v1, '{"instances": [DIGIT, {"b64": "R0lGODlhAQABAAAAACw="}]}'),
+    (v2, '{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [2], "data": ["PNG", "R0lGODlhAQABAAAAACw="]}]}'),
+]
+
+
+@pytest.mark.parametrize(("protocol", "body"), WITH_COMPANY)
+def test_nothing_passes_in_an_images_company(protocol, body):
+    image = base64.b64encode(png(np.zeros((28, 28)))).decode()
+    body = body.replace("PNG", image).replace("DIGIT", json.dumps(np.zeros((28, 28)).tolist()))
+    try:
+        assert through(protocol, Wire(body.encode(), {}), takes=digit)[1] == 0  # which the gateway refuses as no image
+    except ServiceError as refused:
+        assert refused.status in (400, 422)  # noqa: PT017
+
+
+def test_an_input_may_be_called_raw():
+    tensor = np.zeros((1, 1, 28, 28), np.float32)
+    described = {"name": "raw", "datatype": "FP32", "shape": tensor.shape, "data": tensor.reshape(-1).tolist()}
+    assert through(v2, Wire(json.dumps({"inputs": [described]}).encode(), {}), takes=digit)[1] == 1
 
 
 # -- malformed ----------------------------------------------------------------------------------------------------
