@@ -1,4 +1,4 @@
-"""FWA: adversarial images inside a Wasserstein ball, by projected gradient with dual projection.
+"""FWA: adversarial images inside a Wasserstein ball, by projected gradient or by Frank-Wolfe, both through a dual.
 
 Source: Wu, Wang & Yu, "Stronger and Faster Wasserstein Adversarial Attacks", ICML 2020 (sections 3 and 4). A coupling
 pi moves the mass of each pixel within a window around it, at the Euclidean distance in pixels for a unit of mass; the
@@ -7,11 +7,15 @@ image is what arrives. The ball: rows of pi sum to the natural pixels, the cost 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _BISECTIONS = 20  # of the dual variable: 2^-20 of its bracket
+_LARGEST_DUAL = 2.0**20
+_GAMMA = 1e-3  # of the Frank-Wolfe variant, as its authors set it
 
 
 def window_cost(window: int) -> Tensor:
@@ -44,32 +48,55 @@ def project(values: Tensor, mass: Tensor, cost: Tensor, owner: Tensor, budget: T
         owner: ``(R,)``, the image of each row.
         budget: ``(N,)``, the largest cost of each image.
     """
+    return _within(lambda dual: project_rows(values - dual * cost, mass), cost, owner, budget)
 
-    def spent(rows: Tensor) -> Tensor:
-        return torch.zeros_like(budget).index_add_(0, owner, rows @ cost)
 
-    rows = project_rows(values, mass)
-    free = spent(rows) <= budget
+def linear_maximum(gradient: Tensor, mass: Tensor, cost: Tensor, owner: Tensor, budget: Tensor, gamma: float) -> Tensor:
+    """The point of the ball that maximises <gradient, p>, smoothed by an entropy of weight ``gamma`` (section 4.2).
+
+    A row is its mass times softmax((gradient - lambda * cost) / gamma); the other arguments are :func:`project`'s.
+    """
+
+    def rows(dual: Tensor) -> Tensor:
+        return mass[:, None] * ((gradient - dual * cost) / gamma).softmax(1)
+
+    return _within(rows, cost, owner, budget)
+
+
+def _within(rows: Callable[[Tensor], Tensor], cost: Tensor, owner: Tensor, budget: Tensor) -> Tensor:
+    """``rows(lambda)`` at the smallest lambda >= 0 of each image that keeps its cost within its budget."""
+
+    def fits(dual: Tensor) -> Tensor:
+        spent = torch.zeros_like(budget).index_add_(0, owner, rows(dual[owner, None]) @ cost)
+        return spent <= budget + 1e-7
+
+    low, high = torch.zeros_like(budget), torch.ones_like(budget)
+    free = fits(low)
     if bool(free.all()):
-        return rows
-    low = torch.zeros_like(budget)
-    high = torch.ones_like(budget)
-    while bool((~free & (spent(project_rows(values - high[owner, None] * cost, mass)) > budget)).any()):
+        return rows(low[owner, None])
+    while high[0] < _LARGEST_DUAL and not bool((free | fits(high)).all()):
         high *= 2
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        fits = spent(project_rows(values - middle[owner, None] * cost, mass)) <= budget
-        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    dual = torch.where(free, torch.zeros_like(high), high)
-    return project_rows(values - dual[owner, None] * cost, mass)
+        inside = fits(middle)
+        low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
+    return rows(torch.where(free, torch.zeros_like(high), high)[owner, None])
 
 
 def attack(
-    classifier: nn.Module, images: Tensor, labels: Tensor, eps: float, iterations: int, step: float, window: int
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    iterations: int,
+    step: float,
+    window: int,
+    frank_wolfe: bool = False,
 ) -> Tensor:
     """Images ``(N, C, H, W)`` in [0, 1] that maximise the cross-entropy inside the ball.
 
-    Where more mass arrives than a pixel can show it is clipped at 1, as its authors clip.
+    Where more mass arrives than a pixel can show it is clipped at 1, as its authors clip. With ``frank_wolfe`` the
+    step is 2 / (t + 2) towards :func:`linear_maximum`, and ``step`` is not used.
     """
     n, channels, height, width = images.shape
     cost = window_cost(window).to(images)
@@ -88,13 +115,18 @@ def attack(
         columns = columns.permute(0, 1, 3, 2).reshape(n, channels * places, height * width)
         return F.fold(columns, (height, width), window, padding=window // 2)
 
-    for _ in range(iterations):
+    for iteration in range(iterations):
         rows.requires_grad_(True)
         loss = F.cross_entropy(classifier(arrived(rows).clamp(0, 1)), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, rows)
         with torch.no_grad():
             gradient = gradient.masked_fill(outside, 0)
             largest = torch.zeros(n, device=images.device).scatter_reduce_(0, owner, gradient.abs().amax(1), "amax")
-            moved = rows + step * gradient / largest.clamp(min=1e-20)[owner, None]
-            rows = project(moved.masked_fill(outside, -torch.inf), mass, cost, owner, budget)
+            direction = gradient / largest.clamp(min=1e-20)[owner, None]
+            if frank_wolfe:
+                best = linear_maximum(direction.masked_fill(outside, -torch.inf), mass, cost, owner, budget, _GAMMA)
+                rows = rows + 2 / (iteration + 2) * (best - rows)
+            else:
+                moved = (rows + step * direction).masked_fill(outside, -torch.inf)
+                rows = project(moved, mass, cost, owner, budget)
     return arrived(rows.detach()).clamp(0, 1)

@@ -44,12 +44,13 @@ class Left(nn.Module):
         return torch.stack([x[..., :middle].sum((1, 2, 3)), x[..., middle:].sum((1, 2, 3))], 1)
 
 
-def test_mass_is_moved_not_made_and_only_as_far_as_the_budget():
+@pytest.mark.parametrize("frank_wolfe", [False, True])
+def test_mass_is_moved_not_made_and_only_as_far_as_the_budget(frank_wolfe):
     images = torch.zeros(1, 1, 7, 8)
     images[0, 0, 3, 3] = 0.5  # one unit left of the middle
     labels = torch.tensor([0])
     for eps in (0.0, 0.3, 1.0):
-        moved = wasserstein.attack(Left(), images, labels, eps, iterations=40, step=0.1, window=5)
+        moved = wasserstein.attack(Left(), images, labels, eps, 40, 0.1, window=5, frank_wolfe=frank_wolfe)
         assert float(moved.sum()) == pytest.approx(0.5, abs=1e-4)
         crossed = float(moved[..., 4:].sum())
         assert crossed == pytest.approx(0.5 * eps, abs=0.02)  # each unit that crosses costs its distance of one pixel
