@@ -10,16 +10,22 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .arn import Arn, ArnConfig
+from .baselines import ApeG, ApeGConfig, ApeGDiscriminator, Hgd, HgdConfig
 from .checkpoint import Card, CheckpointError, card_of
 from .classifiers import LeNet5, LeNet5Config
 from .discriminators import AttackDiscriminator, ImageDiscriminator
 
 __all__ = [
+    "ApeG",
+    "ApeGConfig",
+    "ApeGDiscriminator",
     "Arn",
     "ArnConfig",
     "AttackDiscriminator",
     "Card",
     "CheckpointError",
+    "Hgd",
+    "HgdConfig",
     "Identity",
     "ImageDiscriminator",
     "LeNet5",

@@ -23,6 +23,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from .arn import Arn, ArnConfig
+from .baselines import ApeG, ApeGConfig, Hgd, HgdConfig
 from .classifiers import LeNet5, LeNet5Config
 
 FORMAT = "arn-checkpoint-1"
@@ -31,6 +32,8 @@ Kind = Literal["purifier", "classifier"]
 # architecture name on the card -> (config, module, what it is)
 _ARCHITECTURES: dict[str, tuple[type, type[nn.Module], Kind]] = {
     "arn": (ArnConfig, Arn, "purifier"),
+    "ape-g": (ApeGConfig, ApeG, "purifier"),
+    "hgd": (HgdConfig, Hgd, "purifier"),
     "lenet5": (LeNet5Config, LeNet5, "classifier"),
 }
 

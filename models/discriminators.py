@@ -7,6 +7,7 @@ import itertools
 from torch import Tensor, nn
 
 from .arn import ArnConfig
+from .baselines import HgdConfig
 
 
 class AttackDiscriminator(nn.Module):
@@ -32,7 +33,7 @@ class AttackDiscriminator(nn.Module):
 class ImageDiscriminator(nn.Module):
     """D_I (Eq. 5): natural or synthesised. Takes images in [0, 1], answers one logit each, ``(N,)``."""
 
-    def __init__(self, config: ArnConfig) -> None:
+    def __init__(self, config: ArnConfig | HgdConfig) -> None:
         super().__init__()
         widths, kernels = (config.channels, 32, 64, 128, 256), (4, 2, 4, 4)
         self.layers = nn.Sequential()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models import Arn, ArnConfig, Card, CheckpointError, checkpoint
+from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, checkpoint
 
 from . import attacks, data, tables
 from .classifier import ClassifierRecipe, train_classifier
@@ -21,7 +21,7 @@ from .export import export
 from .load import load_model
 from .recipes import RECIPES
 from .records import read_all
-from .train import ConfigurationError, TrainConfig, Trainer, join_process_group
+from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -47,14 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     craft.add_argument("--split", default="test", choices=["train", "validation", "test"])
 
     train = commands.add_parser("train", parents=[common], help="train a purifier, or the classifier (--arch lenet5)")
-    train.add_argument("--arch", default="compact", choices=["compact", "released", "lenet5"])
-    train.add_argument("--recipe", default="transparent", choices=sorted(RECIPES))
+    train.add_argument("--arch", default="compact", choices=["compact", "released", "ape-g", "hgd", "lenet5"])
+    train.add_argument(
+        "--recipe", choices=sorted(RECIPES), help="transparent, unless --arch is a baseline, which has its own"
+    )
     train.add_argument("--seen", type=_names, default=("PGD_N", "PGD_T"))
     train.add_argument("--init", type=Path, help="go on from this checkpoint's weights")
     train.add_argument("--out", type=Path, required=True, help="run folder; a run that was killed goes on there")
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--save-seconds", type=float, default=60.0, help="how often the state is saved")
+    train.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
     train.add_argument("--fp32", action="store_true", help="no bf16 autocast in training")
 
     measure = commands.add_parser("evaluate", parents=[common], help="error rates as records")
@@ -99,15 +102,31 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         checkpoint.save(model, card, flags.out / "classifier.safetensors")
         return
     overrides = {"epochs": flags.epochs, "batch_size": flags.batch_size}
-    recipe_ = dataclasses.replace(RECIPES[flags.recipe](), **{k: v for k, v in overrides.items() if v})
+    chosen = flags.recipe or {"ape-g": "ape-g", "hgd": "hgd"}.get(flags.arch, "transparent")
+    recipe_ = dataclasses.replace(RECIPES[chosen](), **{k: v for k, v in overrides.items() if v})
     classifier, classifier_card = load_model(flags.classifier, "classifier", dataset.name, flags.device)
     seen = tuple(attacks.for_training(attacks.get(name, dataset.name)) for name in flags.seen)
-    arch = ArnConfig(flags.arch, dataset.shape[0], dataset.shape[1])
+    channels, size, _ = dataset.shape
+    arch: PurifierConfig
+    match flags.arch:
+        case "ape-g":
+            arch = ApeGConfig(channels, size)
+        case "hgd":
+            arch = HgdConfig(channels, size)
+        case _:
+            arch = ArnConfig(flags.arch, channels, size)
     initial = load_model(str(flags.init), "purifier", dataset.name, "cpu")[0] if flags.init else None
-    if initial is not None and not isinstance(initial, Arn):
-        raise ConfigurationError(f"--init {flags.init} holds no ARN")
-    config_ = TrainConfig(arch, recipe_, seen, flags.seed, flags.device, not flags.fp32)
-    Trainer(config_, dataset, classifier, classifier_card.sha256, flags.out, command, initial, flags.save_seconds).fit()
+    Trainer(
+        TrainConfig(arch, recipe_, seen, flags.seed, flags.device, not flags.fp32),
+        dataset,
+        classifier,
+        classifier_card.sha256,
+        flags.out,
+        command,
+        initial,
+        flags.save_seconds,
+        flags.pools,
+    ).fit()
 
 
 def _evaluate(flags: argparse.Namespace, command: str) -> None:

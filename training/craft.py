@@ -98,6 +98,7 @@ def crafted_set(
             natural, labels = split.batch(part, device)
             crafted = attack(target, natural, labels, seed_of(seed, attack.name, start))
             images[part] = crafted.images.cpu().numpy()
+            state["flags"] = sorted({*state.get("flags", ()), *crafted.flags})
             succeeded[part] = crafted.succeeded.cpu().numpy()
             images.flush()
             succeeded.flush()

@@ -95,3 +95,8 @@ def feature_loss(purified: Sequence[Tensor], natural: Sequence[Tensor]) -> Tenso
 def logit_loss(purified: Tensor, natural: Tensor) -> Tensor:
     """Ours: KL(f(x) || f(purified)) between the frozen target's logits ``(N, classes)``; no label is used."""
     return F.kl_div(F.log_softmax(purified, 1), F.log_softmax(natural, 1), reduction="batchmean", log_target=True)
+
+
+def guidance_loss(purified: Tensor, natural: Tensor) -> Tensor:
+    """HGD's (Liao et al., CVPR 2018): L1 distance of the target's logits ``(N, classes)``, summed over classes."""
+    return (purified - natural).abs().sum(1).mean()

@@ -16,7 +16,7 @@ class LossWeights:
     """Weights of the terms; 0 leaves a term, and the discriminator that only it needs, out of the run.
 
     ``mse`` Eq. 4, ``att`` lambda_1 of Eq. 7, ``nor`` lambda_2 of Eq. 7, ``adv`` theta of Eq. 8; the others are ours:
-    ``l1`` on pixels, ``feature`` and ``logit`` on the frozen target.
+    ``l1`` on pixels, ``feature`` and ``logit`` on the frozen target; ``guide`` is HGD's.
     """
 
     mse: float = 0.0
@@ -26,6 +26,7 @@ class LossWeights:
     l1: float = 0.0
     feature: float = 0.0
     logit: float = 0.0
+    guide: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Recipe:
     training split. ``schedule``: ``constant``, or ``one_cycle`` (linear warm-up over a tenth, cosine to zero).
     ``sample`` draws z ~ N(mu, sigma^2) in training instead of taking mu. ``refresh_epochs`` crafts the seen attacks
     anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
-    ``form``: the losses as the paper has them or as the authors' ``released`` code does.
+    ``form``: the losses as the paper has them, as the authors' ``released`` code does, or ``averaged`` over pixels and
+    domains alike, as APE-GAN has them.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Recipe:
     sample: bool = True
     refresh_epochs: int = 0
     shift: int = 0
-    form: Literal["paper", "released"] = "paper"
+    form: Literal["paper", "released", "averaged"] = "paper"
     gradient_penalty: float = 0.0
     released_initialisation: bool = False
 
@@ -62,8 +64,9 @@ class Recipe:
             raise ValueError("refresh_epochs and shift cannot be negative")
         if self.shift and not self.refresh_epochs:
             raise ValueError("shifted images need attacks crafted against them: set refresh_epochs")
-        if min(dataclasses.astuple(self.weights)) < 0 or not (self.weights.mse or self.weights.l1):
-            raise ValueError("weights cannot be negative, and one of mse and l1 must restore the image")
+        restoring = self.weights.mse or self.weights.l1 or self.weights.guide
+        if min(dataclasses.astuple(self.weights)) < 0 or not restoring:
+            raise ValueError("weights cannot be negative, and one of mse, l1 and guide must restore the image")
 
 
 def transparent() -> Recipe:
@@ -112,4 +115,39 @@ def released() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"transparent": transparent, "paper": paper, "released": released}
+def ape_g() -> Recipe:
+    """APE-GAN's losses, weights and optimiser (Jin et al., 2019) over ``transparent``'s images and number of steps."""
+    return Recipe(
+        name="ape-g",
+        weights=LossWeights(mse=0.7, adv=0.3),
+        epochs=15,
+        batch_size=256,
+        learning_rate=2e-4,
+        betas=(0.5, 0.999),
+        schedule="constant",
+        refresh_epochs=3,
+        shift=2,
+        form="averaged",
+    )
+
+
+def hgd() -> Recipe:
+    """HGD guided by the logits (Liao et al., 2018) over ``transparent``'s images and number of steps."""
+    return Recipe(
+        name="hgd",
+        weights=LossWeights(guide=1.0),
+        epochs=15,
+        batch_size=256,
+        learning_rate=1e-3,
+        refresh_epochs=3,
+        shift=2,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "transparent": transparent,
+    "paper": paper,
+    "released": released,
+    "ape-g": ape_g,
+    "hgd": hgd,
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -15,13 +16,26 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from models import Arn, ArnConfig, AttackDiscriminator, Card, ImageDiscriminator, checkpoint
+from models import (
+    ApeG,
+    ApeGConfig,
+    ApeGDiscriminator,
+    Arn,
+    ArnConfig,
+    AttackDiscriminator,
+    Card,
+    Hgd,
+    HgdConfig,
+    ImageDiscriminator,
+    checkpoint,
+)
 from models.checkpoint import write_atomically
 
 from . import losses
@@ -34,6 +48,9 @@ from .sheet import contact_sheet, save_png
 
 logger = logging.getLogger(__name__)
 
+PurifierConfig = ArnConfig | ApeGConfig | HgdConfig
+Purifier = Arn | ApeG | Hgd
+
 
 class ConfigurationError(ValueError):
     """A run that cannot be right. Raised before any work."""
@@ -43,7 +60,7 @@ class ConfigurationError(ValueError):
 class TrainConfig:
     """Everything that decides the weights of a run, but the data and the classifier themselves."""
 
-    arch: ArnConfig
+    arch: PurifierConfig
     recipe: Recipe
     seen: tuple[Attack, ...]
     seed: int = 0
@@ -54,6 +71,7 @@ class TrainConfig:
         """A text that two runs share exactly when they would give the same weights."""
         described = {
             **dataclasses.asdict(dataclasses.replace(self, seen=())),
+            "network": type(self.arch).__name__,
             "seen": [attack.describe() for attack in self.seen],
             "data": dataset.train.sha256(),
             "classifier": classifier_sha256,
@@ -83,7 +101,10 @@ def check(config: TrainConfig, dataset: Dataset, classifier: nn.Module) -> None:
         raise ConfigurationError(f"{len(dataset.train)} training images are fewer than one batch")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError("device cuda was asked for, but torch sees no CUDA device")
-    if config.recipe.weights.feature and not hasattr(classifier, "forward_with_features"):
+    weights = config.recipe.weights
+    if not isinstance(config.arch, ArnConfig) and (weights.att or weights.nor):
+        raise ConfigurationError(f"recipe {config.recipe.name} needs an ARN: no other purifier has a code")
+    if weights.feature and not hasattr(classifier, "forward_with_features"):
         raise ConfigurationError(
             f"the recipe's feature loss needs a classifier with forward_with_features, not {type(classifier).__name__}"
         )
@@ -121,38 +142,71 @@ class StaticSource:
 
 
 class FreshSource:
-    """Images shifted and attacked anew every ``refresh_epochs`` epochs; in between, a pool on disk is read again."""
+    """Images shifted and attacked anew every ``refresh_epochs`` epochs; in between, a pool on disk is read again.
 
-    def __init__(self, config: TrainConfig, split: Split, classifier: nn.Module, root: Path) -> None:
-        self.config, self.split = config, split
+    With ``shared`` every generation of the pool stays in ``root`` under a name that says what it depends on, so that
+    runs over the same seen attacks, seed and batches craft them once between them.
+    """
+
+    def __init__(
+        self, config: TrainConfig, split: Split, classifier: nn.Module, sha256: str, root: Path, shared: bool = False
+    ) -> None:
+        self.config, self.split, self.root, self.shared = config, split, root, shared
         self.target = MixedPrecision(classifier)
-        root.mkdir(parents=True, exist_ok=True)
-        self.pools = []
-        for attack in config.seen:
-            path = root / f"{attack.name}.npy"
-            mode = "r+" if path.is_file() else "w+"
-            self.pools.append(np.lib.format.open_memmap(path, mode, np.float16, tuple(split.images.shape)))
+        recipe = config.recipe
+        self.depends_on = (
+            split.sha256(), sha256, config.seed, config.device, recipe.batch_size, recipe.refresh_epochs, recipe.shift
+        )  # fmt: skip
+        self.generation = -1
+        self.pools: list[tuple[NDArray[np.float16], NDArray[np.bool_]]] = []
+        self.offsets = torch.empty(0)
+
+    def _open(self, generation: int) -> None:
+        self.flush()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.generation, self.pools = generation, []
+        for attack in self.config.seen:
+            key = hashlib.sha256(repr((attack.describe(), generation, *self.depends_on)).encode()).hexdigest()[:16]
+            stem = f"{attack.name}-{key}"
+            if not self.shared:
+                for stale in set(self.root.glob(f"{attack.name}-*")) - set(self.root.glob(f"{stem}.*")):
+                    stale.unlink()
+            images, done = self.root / f"{stem}.npy", self.root / f"{stem}.done.npy"
+            mode = "r+" if done.is_file() else "w+"
+            shape = tuple(self.split.images.shape)
+            self.pools.append(
+                (
+                    np.lib.format.open_memmap(images, mode, np.float16, shape),
+                    np.lib.format.open_memmap(done, mode, np.bool_, shape[:1]),
+                )
+            )
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, "shift", generation))
+        self.offsets = torch.randint(0, 2 * self.config.recipe.shift + 1, (len(self.split), 2), generator=generator)
 
     def batch(self, indices: Tensor, epoch: int, step: int) -> list[Tensor]:
         """See :class:`Source`."""
         config = self.config
-        generation, age = divmod(epoch, config.recipe.refresh_epochs)
-        generator = torch.Generator().manual_seed(seed_of(config.seed, "shift", generation))
-        offsets = torch.randint(0, 2 * config.recipe.shift + 1, (len(self.split), 2), generator=generator)
+        generation = epoch // config.recipe.refresh_epochs
+        if generation != self.generation:
+            self._open(generation)
         images, labels = self.split.batch(indices, config.device)
-        natural = shift_images(images, offsets[indices], config.recipe.shift)
-        batch = [natural]
-        for attack, pool in zip(config.seen, self.pools, strict=True):
-            if age == 0:
+        natural = shift_images(images, self.offsets[indices], config.recipe.shift)
+        batch, chosen = [natural], indices.numpy()
+        for attack, (pool, done) in zip(config.seen, self.pools, strict=True):
+            missing = torch.from_numpy(~done[chosen]).to(natural.device)
+            if bool(missing.any()):
                 seed = seed_of(config.seed, attack.name, generation, step)
-                pool[indices.numpy()] = attack(self.target, natural, labels, seed).images.cpu().numpy()
-            batch.append(torch.from_numpy(pool[indices.numpy()]).to(config.device).float())
+                crafted = attack(self.target, natural[missing], labels[missing], seed).images.cpu().numpy()
+                pool[chosen[~done[chosen]]] = crafted
+                done[chosen] = True  # after the images: a run that is killed in between crafts them again
+            batch.append(torch.from_numpy(pool[chosen]).to(config.device).float())
         return batch
 
     def flush(self) -> None:
         """Bring the pools to disk, so that a saved state never points at images that are not there."""
-        for pool in self.pools:
-            pool.flush()
+        for pool, done in self.pools:
+            pool.flush()  # type: ignore[attr-defined]
+            done.flush()  # type: ignore[attr-defined]
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -163,6 +217,13 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     if step < warm_up:
         return recipe.learning_rate * (step + 1) / warm_up
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def build(config: PurifierConfig) -> Purifier:
+    """The purifier of a configuration, with fresh weights."""
+    if isinstance(config, ApeGConfig):
+        return ApeG(config)
+    return Hgd(config) if isinstance(config, HgdConfig) else Arn(config)
 
 
 def released_initialisation(module: nn.Module) -> None:
@@ -188,12 +249,14 @@ class Trainer:
         classifier_sha256: str,
         out: Path,
         command: str = "",
-        initial: Arn | None = None,
+        initial: nn.Module | None = None,
         save_seconds: float = 60.0,
+        pools: Path | None = None,
     ) -> None:
         check(config, dataset, classifier)
         self.config, self.dataset, self.classifier, self.out = config, dataset, classifier, out
         self.classifier_sha256, self.command, self.save_seconds = classifier_sha256, command, save_seconds
+        self.pools = pools
         self.recipe, self.device = config.recipe, torch.device(config.device)
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
@@ -201,22 +264,28 @@ class Trainer:
         weights = self.recipe.weights
 
         torch.manual_seed(config.seed)
-        self.arn = Arn(config.arch)
-        modules: dict[str, nn.Module] = {"arn": self.arn}
+        self.purifier = build(config.arch)
+        modules: dict[str, nn.Module] = {"purifier": self.purifier}
         if weights.att:
+            assert isinstance(config.arch, ArnConfig)  # check() saw to it
             modules["attack_discriminator"] = AttackDiscriminator(config.arch, self.domains)
         if weights.adv:
-            modules["image_discriminator"] = ImageDiscriminator(config.arch)
+            modules["image_discriminator"] = (
+                ApeGDiscriminator(config.arch)
+                if isinstance(config.arch, ApeGConfig)
+                else ImageDiscriminator(config.arch)
+            )
         if self.recipe.released_initialisation:
             for module in modules.values():
                 released_initialisation(module)
         if initial is not None:
-            if initial.config != config.arch:
-                raise ConfigurationError(f"--init holds {initial.config}, not {config.arch}")
-            self.arn.load_state_dict(initial.state_dict())
+            held = getattr(initial, "config", type(initial).__name__)
+            if held != config.arch:
+                raise ConfigurationError(f"--init holds {held}, not {config.arch}")
+            self.purifier.load_state_dict(initial.state_dict())
         if self.world_size > 1 and self.device.type == "cuda":  # torch has it for GPUs only
             modules = {name: nn.SyncBatchNorm.convert_sync_batchnorm(module) for name, module in modules.items()}
-            self.arn = modules["arn"]  # type: ignore[assignment]
+            self.purifier = modules["purifier"]  # type: ignore[assignment]
         self.modules = {
             name: module.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             for name, module in modules.items()
@@ -232,8 +301,8 @@ class Trainer:
 
     # -- the run ------------------------------------------------------------------------------------------------
 
-    def fit(self) -> Arn:
-        """Train to the end, resuming if the run folder holds a state, and leave ``arn.safetensors`` there."""
+    def fit(self) -> Purifier:
+        """Train to the end, resuming if the run folder holds a state, and leave ``purifier.safetensors`` there."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._resume()
         source = self._source()
@@ -260,10 +329,10 @@ class Trainer:
         progress.close()
         if writer:
             writer.close()
-        self.arn.eval()
+        self.purifier.eval()
         if self.rank == 0:
-            checkpoint.save(self._plain_arn(), self.card(self._validate(validation)), self.out / "arn.safetensors")
-        return self.arn
+            checkpoint.save(self._plain(), self.card(self._validate(validation)), self.out / "purifier.safetensors")
+        return self.purifier
 
     def _batches(self) -> Iterator[tuple[int, Tensor]]:
         """Epoch and indices from the current step on; the order is a function of seed and epoch."""
@@ -278,7 +347,10 @@ class Trainer:
 
     def _source(self) -> StaticSource | FreshSource:
         if self.recipe.refresh_epochs:
-            return FreshSource(self.config, self.dataset.train, self.classifier, self.out / f"pool-{self.rank}")
+            parent = self.pools or self.out
+            root = parent / f"pool-{self.rank}-of-{self.world_size}"
+            shared = self.pools is not None
+            return FreshSource(self.config, self.dataset.train, self.classifier, self.classifier_sha256, root, shared)
         crafted = self.out.parent / "crafted"
         args = (self.config, self.dataset.train, self.classifier, self.classifier_sha256, crafted)
         if self.rank == 0:
@@ -302,61 +374,73 @@ class Trainer:
         domains = torch.arange(k, device=self.device).repeat_interleave(len(natural))
         values: dict[str, float] = {}
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
-            mean, log_variance = self.arn.encode_distribution(x)
-        mean, log_variance = mean.float(), log_variance.float()
-        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if recipe.sample else mean
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
-            purified = self.arn.decode(z)
-        purified = purified.float()
-
-        values.update(self._update_discriminators(z.detach(), purified.detach(), natural, domains))
-
         released = recipe.form == "released"
         terms: dict[str, Tensor] = {}
-        if weights.mse:
-            if released:
-                terms["mse"] = 4 * (purified - target).square().mean()
-            else:
-                terms["mse"] = losses.pixel_loss(purified, target, k)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision)
+        if isinstance(self.purifier, Arn):
+            with autocast:
+                mean, log_variance = self.purifier.encode_distribution(x)
+            mean, log_variance = mean.float(), log_variance.float()
+            z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if recipe.sample else mean
+            with autocast:
+                purified = self.purifier.decode(z).float()
+            values.update(self._update_discriminators(z.detach(), purified.detach(), natural, domains))
+            if weights.att:
+                confusion = losses.attack_confusion_loss_released if released else losses.attack_confusion_loss
+                terms["att"] = confusion(self.modules["attack_discriminator"](z))
+            if weights.nor:
+                # The authors' code sums over the batch where Eq. 3 averages.
+                scale = len(x) if released else 1
+                terms["nor"] = scale * losses.normalization_loss(mean, log_variance)
+        else:
+            with autocast:
+                purified = self.purifier(x).float()
+            values.update(self._update_discriminators(None, purified.detach(), natural, domains))
+
+        if weights.mse and recipe.form == "paper":
+            terms["mse"] = losses.pixel_loss(purified, target, k)
+        elif weights.mse:
+            terms["mse"] = 4 * (purified - target).square().mean()  # on [-1, 1], as Tanh gives it
         if weights.l1:
             terms["l1"] = losses.absolute_loss(purified, target)
-        if weights.att:
-            confusion = losses.attack_confusion_loss_released if released else losses.attack_confusion_loss
-            terms["att"] = confusion(self.modules["attack_discriminator"](z))
-        if weights.nor:
-            # The authors' code sums over the batch where Eq. 3 averages.
-            scale = len(x) if released else 1
-            terms["nor"] = scale * losses.normalization_loss(mean, log_variance)
-        if weights.feature or weights.logit:
+        if weights.feature or weights.logit or weights.guide:
             terms.update(self._target_terms(purified, natural))
         # What restores the image reaches E and G alike; "mse" stands in the paper's L_mse, the others are ours.
-        restoring = [
-            getattr(weights, name) * terms[name] for name in ("mse", "l1", "feature", "logit") if name in terms
-        ]
+        names = ("mse", "l1", "feature", "logit", "guide")
+        restoring = [getattr(weights, name) * terms[name] for name in names if name in terms]
         restoration = torch.stack(restoring).sum()
         nothing = torch.zeros((), device=self.device)
         att, nor = terms.get("att", nothing), terms.get("nor", nothing)
         encoder_loss = losses.encoder_loss(restoration, att, nor, weights.att, weights.nor)
 
-        optimiser = self.optimisers["arn"]
+        optimiser = self.optimisers["purifier"]
         optimiser.zero_grad()
         if weights.adv:
-            terms["adv"] = losses.decoder_adversarial_loss(self.modules["image_discriminator"](purified), k)
+            terms["adv"] = losses.decoder_adversarial_loss(self.modules["image_discriminator"](purified), self._summed)
+        if weights.adv and isinstance(self.purifier, Arn):
             decoder_loss = losses.decoder_loss(restoration, terms["adv"], weights.adv)
-            decoder_parameters = list(self.arn.decoder.parameters())
+            decoder_parameters = list(self.purifier.decoder.parameters())
             gradients = torch.autograd.grad(decoder_loss, decoder_parameters, retain_graph=True)
-            encoder_loss.backward(inputs=list(self.arn.encoder.parameters()))
+            encoder_loss.backward(inputs=list(self.purifier.encoder.parameters()))
             for parameter, gradient in zip(decoder_parameters, gradients, strict=True):
                 parameter.grad = gradient
+        elif weights.adv:
+            losses.decoder_loss(restoration, terms["adv"], weights.adv).backward()
         else:
             encoder_loss.backward()  # no other term reaches G than reaches E through it
-        self._average_gradients(self.arn)
+        self._average_gradients(self.purifier)
         optimiser.step()
         values.update({name: float(term.detach()) for name, term in terms.items()})
         return values
 
-    def _update_discriminators(self, z: Tensor, purified: Tensor, natural: Tensor, domains: Tensor) -> dict[str, float]:
+    @property
+    def _summed(self) -> int:
+        """Over how many domains D_I's losses are summed: the paper's Eqs. 5 and 6 sum over all, APE-GAN averages."""
+        return 1 if self.recipe.form == "averaged" else self.domains
+
+    def _update_discriminators(
+        self, z: Tensor | None, purified: Tensor, natural: Tensor, domains: Tensor
+    ) -> dict[str, float]:
         released = self.recipe.form == "released"
         updates: dict[str, tuple[str, Tensor]] = {}
         if "attack_discriminator" in self.modules:
@@ -366,7 +450,7 @@ class Trainer:
         if "image_discriminator" in self.modules:
             discriminator = self.modules["image_discriminator"]
             fake, real = discriminator(purified), discriminator(natural)
-            loss = losses.image_discriminator_loss(fake, real, self.domains)
+            loss = losses.image_discriminator_loss(fake, real, self._summed)
             if self.recipe.gradient_penalty:
                 loss = loss + self.recipe.gradient_penalty * self._gradient_penalty(purified, natural)
             updates["image_discriminator"] = ("d_i", loss)
@@ -391,17 +475,22 @@ class Trainer:
         """The frozen target's view of the purified images beside its view of the natural ones."""
         weights, k = self.recipe.weights, self.domains
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
-            if not weights.feature:
+            if weights.feature:
+                with torch.no_grad():
+                    clean_features, clean = self.classifier.forward_with_features(natural)  # type: ignore[operator]
+                features, seen = self.classifier.forward_with_features(purified)  # type: ignore[operator]
+            else:
                 with torch.no_grad():
                     clean = self.classifier(natural)
                 seen = self.classifier(purified)
-                return {"logit": losses.logit_loss(seen.float(), clean.float().repeat(k, 1))}
-            with torch.no_grad():
-                clean_features, clean = self.classifier.forward_with_features(natural)  # type: ignore[operator]
-            features, seen = self.classifier.forward_with_features(purified)  # type: ignore[operator]
-        terms = {"feature": losses.feature_loss([features.float()], [clean_features.float().repeat(k, 1)])}
+        terms = {}
+        if weights.feature:
+            terms["feature"] = losses.feature_loss([features.float()], [clean_features.float().repeat(k, 1)])
+        clean, seen = clean.float().repeat(k, 1), seen.float()
         if weights.logit:
-            terms["logit"] = losses.logit_loss(seen.float(), clean.float().repeat(k, 1))
+            terms["logit"] = losses.logit_loss(seen, clean)
+        if weights.guide:
+            terms["guide"] = losses.guidance_loss(seen, clean)
         return terms
 
     def _average_gradients(self, module: nn.Module) -> None:
@@ -430,15 +519,15 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, sets: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-        self.arn.eval()
+        self.purifier.eval()
         metrics = {}
         for name, (images, labels) in sets.items():
             wrong: int = sum(
-                int((self.classifier(self.arn(x)).argmax(1) != y).sum())
+                int((self.classifier(self.purifier(x)).argmax(1) != y).sum())
                 for x, y in zip(images.split(500), labels.split(500), strict=True)
             )
             metrics[f"error/{name}"] = 100 * wrong / len(images)
-        self.arn.train()
+        self.purifier.train()
         return metrics
 
     @torch.no_grad()
@@ -450,11 +539,11 @@ class Trainer:
         for name, value in row.items():
             if "/" in name:
                 writer.add_scalar(name, value, row["step"])
-        self.arn.eval()
+        self.purifier.eval()
         natural = sets["none"][0][:16]
         attacked = sets[self.config.seen[0].name][0][:16]
-        sheet = contact_sheet(natural, attacked, self.arn(attacked))
-        self.arn.train()
+        sheet = contact_sheet(natural, attacked, self.purifier(attacked))
+        self.purifier.train()
         save_png(sheet, self.out / "sheets" / f"epoch-{row['epoch']:03d}.png")
         writer.add_image("natural, adversarial, noise x10, purified", sheet, row["step"])
         tqdm.write("  ".join(f"{k.split('/')[-1]} {v:.4g}" for k, v in row.items()))
@@ -500,12 +589,12 @@ class Trainer:
         self.step = int(metadata["step"])
         logger.info("resumed %s at step %d of %d", self.out, self.step, self.steps)
 
-    def _plain_arn(self) -> Arn:
+    def _plain(self) -> Purifier:
         """The network as its checkpoint holds it: under torchrun its BatchNorm layers are synchronised ones."""
         if self.world_size == 1:
-            return self.arn
-        plain = Arn(self.config.arch)
-        plain.load_state_dict(self.arn.state_dict())
+            return self.purifier
+        plain = build(self.config.arch)
+        plain.load_state_dict(self.purifier.state_dict())
         return plain
 
     def card(self, metrics: dict[str, float]) -> Card:
@@ -513,7 +602,7 @@ class Trainer:
         return Card(
             name=self.out.name,
             kind="purifier",
-            architecture="arn",
+            architecture=checkpoint.architecture_of(self._plain())[0],
             config=dataclasses.asdict(self.config.arch),
             dataset=self.dataset.name,
             input_shape=self.dataset.shape,

@@ -1,5 +1,6 @@
 """Every attack of the registry over a tiny model: range, budget, goal, determinism."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_every_attack_stays_in_range_and_budget_and_succeeds(name, problem):
     assert (model(crafted.images).argmax(1) != labels)[crafted.succeeded].all()
     if attack.eps is None:
         assert torch.equal(crafted.images[~crafted.succeeded], images[~crafted.succeeded])
-    else:
+    elif attack.norm == "linf":  # the Wasserstein budget has tests of its own
         assert (crafted.images - images).abs().max() <= attack.eps + attacks.BUDGET_TOLERANCE
 
 
@@ -111,6 +112,29 @@ def test_training_takes_half_the_steps_of_twice_the_size():
     attack = attacks.for_training(attacks.get("PGD_N"))
     assert dict(attack.settings) == {"iterations": 20, "step": 0.02}
     assert attack.eps == 0.3
+
+
+def test_variants_change_the_budget_and_the_iterations_and_are_named_so():
+    attack = attacks.get("PGD_N@0.2x100")
+    assert (attack.name, attack.eps, attack.settings["iterations"]) == ("PGD_N@0.2x100", 0.2, 100)
+    assert attacks.get("AA_N_rand@0.1").eps == 0.1
+    for impossible in ("CW_N@0.2", "AA_Nx3", "PGD_N@", "PGD_N@0.1@0.2"):
+        with pytest.raises(attacks.AttackError):
+            attacks.get(impossible)
+
+
+def test_what_autoattack_warns_of_comes_back_and_its_logger_is_left_alone(problem):
+    _, images, labels = problem
+
+    class Flat(Linear):
+        def forward(self, x):
+            return super().forward((x * 2).round() / 2)
+
+    logger = logging.getLogger("auto-attack")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    crafted = attacks.get("AA_N")(Flat(), images, labels, seed=0)
+    assert any("Square Attack has decreased" in flag for flag in crafted.flags)
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before
 
 
 def test_budgets_follow_the_data_set():

@@ -80,7 +80,7 @@ def test_the_decoder_alone_learns_from_the_image_discriminator(digits, classifie
         )
         natural = digits.train.batch(slice(0, 32))[0]
         trainer.train_step([natural, natural, natural])
-        weights[adv] = trainer.arn.state_dict()
+        weights[adv] = trainer.purifier.state_dict()
     encoder, decoder = ("encoder.features.0.0.weight", "decoder.layers.0.0.weight")
     assert torch.equal(weights[0.1][encoder], weights[1e-9][encoder])
     assert not torch.equal(weights[0.1][decoder], weights[1e-9][decoder])
@@ -137,7 +137,7 @@ def test_every_evaluation_leaves_losses_metrics_and_a_contact_sheet(digits, clas
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {"loss/l1", "loss/att", "error/none", "error/PGD_N", "error/PGD_T"} <= rows[0].keys()
     assert {path.name for path in (tmp_path / "run" / "sheets").iterdir()} == {"epoch-001.png", "epoch-002.png"}
-    card = models.card_of(models.load(tmp_path / "run" / "arn.safetensors"))
+    card = models.card_of(models.load(tmp_path / "run" / "purifier.safetensors"))
     assert (card.recipe, card.step, card.input_shape) == ("transparent", 4, (1, 28, 28))
 
 
@@ -147,7 +147,7 @@ def command(out, **extra):
 
 
 def weights_of(out):
-    return models.load(out / "arn.safetensors").state_dict()
+    return models.load(out / "purifier.safetensors").state_dict()
 
 
 @pytest.mark.parametrize("recipe", ["paper", "transparent"])
@@ -161,7 +161,7 @@ def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    assert not (broken / "arn.safetensors").exists()
+    assert not (broken / "purifier.safetensors").exists()
     subprocess.run(command(broken, recipe=recipe), check=True, **quiet)
     expected, resumed = weights_of(whole), weights_of(broken)
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
@@ -172,13 +172,13 @@ def test_two_processes_train_one_network(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29511"]
     arguments = command(tmp_path / "run", epochs=1, recipe="paper")[1:]
     subprocess.run([*launch, *arguments], check=True)
-    assert models.load(tmp_path / "run" / "arn.safetensors")(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
+    assert models.load(tmp_path / "run" / "purifier.safetensors")(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
 
 
 @pytest.mark.slow
 def test_the_authors_own_network_runs_from_the_same_command(tmp_path):
     run = command(tmp_path / "run", arch="released", recipe="released", epochs=1, **{"batch-size": 32, "every": 20})
     subprocess.run(run, check=True)
-    model = models.load(tmp_path / "run" / "arn.safetensors")
+    model = models.load(tmp_path / "run" / "purifier.safetensors")
     assert model.config.architecture == "released"
     assert model(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)

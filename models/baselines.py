@@ -1,0 +1,113 @@
+"""The learned purifiers that the paper compares ARN with: APE-G and HGD, at about the size of the compact ARN.
+
+Both take and give ``(N, C, H, W)`` float32 in [0, 1] and are differentiable, as :class:`~models.Arn` is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .arn import _unit
+
+
+@dataclasses.dataclass(frozen=True)
+class ApeGConfig:
+    """What rebuilds an :class:`ApeG`: colour ``channels``, and the ``size`` in pixels it is trained at."""
+
+    channels: int = 1
+    size: int = 28
+
+    def __post_init__(self) -> None:
+        if self.size % 4:
+            raise ValueError(f"APE-G halves twice: size must be a multiple of 4, not {self.size}")
+
+
+class ApeG(nn.Module):
+    """The generator of APE-GAN (Jin et al., ICASSP 2019): two stride-2 convolutions and their mirror, Tanh."""
+
+    def __init__(self, config: ApeGConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.channels
+        self.layers = nn.Sequential(
+            _unit(nn.Conv2d(c, 64, 4, stride=2, padding=1, bias=False), 64),
+            _unit(nn.Conv2d(64, 128, 4, stride=2, padding=1, bias=False), 128),
+            _unit(nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1, bias=False), 64),
+            nn.ConvTranspose2d(64, c, 4, stride=2, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in [0, 1] to the same."""
+        out: Tensor = self.layers(2 * x - 1)
+        return (out + 1) / 2
+
+
+class ApeGDiscriminator(nn.Module):
+    """APE-GAN's discriminator: natural or restored, one logit each, positive means natural."""
+
+    def __init__(self, config: ApeGConfig) -> None:
+        super().__init__()
+        widths = (config.channels, 64, 128, 256)
+        self.layers = nn.Sequential()
+        side = config.size
+        for i, o in itertools.pairwise(widths):
+            self.layers.append(_unit(nn.Conv2d(i, o, 4, stride=2, padding=1, bias=False), o))
+            side //= 2
+        self.layers.extend([nn.Flatten(), nn.Linear(256 * side * side, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in [0, 1] to logits ``(N,)``."""
+        out: Tensor = self.layers(2 * x - 1)
+        return out.squeeze(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class HgdConfig:
+    """What rebuilds an :class:`Hgd`: ``width`` channels at full size, doubled at each of two halvings."""
+
+    channels: int = 1
+    size: int = 28
+    width: int = 12
+
+    def __post_init__(self) -> None:
+        if self.size % 4:
+            raise ValueError(f"HGD's U-Net halves twice: size must be a multiple of 4, not {self.size}")
+
+
+class Hgd(nn.Module):
+    """The denoiser of HGD (Liao et al., CVPR 2018): a U-Net that gives the negative noise to add to its input.
+
+    Trained on what the frozen classifier makes of the result alone, it may write outside [0, 1]; the sum is clipped
+    for whoever stands behind, with a gradient as if it were not.
+    """
+
+    def __init__(self, config: HgdConfig) -> None:
+        super().__init__()
+        self.config = config
+        w = config.width
+
+        def stage(i: int, o: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(
+                _unit(nn.Conv2d(i, o, 3, stride=stride, padding=1, bias=False), o),
+                _unit(nn.Conv2d(o, o, 3, padding=1, bias=False), o),
+            )
+
+        self.down = nn.ModuleList([stage(config.channels, w, 1), stage(w, 2 * w, 2), stage(2 * w, 4 * w, 2)])
+        self.up = nn.ModuleList([stage(4 * w + 2 * w, 2 * w, 1), stage(2 * w + w, w, 1)])
+        self.noise = nn.Conv2d(w, config.channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in [0, 1] to the same."""
+        full = self.down[0](x)
+        half = self.down[1](full)
+        out = self.down[2](half)
+        for stage, skip in zip(self.up, (half, full), strict=True):
+            out = stage(torch.cat([F.interpolate(out, size=skip.shape[2:], mode="nearest"), skip], 1))
+        restored: Tensor = x + self.noise(out)
+        return restored + (restored.clamp(0, 1) - restored).detach()
