@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import wasserstein
+from . import patches, wasserstein
 
-Norm = Literal["linf", "l2", "l0", "flow", "wasserstein"]
+Norm = Literal["linf", "l2", "l0", "flow", "wasserstein", "patch"]
 Goal = Literal["untargeted", "targeted"]
 Settings = Mapping[str, float | int]
 # (classifier, images, labels or targets, settings) -> adversarial images
@@ -277,6 +277,24 @@ def _wasserstein(classifier: nn.Module, images: Tensor, labels: Tensor, settings
     return torch.cat([wasserstein.attack(classifier, x, y, eps, int(iterations), step, int(window)) for x, y in parts])
 
 
+def _stickers(number: int) -> Perturb:
+    def perturb(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+        mask = patches.sticker_mask(number, *images.shape[2:])
+        return patches.robust_physical_perturbation(
+            classifier, images, labels, mask, int(settings["iterations"]), settings["rate"], settings["weight"],
+            settings["nps_weight"], int(settings["transformations"]),
+        )  # fmt: skip
+
+    return perturb
+
+
+def _rectangle(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+    size, iterations, candidates = (int(settings[key]) for key in ("size", "iterations", "candidates"))
+    return patches.rectangular_occlusion(
+        classifier, images, labels, (size, size), iterations, settings["step"], candidates=candidates
+    )
+
+
 def _classes(classifier: nn.Module, images: Tensor) -> int:
     with torch.no_grad():
         return int(classifier(images[:1]).shape[1])
@@ -295,6 +313,7 @@ _STEP = 0.01
 ATTACKS = (
     "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "CW_N", "CW_T", "DDN_N", "DDN_T", "AA_N", "AA_N_eps2", "AA_N_rand",
     "SQUARE_N", "JSMA_T", "STA_N", "STA_T", "FWA_N", "FWA_N_eps2",
+    "ROA_N", "AP_1", "AP_2", "AP_3", "AP_4",
 )  # fmt: skip
 _VARIANT = re.compile(r"(?P<name>[A-Za-z0-9_]+?)(?:@(?P<eps>[0-9.]+))?(?:x(?P<iterations>[0-9]+))?")
 
@@ -356,6 +375,14 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
             settings = {"iterations": 40, "step": 0.1, "window": 5}
             source = "Wu, Wang & Yu, ICML 2020, projected gradient with dual projection"
             return Attack(name, goal, "wasserstein", eps, settings, source, _wasserstein)
+        case "ROA_N":
+            settings = {"size": 7, "iterations": 30, "step": 0.05, "candidates": 20}
+            source = "Wu, Tong & Vorobeychik, ICLR 2020, gradient search"
+            return Attack(name, goal, "patch", None, settings, source, _rectangle)
+        case "AP_1" | "AP_2" | "AP_3" | "AP_4":
+            settings = {"iterations": 100, "rate": 0.1, "weight": 0.002, "nps_weight": 0.0, "transformations": 2}
+            source = "Eykholt et al., CVPR 2018 (RP2), untargeted, an image at a time"
+            return Attack(name, goal, "patch", None, settings, source, _stickers(int(base[-1])))
         case _:
             settings = {"iterations": 100, "gamma": 0.05, "init_norm": 1.0, "levels": 256}
             source = "Rony et al., CVPR 2019; advertorch DDNL2Attack"
@@ -364,6 +391,6 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
 
 def for_training(attack: Attack) -> Attack:
     """The attack as training crafts it: half the iterations at twice the step, the same budget."""
-    if "step" not in attack.settings:
+    if not attack.name.startswith("PGD"):
         return attack
     return attack.with_settings(iterations=int(attack.settings["iterations"]) // 2, step=2 * attack.settings["step"])

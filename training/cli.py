@@ -13,7 +13,7 @@ from pathlib import Path
 from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, checkpoint
 
 from . import attacks, data, tables
-from .classifier import ClassifierRecipe, train_classifier
+from .classifier import CLASSIFIER_RECIPES, train_classifier
 from .craft import crafted_set, versions
 from .data import DATASETS, Dataset
 from .evaluate import Subject, evaluate, over_http
@@ -22,6 +22,8 @@ from .load import load_model
 from .recipes import RECIPES
 from .records import read_all
 from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
+
+_KINDS = {"compact": "purifier", "released": "purifier", "ape-g": "purifier", "hgd": "purifier", "lenet5": "classifier"}
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -47,9 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     craft.add_argument("--split", default="test", choices=["train", "validation", "test"])
 
     train = commands.add_parser("train", parents=[common], help="train a purifier, or the classifier (--arch lenet5)")
-    train.add_argument("--arch", default="compact", choices=["compact", "released", "ape-g", "hgd", "lenet5"])
+    train.add_argument("--arch", default="compact", choices=list(_KINDS))
     train.add_argument(
-        "--recipe", choices=sorted(RECIPES), help="transparent, unless --arch is a baseline, which has its own"
+        "--recipe",
+        choices=sorted([*RECIPES, *CLASSIFIER_RECIPES]),
+        help="transparent, unless --arch is a baseline or a classifier, which have their own",
     )
     train.add_argument("--seen", type=_names, default=("PGD_N", "PGD_T"))
     train.add_argument("--init", type=Path, help="go on from this checkpoint's weights")
@@ -91,19 +95,26 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     flags.device = join_process_group(flags.device)
     dataset = _dataset(flags)
     dataset = dataclasses.replace(dataset, train=dataset.train.every(flags.every))
+    initial = load_model(str(flags.init), _KINDS[flags.arch], dataset.name, "cpu")[0] if flags.init else None
+    overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v}
     if flags.arch == "lenet5":
-        recipe = ClassifierRecipe(seed=flags.seed, **({"epochs": flags.epochs} if flags.epochs else {}))
-        model = train_classifier(dataset, recipe, flags.device)
+        make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
+        if make is None:
+            raise ValueError(f"--arch lenet5 takes --recipe {', '.join(CLASSIFIER_RECIPES)}, not {flags.recipe}")
+        recipe = dataclasses.replace(make(), seed=flags.seed, **overrides)
+        model = train_classifier(dataset, recipe, flags.device, initial, flags.out)
         architecture, config, kind = checkpoint.architecture_of(model)
         card = Card(
-            flags.out.name, kind, architecture, config, dataset.name, dataset.shape,
+            flags.out.name, kind, architecture, config, dataset.name, dataset.shape, recipe=recipe.name,
+            seen_attacks=(recipe.adversary.describe(),) if recipe.adversary else (),
             class_names=dataset.class_names, seed=flags.seed, command=command, versions=versions(),
         )  # fmt: skip
         checkpoint.save(model, card, flags.out / "classifier.safetensors")
         return
-    overrides = {"epochs": flags.epochs, "batch_size": flags.batch_size}
     chosen = flags.recipe or {"ape-g": "ape-g", "hgd": "hgd"}.get(flags.arch, "transparent")
-    recipe_ = dataclasses.replace(RECIPES[chosen](), **{k: v for k, v in overrides.items() if v})
+    if chosen not in RECIPES:
+        raise ValueError(f"recipe {chosen} is for --arch lenet5")
+    recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
     classifier, classifier_card = load_model(flags.classifier, "classifier", dataset.name, flags.device)
     seen = tuple(attacks.for_training(attacks.get(name, dataset.name)) for name in flags.seen)
     channels, size, _ = dataset.shape
@@ -115,7 +126,6 @@ def _train(flags: argparse.Namespace, command: str) -> None:
             arch = HgdConfig(channels, size)
         case _:
             arch = ArnConfig(flags.arch, channels, size)
-    initial = load_model(str(flags.init), "purifier", dataset.name, "cpu")[0] if flags.init else None
     Trainer(
         TrainConfig(arch, recipe_, seen, flags.seed, flags.device, not flags.fp32),
         dataset,

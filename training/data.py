@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -87,6 +88,20 @@ class Dataset:
         if name not in splits:
             raise DataError(f"no split {name!r}: one of {', '.join(splits)}")
         return splits[name]
+
+
+def shift_images(images: Tensor, offsets: Tensor, largest: int) -> Tensor:
+    """Translate each image of ``(N, C, H, W)`` by its ``offsets`` ``(N, 2)`` in [0, 2 largest], filling with zeros."""
+    if not largest:
+        return images
+    n, c, height, width = images.shape
+    padded = F.pad(images, (largest,) * 4)
+    top, left = offsets.to(images.device).unbind(1)
+    rows = (top[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
+    batch = torch.arange(n, device=images.device)[:, None, None, None]
+    channel = torch.arange(c, device=images.device)[None, :, None, None]
+    return padded[batch, channel, rows, columns].contiguous(memory_format=torch.channels_last)
 
 
 def load(name: str, data_dir: str | Path | None = None, size: int = 28) -> Dataset:

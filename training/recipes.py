@@ -7,6 +7,7 @@ authors' code, slips included. ``docs/fidelity.md`` holds the three side by side
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -67,6 +68,14 @@ class Recipe:
         restoring = self.weights.mse or self.weights.l1 or self.weights.guide
         if min(dataclasses.astuple(self.weights)) < 0 or not restoring:
             raise ValueError("weights cannot be negative, and one of mse, l1 and guide must restore the image")
+
+
+def one_cycle(peak: float, step: int, steps: int) -> float:
+    """A learning rate: linear warm-up to ``peak`` over a tenth of ``steps``, cosine to zero over the rest."""
+    warm_up = max(1, steps // 10)
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
 def transparent() -> Recipe:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -36,24 +33,19 @@ from models import (
     ImageDiscriminator,
     checkpoint,
 )
-from models.checkpoint import write_atomically
 
 from . import losses
 from .attacks import Attack, for_training, seed_of
-from .classifier import shift_images
 from .craft import MixedPrecision, crafted_set, versions
-from .data import Dataset, Split
-from .recipes import Recipe
+from .data import Dataset, Split, shift_images
+from .recipes import Recipe, one_cycle
 from .sheet import contact_sheet, save_png
+from .state import ConfigurationError, load_state, save_state
 
 logger = logging.getLogger(__name__)
 
 PurifierConfig = ArnConfig | ApeGConfig | HgdConfig
 Purifier = Arn | ApeG | Hgd
-
-
-class ConfigurationError(ValueError):
-    """A run that cannot be right. Raised before any work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,10 +205,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """The rate at ``step`` of ``steps``, a function of nothing else, so that a resumed run has it too."""
     if recipe.schedule == "constant":
         return recipe.learning_rate
-    warm_up = max(1, steps // 10)
-    if step < warm_up:
-        return recipe.learning_rate * (step + 1) / warm_up
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+    return one_cycle(recipe.learning_rate, step, steps)
 
 
 def build(config: PurifierConfig) -> Purifier:
@@ -560,34 +549,10 @@ class Trainer:
             source.flush()
         if self.rank > 0:
             return
-        tensors: dict[str, Tensor] = {}
-        for name, module in self.modules.items():
-            tensors.update({f"{name}.model.{k}": v for k, v in module.state_dict().items()})
-            for index, entry in self.optimisers[name].state_dict()["state"].items():
-                tensors.update({f"{name}.adam.{index}.{k}": v for k, v in entry.items()})
-        metadata = {"step": str(self.step), "fingerprint": self.fingerprint}
-        write_atomically(self._state_path, save_tensors({k: v.contiguous() for k, v in tensors.items()}, metadata))
+        save_state(self._state_path, self.modules, self.optimisers, self.step, self.fingerprint)
 
     def _resume(self) -> None:
-        if not self._state_path.is_file():
-            return
-        with safe_open(self._state_path, "pt", device=str(self.device)) as file:
-            metadata = file.metadata()
-            if metadata["fingerprint"] != self.fingerprint:
-                raise ConfigurationError(f"{self.out} holds a run of another configuration: choose another --out")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-        for name, module in self.modules.items():
-            prefix = f"{name}.model."
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-            optimiser = self.optimisers[name]
-            entries: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"{name}.adam."):
-                    index, field = key.removeprefix(f"{name}.adam.").split(".")
-                    entries.setdefault(int(index), {})[field] = value
-            optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
-        self.step = int(metadata["step"])
-        logger.info("resumed %s at step %d of %d", self.out, self.step, self.steps)
+        self.step = load_state(self._state_path, self.modules, self.optimisers, self.fingerprint, str(self.device))
 
     def _plain(self) -> Purifier:
         """The network as its checkpoint holds it: under torchrun its BatchNorm layers are synchronised ones."""

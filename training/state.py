@@ -1,0 +1,72 @@
+"""The state of an unfinished run: weights, optimiser moments and step, in one atomic safetensors file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from models.checkpoint import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+class ConfigurationError(ValueError):
+    """A run that cannot be right. Raised before any work."""
+
+
+def save_state(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    step: int,
+    fingerprint: str,
+) -> None:
+    """Write the state; a kill leaves the old one or the new one."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        tensors.update({f"{name}.model.{k}": v for k, v in module.state_dict().items()})
+        for index, entry in optimisers[name].state_dict()["state"].items():
+            moments = {k: v for k, v in entry.items() if v is not None}
+            tensors.update({f"{name}.optimiser.{index}.{k}": v for k, v in moments.items()})
+    metadata = {"step": str(step), "fingerprint": fingerprint}
+    write_atomically(path, save_tensors({k: v.contiguous() for k, v in tensors.items()}, metadata))
+
+
+def load_state(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    fingerprint: str,
+    device: str = "cpu",
+) -> int:
+    """Bring modules and optimisers back to the saved step and return it; 0 where there is no state.
+
+    Raises:
+        ConfigurationError: the state is of a run with another ``fingerprint``.
+    """
+    if not path.is_file():
+        return 0
+    with safe_open(path, "pt", device=device) as file:
+        metadata = file.metadata()
+        if metadata["fingerprint"] != fingerprint:
+            raise ConfigurationError(f"{path.parent} holds a run of another configuration: choose another --out")
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    for name, module in modules.items():
+        prefix = f"{name}.model."
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"{name}.optimiser."):
+                index, field = key.removeprefix(f"{name}.optimiser.").split(".")
+                entries.setdefault(int(index), {})[field] = value
+        groups = optimisers[name].state_dict()["param_groups"]
+        optimisers[name].load_state_dict({"state": entries, "param_groups": groups})
+    step = int(metadata["step"])
+    logger.info("resumed %s at step %d", path.parent, step)
+    return step
