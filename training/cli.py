@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--save-seconds", type=float, default=60.0, help="how often the state is saved")
+    train.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     train.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
     train.add_argument("--fp32", action="store_true", help="no bf16 autocast in training")
 
@@ -115,6 +116,11 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     if chosen not in RECIPES:
         raise ValueError(f"recipe {chosen} is for --arch lenet5")
     recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
+    if flags.static:
+        recipe_ = dataclasses.replace(recipe_, refresh_epochs=0, shift=0)
+    if overrides or flags.static or flags.every > 1:  # not the recipe as it is known: its name says how long it ran
+        steps = recipe_.epochs * (len(dataset.train) // recipe_.batch_size)
+        recipe_ = dataclasses.replace(recipe_, name=f"{recipe_.name}-{'static-' * flags.static}{steps}")
     classifier, classifier_card = load_model(flags.classifier, "classifier", dataset.name, flags.device)
     seen = tuple(attacks.for_training(attacks.get(name, dataset.name)) for name in flags.seen)
     channels, size, _ = dataset.shape
