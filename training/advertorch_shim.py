@@ -35,8 +35,9 @@ if _stand_in:
     sys.modules["torchvision.transforms"] = torchvision.transforms
 
 from advertorch import attacks  # noqa: E402
+from advertorch.bpda import BPDAWrapper  # noqa: E402
 
 if _stand_in:  # nobody else should take the stand-in for the library
     del sys.modules["torchvision"], sys.modules["torchvision.transforms"]
 
-__all__ = ["attacks"]
+__all__ = ["BPDAWrapper", "attacks"]

@@ -19,8 +19,10 @@ from .data import DATASETS, Dataset
 from .evaluate import Subject, evaluate, over_http
 from .export import export
 from .load import load_model
-from .recipes import RECIPES
+from .recipes import RECIPES, LossWeights
 from .records import read_all
+from .redflags import annotate
+from .threats import Bpda, GrayBox, Oblivious, ThreatModel, WhiteBox
 from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
 
 _KINDS = {"compact": "purifier", "released": "purifier", "ape-g": "purifier", "hgd": "purifier", "lenet5": "classifier"}
@@ -28,6 +30,14 @@ _KINDS = {"compact": "purifier", "released": "purifier", "ape-g": "purifier", "h
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _weights(text: str) -> tuple[tuple[str, float], ...]:
+    known = [field.name for field in dataclasses.fields(LossWeights)]
+    pairs = [part.partition("=") for part in _names(text)]
+    if any(term not in known for term, _, _ in pairs):
+        raise argparse.ArgumentTypeError(f"terms are {', '.join(known)}")
+    return tuple((term, float(weight)) for term, _, weight in pairs)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,14 +71,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--save-seconds", type=float, default=60.0, help="how often the state is saved")
+    train.add_argument(
+        "--weights", type=_weights, default=(), help="of loss terms instead of the recipe's: att=0,adv=.1"
+    )
     train.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     train.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
     train.add_argument("--fp32", action="store_true", help="no bf16 autocast in training")
 
     measure = commands.add_parser("evaluate", parents=[common], help="error rates as records")
-    measure.add_argument("--purifier", default="mnist-transparent", help="name, path, identity or module:function")
+    measure.add_argument("--purifier", help="name (mnist-transparent), path, identity or module:function")
+    measure.add_argument(
+        "--robust-classifier", metavar="SPEC", help="a classifier that defends in --classifier's place"
+    )
+    measure.add_argument("--surrogate", metavar="SPEC", help="the purifier that a gray_box attacker holds")
     measure.add_argument("--attacks", type=_names, default=("none", "PGD_N", "PGD_T", "DDN_N"))
-    measure.add_argument("--threat-models", type=_names, default=("oblivious",))
+    measure.add_argument(
+        "--threat-models", type=_names, default=("oblivious",), metavar="A,B",
+        help="of oblivious, gray_box, white_box, bpda, bpda_through",
+    )  # fmt: skip
     measure.add_argument("--split", default="test", choices=["validation", "test"])
     measure.add_argument("--via", metavar="URL", help="purify through this running service")
     measure.add_argument("--transport", default="npy", choices=["npy", "png"], help="how --via sends images")
@@ -116,11 +136,16 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     if chosen not in RECIPES:
         raise ValueError(f"recipe {chosen} is for --arch lenet5")
     recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
+    # A run that is not the recipe as it is known says so in its name.
+    name = recipe_.name + "".join(f"-{term}{weight:g}" for term, weight in flags.weights)
     if flags.static:
-        recipe_ = dataclasses.replace(recipe_, refresh_epochs=0, shift=0)
-    if overrides or flags.static or flags.every > 1:  # not the recipe as it is known: its name says how long it ran
-        steps = recipe_.epochs * (len(dataset.train) // recipe_.batch_size)
-        recipe_ = dataclasses.replace(recipe_, name=f"{recipe_.name}-{'static-' * flags.static}{steps}")
+        name, recipe_ = f"{name}-static", dataclasses.replace(recipe_, refresh_epochs=0, shift=0)
+    if overrides or flags.static or flags.every > 1:
+        name = f"{name}-{recipe_.epochs * (len(dataset.train) // recipe_.batch_size)}"
+    if flags.seed:
+        name = f"{name}-seed{flags.seed}"
+    weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
+    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights)
     classifier, classifier_card = load_model(flags.classifier, "classifier", dataset.name, flags.device)
     seen = tuple(attacks.for_training(attacks.get(name, dataset.name)) for name in flags.seen)
     channels, size, _ = dataset.shape
@@ -145,26 +170,53 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     ).fit()
 
 
+def _threat_model(name: str, flags: argparse.Namespace) -> ThreatModel:
+    match name:
+        case "oblivious":
+            return Oblivious()
+        case "white_box":
+            return WhiteBox()
+        case "bpda":
+            return Bpda()
+        case "bpda_through":
+            return Bpda("g")
+        case "gray_box" if flags.surrogate:
+            return GrayBox(*load_model(flags.surrogate, "purifier", flags.dataset, flags.device))
+        case "gray_box":
+            raise ValueError("gray_box needs the purifier that the attacker holds: --surrogate")
+    raise ValueError(f"no threat model {name!r}: oblivious, gray_box, white_box, bpda, bpda_through")
+
+
 def _evaluate(flags: argparse.Namespace, command: str) -> None:
     split = _dataset(flags).split(flags.split).every(flags.every)
     f, f_card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)
-    g, g_card = load_model(flags.purifier, "purifier", flags.dataset, flags.device)
-    purify, transport = (over_http(flags.via, flags.transport), f"http+{flags.transport}") if flags.via else (g, "")
-    subject = Subject(f, f_card, g, g_card, purify, transport or "in-process")
+    robust, purifier = flags.robust_classifier, flags.purifier
+    if robust and purifier not in (None, "identity"):
+        raise ValueError("--robust-classifier is a defence of its own: no --purifier beside it")
+    g, g_card = load_model(
+        "identity" if robust else purifier or "mnist-transparent", "purifier", flags.dataset, flags.device
+    )
+    r, r_card = load_model(robust, "classifier", flags.dataset, flags.device) if robust else (None, None)
+    purify, transport = (over_http(flags.via, flags.transport), f"http+{flags.transport}") if flags.via else (None, "")
+    subject = Subject(f, f_card, g, g_card, r, r_card, purify, transport or "in-process")
     chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
-    done = {
-        (r.attack, r.threat_model, r.settings["transport"], tuple(r.sha256.items()), r.n, r.seed)
-        for r in read_all(flags.out)
-    }
-    for threat_model in flags.threat_models:
+    threat_models = [_threat_model(name, flags) for name in flags.threat_models]
+    hashes = {"classifier": f_card.sha256, "checkpoint": subject.defence_card.sha256}
+    records = list(read_all(flags.out)) if flags.split == "test" else []
+    for threat_model in threat_models:
+        beside = {**threat_model.target(subject).settings, "transport": subject.transport}
         for attack in chosen:
-            if attack is None and threat_model != "oblivious":
+            if attack is None and threat_model.name != "oblivious":
                 continue  # natural images have no attacker
             name = attack.name if attack else "none"
-            hashes = (("classifier", f_card.sha256), ("checkpoint", g_card.sha256))
-            key = (name, threat_model, subject.transport, hashes, len(split), flags.seed)
-            if key in done and not flags.force and flags.split == "test":
-                print(f"{name} {threat_model}: measured already")
+            measured = any(
+                (m.attack, m.threat_model, m.n, m.seed) == (name, threat_model.name, len(split), flags.seed)
+                and m.sha256 == hashes
+                and beside.items() <= m.settings.items()
+                for m in records
+            )
+            if measured and not flags.force:
+                print(f"{name} {threat_model.name}: measured already")
                 continue
             record = evaluate(
                 subject, split, attack, threat_model,
@@ -177,6 +229,8 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
             )
             if flags.split == "test":
                 record.write(flags.out)
+    if flags.split == "test":
+        annotate(flags.out)
 
 
 def _run(flags: argparse.Namespace, command: str) -> int:

@@ -1,14 +1,9 @@
-"""Error rates of a classifier behind a purifier, each with its threat model, as records.
-
-Oblivious: the attack saw the classifier f alone, its crafted set is shared by all defences. White box: the same attack
-sees f after g, with full gradients.
-"""
+"""Error rates of a classifier behind a purifier, each with its threat model, as records."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,44 +14,29 @@ import httpx2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
-
-from models import Card
 
 from .attacks import Attack
 from .craft import CHUNK, crafted_set, versions
 from .data import Split
-from .records import Record, ThreatModel, wilson
-
-logger = logging.getLogger(__name__)
+from .records import Record, wilson
+from .redflags import of_model as red_flags
+from .threats import Defended, ThreatModel
 
 Purify = Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is evaluated: classifier f, purifier g, and how images reach g.
+class Subject(Defended):
+    """What is evaluated, and how images reach g.
 
     ``transport``: ``in-process``, or what :func:`over_http` sends; then ``purify`` differs from ``purifier``, which a
     white-box attacker still holds.
     """
 
-    classifier: nn.Module
-    classifier_card: Card
-    purifier: nn.Module
-    purifier_card: Card
-    purify: Purify
+    purify: Purify | None = None
     transport: str = "in-process"
-
-    @property
-    def defence(self) -> str:
-        """The paper's name for the row: what the purifier saw."""
-        if self.purifier_card.name == "identity":
-            return "none"
-        seen = frozenset(str(attack["attack"]) for attack in self.purifier_card.seen_attacks)
-        short = {frozenset({"PGD_N", "PGD_T"}): "PP", frozenset({"PGD_N", "DDN_N"}): "DP"}
-        return f"ARN_{short.get(seen) or '+'.join(sorted(seen))}"
 
 
 def over_http(url: str, form: str) -> Purify:
@@ -96,27 +76,14 @@ def over_http(url: str, form: str) -> Purify:
     return npy if form == "npy" else png
 
 
-def red_flags(subject: Subject, images: Tensor) -> tuple[str, ...]:
-    """Signs that a robustness number may not mean what it says: a random answer, a gradient that vanished."""
-    flags = []
-    with torch.no_grad():
-        if not torch.equal(subject.purifier(images), subject.purifier(images)):
-            flags.append("random: two purifications of the same images differ")
-    x = images.clone().requires_grad_(True)
-    subject.classifier(subject.purifier(x)).logsumexp(1).sum().backward()
-    if x.grad is None or bool((x.grad.flatten(1).abs().amax(1) == 0).any()):
-        flags.append("zero gradient: the loss does not move with some of the inputs")
-    return tuple(flags)
-
-
 @torch.no_grad()
 def count_errors(subject: Subject, images: Tensor, labels: Tensor, device: str) -> int:
     """How many of ``images`` ``(N, C, H, W)`` f gets wrong after purification; every image counts."""
     errors = 0
     pairs = zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
     for x, y in tqdm(list(pairs), desc=f"purify {subject.transport}", mininterval=2, leave=False):
-        purified = subject.purify(x.to(device)).to(device)
-        errors += int((subject.classifier(purified).argmax(1) != y.to(device)).sum())
+        purified = (subject.purify or subject.purifier)(x.to(device)).to(device)
+        errors += int((subject.deployed(purified).argmax(1) != y.to(device)).sum())
     return errors
 
 
@@ -135,34 +102,29 @@ def evaluate(
     """One number: the error rate under one attack (``None`` for natural images) and one threat model."""
     started = time.monotonic()
     labels = split.labels
-    failures = 0
+    failures, flags = 0, red_flags(subject, split.batch(slice(0, 32), device)[0])
+    target = threat_model.target(subject)
     if attack is None:
         images: Tensor = split.batch(slice(None))[0]
-    elif threat_model == "oblivious":
-        found = crafted_set(split, attack, subject.classifier, subject.classifier_card.sha256, crafted, seed, device)
-        images, failures = found.images, int((~found.succeeded).sum())
-    elif threat_model == "white_box":
-        # The gradient goes through g; what is counted went through the transport, as in every other row.
-        target = nn.Sequential(subject.purifier, subject.classifier)
-        sha256 = f"{subject.classifier_card.sha256} after {subject.purifier_card.sha256}"
-        found = crafted_set(split, attack, target, sha256, crafted, seed, device)
-        images, failures = found.images, int((~found.succeeded).sum())
     else:
-        raise ValueError(f"threat model {threat_model!r} is not evaluated here")
+        # The gradient goes through the target; what is counted went through the transport, as in every other row.
+        found = crafted_set(split, attack, target.module, target.identity, crafted, seed, device)
+        images, failures = found.images, int((~found.succeeded).sum())
+        flags = (*flags, *found.provenance.get("flags", ()))
     errors = count_errors(subject, images, labels, device)
     settings: dict[str, Any] = {} if attack is None else dict(attack.settings)
-    white_box = threat_model == "white_box"
-    record = Record(
+    card = subject.defence_card
+    return Record(
         dataset=dataset,
         classifier=subject.classifier_card.name.removeprefix(f"{dataset}-"),
-        defence=subject.defence,
-        recipe=subject.purifier_card.recipe,
-        checkpoint=subject.purifier_card.name,
+        defence=subject.name,
+        recipe=card.recipe if card.kind == "purifier" else "",
+        checkpoint=card.name,
         attack=attack.name if attack else "none",
         eps=attack.eps if attack else None,
         norm=attack.norm if attack else None,
-        threat_model=threat_model,
-        attacked="f after g" if white_box else "f",
+        threat_model=threat_model.name,
+        attacked=target.attacked,
         goal=attack.goal if attack else "none",
         iterations=int(settings["iterations"]) if "iterations" in settings else None,
         n=len(split),
@@ -170,14 +132,12 @@ def evaluate(
         error_rate=100 * errors / len(split),
         ci95=wilson(errors, len(split)),
         attack_failures=failures,
-        settings={**settings, "transport": subject.transport},
+        settings={**settings, **target.settings, "transport": subject.transport},
         seed=seed,
-        sha256={"classifier": subject.classifier_card.sha256, "checkpoint": subject.purifier_card.sha256},
+        sha256={"classifier": subject.classifier_card.sha256, "checkpoint": card.sha256},
         seconds=round(time.monotonic() - started, 1),
         device=device,
         versions=versions(),
         command=command,
-        flags=red_flags(subject, split.batch(slice(0, 32), device)[0]),
+        flags=flags,
     )
-    logger.info("%s %s %s: %.2f %% of %d", record.defence, record.attack, threat_model, record.error_rate, record.n)
-    return record

@@ -17,6 +17,7 @@ from .classifier import error_rate
 from .data import Dataset
 from .evaluate import Subject, evaluate
 from .load import load_model
+from .threats import Oblivious
 
 
 def export(
@@ -37,14 +38,14 @@ def export(
         metrics = {"error/none": error_rate(rounded, dataset.validation, device)}
     else:
         f, f_card = load_model(classifier, "classifier", dataset.name, device)
-        subject = Subject(f, f_card, rounded, models.card_of(rounded), rounded)
+        subject = Subject(f, f_card, rounded, models.card_of(rounded))
         metrics = {}
         for attack in ["none", *(str(seen["attack"]) for seen in card.seen_attacks)]:
             record = evaluate(
                 subject,
                 dataset.validation,
                 None if attack == "none" else get(attack, dataset.name),
-                "oblivious",
+                Oblivious(),
                 dataset=dataset.name,
                 crafted=crafted,
                 device=device,

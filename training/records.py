@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from models.checkpoint import write_atomically
 
-ThreatModel = Literal["oblivious", "gray_box", "white_box", "bpda"]
+from .threats import ThreatName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Record:
     attack: str
     eps: float | None
     norm: str | None
-    threat_model: ThreatModel
+    threat_model: ThreatName
     attacked: str
     goal: str
     iterations: int | None
@@ -52,6 +53,10 @@ class Record:
     def path(self, root: Path) -> Path:
         """Where the record lives: its file name says what it is."""
         parts = [self.attack, self.threat_model]
+        if "surrogate" in self.settings:
+            parts.append(self.settings["surrogate"])
+        if self.settings.get("backward") == "g":
+            parts.append("through-g")
         transport = self.settings.get("transport", "in-process")
         if transport != "in-process":
             parts.append(transport.replace("+", "-"))
@@ -61,20 +66,28 @@ class Record:
     def write(self, root: Path) -> Path:
         """Write atomically; returns the path."""
         path = self.path(root)
-        write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+        fields = dataclasses.asdict(self)
+        write_atomically(path, (json.dumps({**fields, "digest": _digest(fields)}, indent=1) + "\n").encode())
         return path
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_all(root: Path) -> Iterator[Record]:
     """Every record below ``root``, by path.
 
     Raises:
-        ValueError: one whose rate does not follow from its counts, or that lies where another belongs.
+        ValueError: one that was changed after it was written, whose rate does not follow from its counts, or that lies
+            where another belongs.
     """
     for path in sorted(root.rglob("*.json")):
         fields = json.loads(path.read_text())
         if "threat_model" not in fields or "errors" not in fields:
             continue  # benchmarks and the paper's numbers are no records of ours
+        if fields.pop("digest", None) != _digest(fields):
+            raise ValueError(f"{path}: changed after it was written; measure it again with --force")
         fields["ci95"], fields["flags"] = tuple(fields["ci95"]), tuple(fields["flags"])
         record = Record(**fields)
         if not math.isclose(record.error_rate, 100 * record.errors / record.n) or record.ci95 != wilson(

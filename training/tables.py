@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from models.checkpoint import write_atomically
 
 from .records import Record, read_all
+from .redflags import with_flags
 
 # The columns of the paper's Table 1 and Table 2.
 _COLUMNS = (
     ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "JSMA_T", "PGD_N_eps2", "AA_N_eps2"),
     ("STA_N", "STA_T", "FWA_N", "FWA_N_eps2"),
 )
+_WHITE_BOX = ("PGD_N", "PGD_T", "PGD_Nx100", "CW_N", "DDN_N", "AA_N", "SQUARE_N", "STA_N", "ROA_N")
 _NAMES = {"none": "natural", "PGD_N_eps2": "PGD_N ε'", "AA_N_eps2": "AA_N ε'", "FWA_N_eps2": "FWA_N ε'"}
-_TITLES = {
-    "oblivious": "Oblivious: the attack sees the classifier alone",
-    "white_box": "White box: the attack sees the classifier after the purifier",
+_TABLES = {
+    "oblivious": (
+        "Oblivious: the attack sees the classifier alone (the paper's Tables 1 and 2)",
+        "AT_PGD and DOA, which are classifiers, are attacked here through the ordinary one too. The paper's rows of\n"
+        "these two look like attacks on the robust classifier itself: compare them with the white-box rows.",
+    ),
+    "white_box": (
+        "White box: the attack sees everything that answers",
+        "A purifier that learned to undo what was crafted against the classifier alone falls when the gradient goes\n"
+        "through it: it must not be relied on against an attacker who can hold or query it.",
+    ),
 }
+# The order of the paper's rows.
+_ORDER = ("none", "AT_PGD", "DOA", "APE-G", "HGD", "ARN")
 _BEGIN, _END = "<!-- results: written by `arn-train tables` -->", "<!-- /results -->"
 
 Row = tuple[str, str, str]
@@ -54,17 +68,11 @@ def _label(row: Row) -> str:
     return f"{defence} ({', '.join(notes)})" if notes else defence
 
 
-def _tables(records: Sequence[Record], paper: dict[tuple[str, str], float]) -> str:
-    """One threat model, a table for each of the paper's two sets of attacks that has a record."""
-    groups = [[record for record in records if record.attack in columns] for columns in _COLUMNS]
-    return "\n\n".join(_table(group, columns, paper) for group, columns in zip(groups, _COLUMNS, strict=True) if group)
-
-
 def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[str, str], float]) -> str:
-    """A row a defence, a column an attack, the paper's row under ours where it has one."""
+    """A row a defence, a column an attack, the paper's row and the difference under ours where it has one."""
     cells = {((r.defence, r.recipe, r.settings["transport"]), r.attack): r for r in records}
     columns = [attack for attack in attacks if any(attack == key[1] for key in cells)]
-    rows = sorted({key[0] for key in cells}, key=lambda row: (row[0] != "none", row[0], row[1] != "transparent", row))
+    rows = sorted({row for row, attack in cells if attack in columns}, key=_place)
     lines = [
         "| error rate, % | " + " | ".join(_NAMES.get(a, a) for a in columns) + " |",
         "| --- |" + " ---: |" * len(columns),
@@ -73,26 +81,122 @@ def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[
         lines.append(f"| {_label(row)} | " + " | ".join(_cell(cells.get((row, a))) for a in columns) + " |")
         last_of_defence = index + 1 == len(rows) or rows[index + 1][0] != row[0]
         if last_of_defence and any((row[0], a) in paper for a in columns):
-            published = " | ".join(f"{paper[row[0], a]:.2f}" if (row[0], a) in paper else "" for a in columns)
-            lines.append(f"| *the paper's {row[0]}* | {published} |")
+            published = [f"{paper[row[0], a]:.2f}" if (row[0], a) in paper else "" for a in columns]
+            lines.append(f"| *the paper's {row[0]}* | " + " | ".join(published) + " |")
+            first = next(r for r in rows if r[0] == row[0])
+            if row[0].startswith("ARN"):
+                lines.append(
+                    f"| *{_label(first)} less the paper's* | "
+                    + " | ".join(_difference(cells.get((first, a)), paper.get((row[0], a))) for a in columns)
+                    + " |"
+                )
     return "\n".join(lines)
 
 
-def _sections(records: Sequence[Record], results: Path, heading: str) -> str:
-    """The tables of one data set, a heading a threat model."""
-    paper = _paper(results, records[0].dataset)
+def _place(row: Row) -> tuple[object, ...]:
+    """Rows in the paper's order, the shipped recipe first among those of a defence."""
+    method = row[0].partition("_")[0]
+    return (_ORDER.index(method) if method in _ORDER else len(_ORDER), row[0], row[1] != "transparent", row)
+
+
+def _difference(record: Record | None, published: float | None) -> str:
+    return "" if record is None or published is None else f"{record.error_rate - published:+.2f}"
+
+
+def _adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) -> str:
+    """Tables 3 and 4: a row for each of the paper's, ours beside it."""
+    lines = ["| attacked | attack | defence | threat model | ours | the paper's | ours less |"]
+    lines.append("| --- | --- | --- | --- | ---: | ---: | ---: |")
+    for cell in published:
+        attack, ours = _adaptive_name(cell), None
+        for record in records:
+            method = record.defence.partition("_")[0]
+            surrogate = str(record.settings.get("surrogate", "")).partition("_")[0]
+            if (
+                (method, record.threat_model, record.attack) == (cell["defence"], cell["threat_model"], attack)
+                and (surrogate or method) == cell["attacked"].partition("+")[0]
+                and record.settings.get("backward", "identity") == "identity"
+                and (ours is None or record.recipe == "transparent")
+            ):
+                ours = record
+        row = _label((ours.defence, ours.recipe, "in-process")) if ours else cell["defence"]
+        attacked = cell["attacked"].replace("+L", " + LeNet-5")
+        lines.append(
+            f"| {attacked} | {attack} | {row} | {cell['threat_model']} | {_cell(ours)} "
+            f"| {cell['error_rate']:.2f} | {_difference(ours, cell['error_rate'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _adaptive_name(cell: dict[str, Any]) -> str:
+    """Our name of an attack of the paper's Tables 3 and 4."""
+    attack = str(cell["attack"]).partition("+")[0]
+    if "_" not in attack:
+        attack += "_T" if cell["goal"] == "targeted" else "_N"
+    if cell.get("eps") not in (None, 0.3):
+        attack += f"@{cell['eps']}"
+    return attack + (f"x{cell['iterations']}" if cell["iterations"] not in (None, 40) else "")
+
+
+def _sections(records: Sequence[Record], dataset: str, results: Path, heading: str, whole: bool) -> str:
+    """The tables of one data set, a heading a threat model; all of them only where ``whole``."""
+    paper = _paper(results, dataset)
     parts = []
-    for threat_model, title in _TITLES.items():
+    for threat_model, (title, remark) in _TABLES.items():
         chosen = [record for record in records if record.threat_model == threat_model]
-        if chosen:
-            # The paper's numbers are oblivious ones; beside a white box they would say nothing.
-            parts.append(f"{heading} {title}\n\n{_tables(chosen, paper if threat_model == 'oblivious' else {})}")
+        groups = _COLUMNS if threat_model == "oblivious" else (_WHITE_BOX,)
+        # The paper's numbers are oblivious ones; beside a white box they would say nothing.
+        beside = paper if threat_model == "oblivious" else {}
+        tables = [
+            _table(chosen, columns, beside) for columns in groups if any(record.attack in columns for record in chosen)
+        ]
+        if tables:
+            parts.append(f"{heading} {title}\n\n" + (f"{remark}\n\n" if whole else "") + "\n\n".join(tables))
+    if whole:
+        published = json.loads((results / "paper" / "tables.json").read_text())
+        for key, title in (
+            ("table3", "Adaptive attacks: gray box and white box (the paper's Table 3)"),
+            ("table4", "BPDA, identity backward (the paper's Table 4)"),
+        ):
+            cells = [cell for cell in published[key] if cell["dataset"] == dataset]
+            if cells:
+                parts.append(f"{heading} {title}\n\n{_adaptive(records, cells)}")
+        sweep = _sweep(records)
+        if sweep:
+            parts.append(f"{heading} White-box PGD_N over the budget\n\n{sweep}")
     return "\n\n".join(parts)
 
 
+def _sweep(records: Sequence[Record]) -> str:
+    """White-box PGD_N, a column a budget."""
+    chosen = [
+        r for r in records
+        if r.threat_model == "white_box" and re.fullmatch(r"PGD_N(@[0-9.]+)?", r.attack) and r.iterations == 40
+    ]  # fmt: skip
+    swept = {(r.defence, r.recipe, "in-process") for r in chosen if "@" in r.attack}
+    budgets = sorted({r.eps for r in chosen if r.eps is not None})
+    if not swept:
+        return ""
+    cells = {((r.defence, r.recipe, "in-process"), r.eps): r for r in chosen}
+    lines = ["| error rate, % | " + " | ".join(f"ε {eps:g}" for eps in budgets) + " |"]
+    lines.append("| --- |" + " ---: |" * len(budgets))
+    lines.extend(
+        f"| {_label(row)} | " + " | ".join(_cell(cells.get((row, eps))) for eps in budgets) + " |"
+        for row in sorted(swept, key=_place)
+    )
+    return "\n".join(lines)
+
+
 def _flags(records: Sequence[Record]) -> str:
-    raised = [f"- {r.defence} ({r.recipe}), {r.attack}, {r.threat_model}: {flag}" for r in records for flag in r.flags]
-    return "\n## Red flags ⚑\n\n" + "\n".join(raised) + "\n" if raised else ""
+    """A line a flag, and the rows and attacks that carry it."""
+    carriers: dict[str, list[str]] = {}
+    for r in records:
+        for flag in r.flags:
+            row = _label((r.defence, r.recipe, r.settings["transport"]))
+            carriers.setdefault(flag, []).append(f"{row} {r.attack} {r.threat_model}")
+    lines = [f"- {flag}: {'; '.join(rows)}" for flag, rows in sorted(carriers.items())]
+    explained = "What each means is told in [evaluation.md](evaluation.md#red-flags)."
+    return f"\n## Red flags ⚑\n\n{explained}\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _results_page(records: Sequence[Record], results: Path) -> str:
@@ -105,7 +209,7 @@ def _results_page(records: Sequence[Record], results: Path) -> str:
     )
     for dataset in sorted({record.dataset for record in records}):
         chosen = [record for record in records if record.dataset == dataset]
-        text += f"\n## {dataset.upper()}\n\n{_sections(chosen, results, '###')}\n"
+        text += f"\n## {dataset.upper()}\n\n{_sections(chosen, dataset, results, '###', whole=True)}\n"
     commands = sorted({record.command for record in records if record.command})
     listing = "\n".join(commands)
     return text + _flags(records) + f"\n## Commands\n\n```sh\n{listing}\n```\n"
@@ -117,20 +221,23 @@ def update(results: Path, check: bool = False) -> list[Path]:
     With ``check`` nothing is written.
 
     Raises:
-        ValueError: a record whose rate does not follow from its counts.
+        ValueError: a record that was changed after it was written, or flags that do not follow from the records.
     """
     root = results.parent
     records = list(read_all(results))
+    if records != with_flags(records):
+        raise ValueError(f"{results}: flags that do not follow from the records; evaluate something again")
     readme_path, page_path = root / "README.md", root / "docs" / "results.md"
     readme = readme_path.read_text()
     head, _, rest = readme.partition(_BEGIN)
     _, _, tail = rest.partition(_END)
     if not tail:
         raise ValueError(f"{readme_path} has no place for the results: {_BEGIN} ... {_END}")
-    mnist = [r for r in records if r.dataset == "mnist" and r.recipe in ("", "transparent")]
+    shipped = (("none", ""), ("ARN_PP", "transparent"))
+    mnist = [r for r in records if r.dataset == "mnist" and (r.defence, r.recipe) in shipped]
     wanted = {
         page_path: _results_page(records, results),
-        readme_path: f"{head}{_BEGIN}\n\n{_sections(mnist, results, '####')}\n\n{_END}{tail}",
+        readme_path: f"{head}{_BEGIN}\n\n{_sections(mnist, 'mnist', results, '####', whole=False)}\n\n{_END}{tail}",
     }
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     if not check:

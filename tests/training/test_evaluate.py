@@ -11,7 +11,7 @@ from torch import nn
 
 import models
 from models import Card
-from training import attacks, data, evaluate, records, tables
+from training import attacks, data, evaluate, records, redflags, tables, threats
 from training.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -25,10 +25,11 @@ def split():
 def subject(purifier, card=None):
     classifier = models.load("mnist-lenet5").requires_grad_(False)
     card = card or Card("x", "purifier", "x", {}, "digits", (1, 28, 28), seen_attacks=({"attack": "PGD_N"},))
-    return evaluate.Subject(classifier, models.card_of(classifier), purifier, card, purifier)
+    return evaluate.Subject(classifier, models.card_of(classifier), purifier, card)
 
 
-def measure(chosen, split, tmp_path, attack=None, threat_model="oblivious"):
+def measure(chosen, split, tmp_path, attack=None, threat_model=None):
+    threat_model = threat_model or threats.Oblivious()
     return evaluate.evaluate(chosen, split, attack, threat_model, dataset="digits", crafted=tmp_path / "crafted")
 
 
@@ -49,9 +50,74 @@ def test_white_box_attacks_f_after_g(split, tmp_path):
         def forward(self, x):
             return x * 0.9
 
-    record = measure(subject(Dim()), split, tmp_path, attacks.get("PGD_N"), "white_box")
+    record = measure(subject(Dim()), split, tmp_path, attacks.get("PGD_N"), threats.WhiteBox())
     assert (record.attacked, record.threat_model) == ("f after g", "white_box")
     assert record.error_rate == 100
+
+
+class Quantiser(nn.Module):
+    """Gradient masking by rounding to a few levels."""
+
+    def forward(self, x):
+        return (x * 4).round() / 4
+
+
+def test_bpda_breaks_what_masks_its_gradient(split, tmp_path):
+    chosen, attack = subject(Quantiser()), attacks.get("PGD_N")
+    masked = measure(chosen, split, tmp_path, attack, threats.WhiteBox())
+    broken = measure(chosen, split, tmp_path, attack, threats.Bpda())
+    assert any(flag.startswith("zero gradient") for flag in masked.flags)
+    assert broken.error_rate > masked.error_rate + 20
+    assert (broken.threat_model, broken.attacked) == ("bpda", "f after g, identity backward")
+
+
+def test_bpda_through_g_sees_the_services_own_rounding(split, tmp_path):
+    chosen = subject(models.load("mnist-transparent"))
+    record = measure(chosen, split, tmp_path, attacks.get("PGD_N"), threats.Bpda("g"))
+    assert record.error_rate > 60
+    assert record.path(tmp_path).name == "PGD_N-bpda-through-g.json"
+
+
+def test_gray_box_goes_through_the_surrogate(split, tmp_path):
+    class Dim(nn.Module):
+        def forward(self, x):
+            return x * 0.9
+
+    card = Card("y", "purifier", "ape-g", {}, "digits", (1, 28, 28), seen_attacks=({"attack": "PGD_N"},))
+    threat = threats.GrayBox(Dim(), card)
+    record = measure(subject(models.load("mnist-transparent")), split, tmp_path, attacks.get("PGD_N"), threat)
+    assert (record.threat_model, record.attacked) == ("gray_box", "f after APE-G_PGD_N")
+    assert record.path(tmp_path).name == "PGD_N-gray_box-APE-G_PGD_N.json"
+
+
+def test_a_robust_classifier_is_attacked_through_the_ordinary_one_and_by_itself(split, tmp_path):
+    f = models.load("mnist-lenet5").requires_grad_(False)
+
+    class Stubborn(nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), 10) + 0 * f(x)
+
+    card = Card("s", "classifier", "lenet5", {}, "digits", (1, 28, 28), recipe="at-pgd")
+    identity = models.Identity()
+    chosen = evaluate.Subject(f, models.card_of(f), identity, models.card_of(identity), Stubborn(), card)
+    oblivious = measure(chosen, split, tmp_path, attacks.get("PGD_N"))
+    white = measure(chosen, split, tmp_path, attacks.get("PGD_N"), threats.WhiteBox())
+    assert oblivious.defence == white.defence == "AT_PGD"
+    assert (oblivious.attacked, white.attacked) == ("f", "the robust classifier")
+    assert oblivious.error_rate == white.error_rate == pytest.approx(100 * float((split.labels != 0).float().mean()))
+    assert any(flag.startswith("zero gradient") for flag in white.flags)
+
+
+def test_the_expectation_over_a_random_purifier_is_steadier():
+    torch.manual_seed(0)
+
+    class Noise(nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    one, many = Noise(), threats.ExpectationOverTransformation(Noise(), 100)
+    x = torch.zeros(1000, 10)
+    assert many(x).std() < one(x).std() / 5
 
 
 def test_a_random_purifier_is_flagged(split):
@@ -59,21 +125,17 @@ def test_a_random_purifier_is_flagged(split):
         def forward(self, x):
             return (x + 0.01 * torch.randn_like(x)).clamp(0, 1)
 
-    assert any(flag.startswith("random") for flag in evaluate.red_flags(subject(Noisy()), split.batch(slice(0, 8))[0]))
+    assert any(flag.startswith("random") for flag in redflags.of_model(subject(Noisy()), split.batch(slice(0, 8))[0]))
 
 
 def test_a_purifier_that_hides_its_gradient_is_flagged(split):
-    class Quantiser(nn.Module):
-        def forward(self, x):
-            return (x * 4).round() / 4
-
-    flags = evaluate.red_flags(subject(Quantiser()), split.batch(slice(0, 8))[0])
+    flags = redflags.of_model(subject(Quantiser()), split.batch(slice(0, 8))[0])
     assert any(flag.startswith("zero gradient") for flag in flags)
 
 
 def test_the_shipped_purifier_raises_no_flag(split):
     chosen = subject(models.load("mnist-transparent"))
-    assert evaluate.red_flags(chosen, split.batch(slice(0, 8))[0]) == ()
+    assert redflags.of_model(chosen, split.batch(slice(0, 8))[0]) == ()
 
 
 @pytest.mark.parametrize(("errors", "n", "low", "high"), [(0, 100, 0.0, 3.699), (100, 100, 96.301, 100.0)])
@@ -86,8 +148,8 @@ def test_wilson_intervals_at_the_ends(errors, n, low, high):
     [(("PGD_N", "PGD_T"), "ARN_PP"), (("PGD_N", "DDN_N"), "ARN_DP"), (("PGD_N",), "ARN_PGD_N")],
 )
 def test_rows_are_named_by_what_was_seen(seen, defence):
-    card = Card("x", "purifier", "x", {}, "", (1, 28, 28), seen_attacks=tuple({"attack": name} for name in seen))
-    assert subject(models.Identity(), card).defence == defence
+    card = Card("x", "purifier", "arn", {}, "", (1, 28, 28), seen_attacks=tuple({"attack": name} for name in seen))
+    assert subject(models.Identity(), card).name == defence
 
 
 @pytest.fixture
@@ -102,11 +164,11 @@ def project(tmp_path, split):
 
 
 def test_a_table_older_than_its_records_is_caught(project):
-    root, path = project
+    root, _path = project
     assert tables.update(root / "results")
     assert tables.update(root / "results", check=True) == []
-    record = records.Record(**json.loads(path.read_text()))
-    dataclasses.replace(record, attack="PGD_N", ci95=tuple(record.ci95)).write(root / "results")
+    (record,) = records.read_all(root / "results")
+    dataclasses.replace(record, attack="PGD_N").write(root / "results")
     assert tables.update(root / "results", check=True)
     assert main(["tables", "--results", str(root / "results"), "--check"]) == 1
 
@@ -114,12 +176,67 @@ def test_a_table_older_than_its_records_is_caught(project):
 def test_a_record_edited_by_hand_is_caught(project):
     root, path = project
     fields = json.loads(path.read_text())
-    path.write_text(json.dumps({**fields, "error_rate": 0.1}))
+    path.write_text(json.dumps({**fields, "errors": fields["errors"] + 1}))
+    with pytest.raises(ValueError, match="changed after it was written"):
+        tables.update(root / "results")
+    (record,) = records.read_all(_written(root, path, fields))
+    dataclasses.replace(record, error_rate=0.1).write(root / "results")
     with pytest.raises(ValueError, match="does not follow from its counts"):
         tables.update(root / "results")
-    path.write_text(json.dumps({**fields, "attack": "PGD_N"}))
+    _written(root, path, fields)
+    path.rename(path.with_name("PGD_N-oblivious.json"))
     with pytest.raises(ValueError, match="belongs at"):
         tables.update(root / "results")
+
+
+def _written(root, path, fields):
+    path.write_text(json.dumps(fields))
+    return root / "results"
+
+
+def a_record(**changes):
+    fields = {
+        "dataset": "mnist", "classifier": "lenet5", "defence": "ARN_PP", "recipe": "r", "checkpoint": "c",
+        "attack": "PGD_N", "eps": 0.3, "norm": "linf", "threat_model": "white_box", "attacked": "f after g",
+        "goal": "untargeted", "iterations": 40, "n": 1000, "errors": 900, "attack_failures": 0,
+        "settings": {"transport": "in-process"}, "seed": 0, "sha256": {}, "seconds": 0.0, "device": "cpu",
+        "versions": {}, "command": "", **changes,
+    }  # fmt: skip
+    errors, n = fields["errors"], fields["n"]
+    return records.Record(**fields, error_rate=100 * errors / n, ci95=records.wilson(errors, n))
+
+
+@pytest.mark.parametrize(
+    ("other", "place", "flag"),
+    [
+        ({"attack": "SQUARE_N", "errors": 950, "iterations": None}, 0, "SQUARE_N white_box does better"),
+        ({"threat_model": "oblivious", "attacked": "f", "errors": 950}, 0, "PGD_N oblivious does better"),
+        ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 800}, 1, "falls with the budget: 90.00 % at 0.3"),
+        ({"attack": "PGD_N@0.5", "eps": 0.5, "errors": 930}, 1, "93.00 %, not 100 %, at a budget of 0.5"),
+        ({"attack": "SQUARE_N", "errors": 910, "iterations": None}, 0, None),  # within the intervals
+        ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 890}, 1, None),
+        ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 100, "defence": "another"}, 1, None),
+    ],
+)
+def test_records_that_cannot_stand_beside_each_other_are_flagged(other, place, flag):
+    found = redflags.between([a_record(), a_record(**other)])
+    assert [f.removeprefix("beside the other records: ") for f in found[1 - place]] == []
+    if flag is None:
+        assert found[place] == ()
+    else:
+        assert found[place][0].startswith(f"beside the other records: {flag}")
+
+
+def test_flags_are_written_into_the_records_and_their_absence_is_caught(project):
+    root, path = project
+    path.unlink()
+    a_record().write(root / "results")
+    a_record(attack="SQUARE_N", errors=990, iterations=None).write(root / "results")
+    with pytest.raises(ValueError, match="flags that do not follow"):
+        tables.update(root / "results")
+    assert sum(bool(record.flags) for record in redflags.annotate(root / "results")) == 1
+    tables.update(root / "results")
+    assert "SQUARE_N white_box does better" in (root / "docs" / "results.md").read_text()
 
 
 def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):

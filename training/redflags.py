@@ -1,0 +1,98 @@
+"""Signs that a robustness number may not mean what it says (arXiv 1902.06705, 2202.13711), written into its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .records import Record, read_all
+from .threats import Defended
+
+_BETWEEN = "beside the other records: "
+# Half of the range: every pixel can be made grey, so that nothing of the image needs to be left.
+_LARGE_EPS = 0.5
+
+
+def of_model(defended: Defended, images: Tensor) -> tuple[str, ...]:
+    """Of a defence by itself: a random answer, or a gradient that vanished at some of ``images`` ``(N, C, H, W)``."""
+    flags = []
+    with torch.no_grad():
+        if not torch.equal(defended.purifier(images), defended.purifier(images)):
+            flags.append("random: two purifications of the same images differ")
+    x = images.clone().requires_grad_(True)
+    defended.deployed(defended.purifier(x)).logsumexp(1).sum().backward()
+    if x.grad is None or bool((x.grad.flatten(1).abs().amax(1) == 0).any()):
+        flags.append("zero gradient: the loss does not move with some of the inputs")
+    return tuple(flags)
+
+
+def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
+    """Of each record (by its place) beside the others of its defence; intervals that overlap raise nothing.
+
+    A black-box attack, or one on f alone, that does better than the white-box one; an error that falls as the budget
+    grows; a white-box error short of 100 % at a budget that leaves nothing of the image.
+    """
+    flags: dict[int, list[str]] = {index: [] for index in range(len(records))}
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, record in enumerate(records):
+        key = (record.dataset, record.classifier, record.defence, record.recipe, str(record.settings["transport"]))
+        groups.setdefault(key, []).append(index)
+    for members in groups.values():
+        for index in members:
+            record = records[index]
+            if record.threat_model != "white_box" or record.defence == "none" or _is_black_box(record):
+                continue
+            for other in (records[i] for i in members):
+                same_attack = other.attack == record.attack and other.threat_model == "oblivious"
+                score_based = _is_black_box(other) and other.threat_model == "white_box" and other.eps == record.eps
+                if (same_attack or score_based) and record.norm == other.norm and other.ci95[0] > record.ci95[1]:
+                    flags[index].append(
+                        f"{other.attack} {other.threat_model} does better: {other.error_rate:.2f} % against "
+                        f"{record.error_rate:.2f} %"
+                    )
+            if record.eps is not None and record.norm == "linf" and record.eps >= _LARGE_EPS and record.ci95[1] < 99:
+                flags[index].append(f"{record.error_rate:.2f} %, not 100 %, at a budget of {record.eps}")
+        for first, second in itertools.permutations(members, 2):
+            a, b = records[first], records[second]
+            grows = a.eps is not None and b.eps is not None and a.eps < b.eps
+            if grows and _sweep(a) == _sweep(b) and b.ci95[1] < a.ci95[0]:
+                flags[second].append(f"falls with the budget: {a.error_rate:.2f} % at {a.eps}")
+    return {index: tuple(_BETWEEN + flag for flag in sorted(found)) for index, found in flags.items()}
+
+
+def _is_black_box(record: Record) -> bool:
+    return record.attack.startswith("SQUARE")
+
+
+def _sweep(record: Record) -> tuple[object, ...]:
+    """What two records share that differ in their budget alone."""
+    base = record.attack.partition("@")[0].removesuffix("_eps2")
+    backward = record.settings.get("backward")
+    return (base, record.threat_model, record.settings.get("surrogate"), backward, record.iterations, record.norm)
+
+
+def annotate(root: Path) -> list[Record]:
+    """Every record below ``root`` with the flags that follow from all of them, written back where they changed."""
+    annotated = []
+    records = list(read_all(root))
+    for record, changed in zip(records, with_flags(records), strict=True):
+        if changed != record:
+            changed.write(root)
+        annotated.append(changed)
+    return annotated
+
+
+def with_flags(records: Sequence[Record]) -> list[Record]:
+    """The same records, each with its own flags and those of :func:`between`."""
+    found = between(records)
+    return [
+        dataclasses.replace(
+            record, flags=(*(flag for flag in record.flags if not flag.startswith(_BETWEEN)), *found[index])
+        )
+        for index, record in enumerate(records)
+    ]

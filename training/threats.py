@@ -1,0 +1,162 @@
+"""Threat models as types: what an attacker differentiates through. No number is printed without the name of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models import Card
+
+ThreatName = Literal["oblivious", "gray_box", "white_box", "bpda"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Defended:
+    """A classifier behind a purifier.
+
+    ``classifier`` is the ordinary f that an oblivious attacker sees. ``robust`` stands in its place where the defence
+    is a classifier (AT_PGD, DOA); the purifier is the identity then.
+    """
+
+    classifier: nn.Module
+    classifier_card: Card
+    purifier: nn.Module
+    purifier_card: Card
+    robust: nn.Module | None = None
+    robust_card: Card | None = None
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The classifier that answers."""
+        return self.classifier if self.robust is None else self.robust
+
+    @property
+    def defence_card(self) -> Card:
+        """The card of what defends."""
+        return self.purifier_card if self.robust_card is None else self.robust_card
+
+    @property
+    def name(self) -> str:
+        """The paper's name of the row: the method, and what it saw."""
+        card = self.defence_card
+        if card.name == "identity":
+            return "none"
+        if self.robust_card is not None:
+            return {"at-pgd": "AT_PGD", "doa-7x7": "DOA_7x7"}.get(card.recipe, card.name)
+        method = {"arn": "ARN", "ape-g": "APE-G", "hgd": "HGD"}.get(card.architecture)
+        if method is None:
+            return card.name
+        seen = frozenset(str(attack["attack"]) for attack in card.seen_attacks)
+        return f"{method}_{_SEEN.get(seen) or '+'.join(sorted(seen))}"
+
+
+_SEEN = {
+    frozenset({"PGD_N", "PGD_T"}): "PP",
+    frozenset({"PGD_N", "DDN_N"}): "DP",
+    frozenset({"PGD_N", "STA_N"}): "PS",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What is attacked: a module from images in [0, 1] to logits, an ``identity`` that its crafted sets are kept by,
+    ``attacked`` in words, and what belongs into a record's settings.
+    """
+
+    module: nn.Module
+    identity: str
+    attacked: str
+    settings: Mapping[str, Any]
+
+
+class ThreatModel(Protocol):
+    """One threat model."""
+
+    name: ClassVar[ThreatName]
+
+    def target(self, defended: Defended) -> Target:
+        """What this attacker differentiates through."""
+        ...
+
+
+class Oblivious:
+    """The attacker sees the classifier f alone, and one crafted set serves every defence (Tables 1, 2 and 5)."""
+
+    name: ClassVar[ThreatName] = "oblivious"
+
+    def target(self, defended: Defended) -> Target:
+        """F."""
+        return Target(defended.classifier, defended.classifier_card.sha256, "f", {})
+
+
+class WhiteBox:
+    """The attacker sees what answers: f after g with full gradients, or the robust classifier (Table 3)."""
+
+    name: ClassVar[ThreatName] = "white_box"
+
+    def target(self, defended: Defended) -> Target:
+        """F after g."""
+        if defended.robust is not None and defended.robust_card is not None:
+            return Target(defended.robust, defended.robust_card.sha256, "the robust classifier", {})
+        module = nn.Sequential(defended.purifier, defended.classifier)
+        identity = f"{defended.classifier_card.sha256} after {defended.purifier_card.sha256}"
+        return Target(module, identity, "f after g", {})
+
+
+@dataclasses.dataclass(frozen=True)
+class GrayBox:
+    """The attacker knows that there is a purifier, but holds another one: f after a surrogate (Table 3)."""
+
+    surrogate: nn.Module
+    card: Card
+    name: ClassVar[ThreatName] = "gray_box"
+
+    def target(self, defended: Defended) -> Target:
+        """F after the surrogate."""
+        behind = Defended(defended.classifier, defended.classifier_card, self.surrogate, self.card)
+        found = WhiteBox().target(behind)
+        return Target(found.module, found.identity, f"f after {behind.name}", {"surrogate": behind.name})
+
+
+@dataclasses.dataclass(frozen=True)
+class Bpda:
+    """Backward pass differentiable approximation (Athalye, Carlini & Wagner, ICML 2018) through advertorch.
+
+    With ``backward`` ``identity`` the gradient of f at g(x) is taken for that at x (Table 4). With ``g`` the forward
+    pass is the service's own, uint8 in and out, which has no gradient, and the backward pass is g's.
+    """
+
+    backward: Literal["identity", "g"] = "identity"
+    name: ClassVar[ThreatName] = "bpda"
+
+    def target(self, defended: Defended) -> Target:
+        """F after g, with the approximate gradient."""
+        from .advertorch_shim import BPDAWrapper
+
+        g = defended.purifier
+        if self.backward == "identity":
+            wrapped, attacked = BPDAWrapper(g), "f after g, identity backward"
+        else:
+            wrapped, attacked = BPDAWrapper(lambda x: _uint8(g(_uint8(x))), forwardsub=g), "f after uint8 g, g backward"
+        identity = f"{defended.classifier_card.sha256} after {defended.purifier_card.sha256} bpda {self.backward}"
+        return Target(nn.Sequential(wrapped, defended.classifier), identity, attacked, {"backward": self.backward})
+
+
+class ExpectationOverTransformation(nn.Module):
+    """Mean logits over ``draws`` passes of a random ``module`` (Athalye et al., ICML 2018), to attack through."""
+
+    def __init__(self, module: nn.Module, draws: int = 20) -> None:
+        super().__init__()
+        self.module, self.draws = module, draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to the mean of ``draws`` logits ``(N, classes)``."""
+        return torch.stack([self.module(x) for _ in range(self.draws)]).mean(0)
+
+
+def _uint8(x: Tensor) -> Tensor:
+    return x.mul(255).round().div(255)
