@@ -1,4 +1,4 @@
-"""``arn-train craft | train | evaluate | tables | export``."""
+"""``arn-train craft | train | evaluate | detect | figures | tables | export``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, checkpoint
 
-from . import attacks, data, tables
+from . import attacks, data, figures, lid, tables
 from .classifier import CLASSIFIER_RECIPES, train_classifier
 from .craft import crafted_set, versions
 from .data import DATASETS, Dataset
@@ -22,7 +22,7 @@ from .load import load_model
 from .recipes import RECIPES, LossWeights
 from .records import read_all
 from .redflags import annotate
-from .threats import Bpda, GrayBox, Oblivious, ThreatModel, WhiteBox
+from .threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
 from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
 
 _KINDS = {"compact": "purifier", "released": "purifier", "ape-g": "purifier", "hgd": "purifier", "lenet5": "classifier"}
@@ -98,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("tables", help="write every table from the records")
     table.add_argument("--results", type=Path, default=Path("results"))
     table.add_argument("--check", action="store_true", help="fail if a table is not what the records say")
+
+    detect = commands.add_parser("detect", parents=[common], help="whether LID detection still sees purified images")
+    detect.add_argument("--purifier", default="mnist-transparent", help="name, path or module:function")
+    detect.add_argument("--attack", default="PGD_N")
+    detect.add_argument("--out", type=Path, default=Path("results"))
+
+    draw = commands.add_parser("figures", parents=[common], help="draw the pictures of the documents again")
+    draw.add_argument("--purifier", default="mnist-transparent", help="name or path")
+    draw.add_argument("--out", type=Path, default=Path("docs/figures"))
 
     ship = commands.add_parser("export", parents=[common], help="round a run to fp16, measure it, write its card")
     ship.add_argument("source", type=Path, help="a run's checkpoint")
@@ -233,6 +242,27 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
         annotate(flags.out)
 
 
+def _detect(flags: argparse.Namespace, command: str) -> None:
+    dataset, attack = _dataset(flags), attacks.get(flags.attack, flags.dataset)
+    f, f_card = load_model(flags.classifier, "classifier", flags.dataset, "cpu")
+    g, g_card = load_model(flags.purifier, "purifier", flags.dataset, "cpu")
+    pairs = []
+    for split in (dataset.validation, dataset.test):
+        found = crafted_set(split, attack, f, f_card.sha256, flags.crafted, flags.seed, flags.device)
+        pairs.append((split.every(flags.every).batch(slice(None))[0], found.images[:: flags.every]))
+    detection = lid.detect(f, g, pairs[0], pairs[1], flags.seed)
+    row = Defended(f, f_card, g, g_card).name
+    fields = {
+        "dataset": dataset.name, "classifier": f_card.name.removeprefix(f"{dataset.name}-"), "defence": row,
+        "recipe": g_card.recipe, "checkpoint": g_card.name, "attack": attack.name, "fitted_on": len(pairs[0][0]),
+        "n": len(pairs[1][0]), "seed": flags.seed, "command": command, "versions": versions(),
+        "sha256": {"classifier": f_card.sha256, "checkpoint": g_card.sha256},
+    }  # fmt: skip
+    folder = f"{row}-{g_card.recipe}" if g_card.recipe else row
+    lid.record(detection, fields, flags.out / dataset.name / str(fields["classifier"]) / folder / "lid.json")
+    print(" ".join(f"{k} {v:.2f}" for k, v in dataclasses.asdict(detection).items()))
+
+
 def _run(flags: argparse.Namespace, command: str) -> int:
     if flags.command == "tables":
         stale = tables.update(flags.results, check=flags.check)
@@ -243,6 +273,12 @@ def _run(flags: argparse.Namespace, command: str) -> int:
         _train(flags, command)
     elif flags.command == "evaluate":
         _evaluate(flags, command)
+    elif flags.command == "detect":
+        _detect(flags, command)
+    elif flags.command == "figures":
+        f, _ = load_model(flags.classifier, "classifier", "digits", "cpu")
+        g, _ = load_model(flags.purifier, "purifier", "digits", "cpu")
+        figures.draw_pictures(f, g, flags.out, flags.seed)
     elif flags.command == "craft":
         split = _dataset(flags).split(flags.split).every(flags.every)
         f, card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)

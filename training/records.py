@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,38 @@ def read_all(root: Path) -> Iterator[Record]:
         if record.path(root) != path:
             raise ValueError(f"{path}: this record belongs at {record.path(root)}")
         yield record
+
+
+# A recipe's name with loss weights instead of its own, as `train --weights` writes it.
+_TERMS = re.compile(r"-(mse|att|nor|adv|l1|feature|logit|guide)([0-9][0-9.e-]*?)(?=-|$)")
+
+
+def has_other_weights(recipe: str) -> bool:
+    """Whether the recipe was run with other loss weights than its own: a row of an ablation."""
+    return bool(_TERMS.search(recipe))
+
+
+def ablation(records: Iterable[Record]) -> dict[tuple[str, str, int], list[Record]]:
+    """Oblivious records of recipes with other weights, by (recipe and steps, what was taken out, seed)."""
+    groups: dict[tuple[str, str, int], list[Record]] = {}
+    for record in records:
+        if record.threat_model != "oblivious" or not has_other_weights(record.recipe):
+            continue
+        base, _, seed = record.recipe.partition("-seed")
+        without = [f"without L_{term}" for term, weight in _TERMS.findall(base) if float(weight) == 0]
+        key = (_TERMS.sub("", base), ", ".join(without) or "all terms", int(seed or 0))
+        groups.setdefault(key, []).append(record)
+    return groups
+
+
+def sweep(records: Iterable[Record]) -> list[Record]:
+    """White-box PGD_N of 40 steps at every budget, of the defences that were measured at more than the usual ones."""
+    chosen = [
+        r for r in records
+        if r.threat_model == "white_box" and re.fullmatch(r"PGD_N(@[0-9.]+)?", r.attack) and r.iterations == 40
+    ]  # fmt: skip
+    swept = {(r.defence, r.recipe) for r in chosen if "@" in r.attack}
+    return [r for r in chosen if (r.defence, r.recipe) in swept]
 
 
 def wilson(errors: int, n: int) -> tuple[float, float]:

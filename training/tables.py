@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import models
 from models.checkpoint import write_atomically
 
-from .records import Record, read_all
+from . import figures
+from .records import Record, ablation, has_other_weights, read_all, sweep
 from .redflags import with_flags
 
 # The columns of the paper's Table 1 and Table 2.
@@ -32,6 +33,33 @@ _TABLES = {
         "through it: it must not be relied on against an attacker who can hold or query it.",
     ),
 }
+_ABLATION = (
+    "The compact network, PGD_N and PGD_T seen, every attack oblivious: the mean over training seeds, and from the\n"
+    "lowest to the highest of them."
+)
+_DETECTION = (
+    "A detector fitted on the validation split, of adversarial against natural and noisy images; what it calls\n"
+    "adversarial among others of the test split. A low share among restored images says that they no longer carry\n"
+    "what this detector looks for. It does not say that they look like natural ones: it may call fewer of them\n"
+    "adversarial than of natural images. And an attacker who knows the detector passes it without any purifier\n"
+    "(Athalye, Carlini & Wagner, ICML 2018)."
+)
+_PICTURES = """
+## Pictures
+
+scikit-learn's digits in MNIST's frame, the LeNet-5 and the `mnist-transparent` that ship, neither trained on them; the
+small number is the class that the classifier gives. Written by `arn-train figures`.
+
+![Adversarial digits above what the purifier makes of them](figures/restored.png)
+
+The same with the purifier in the attacker's hands:
+
+![Digits attacked through the purifier above what it makes of them](figures/adaptive.png)
+
+What the first layer of the classifier sees (the paper's Figure 1):
+
+![Features of a natural digit and of three adversarial ones](figures/features.png)
+"""
 # The order of the paper's rows.
 _ORDER = ("none", "AT_PGD", "DOA", "APE-G", "HGD", "ARN")
 _BEGIN, _END = "<!-- results: written by `arn-train tables` -->", "<!-- /results -->"
@@ -143,7 +171,7 @@ def _sections(records: Sequence[Record], dataset: str, results: Path, heading: s
     paper = _paper(results, dataset)
     parts = []
     for threat_model, (title, remark) in _TABLES.items():
-        chosen = [record for record in records if record.threat_model == threat_model]
+        chosen = [r for r in records if r.threat_model == threat_model and not has_other_weights(r.recipe)]
         groups = _COLUMNS if threat_model == "oblivious" else (_WHITE_BOX,)
         # The paper's numbers are oblivious ones; beside a white box they would say nothing.
         beside = paper if threat_model == "oblivious" else {}
@@ -161,29 +189,67 @@ def _sections(records: Sequence[Record], dataset: str, results: Path, heading: s
             cells = [cell for cell in published[key] if cell["dataset"] == dataset]
             if cells:
                 parts.append(f"{heading} {title}\n\n{_adaptive(records, cells)}")
-        sweep = _sweep(records)
-        if sweep:
-            parts.append(f"{heading} White-box PGD_N over the budget\n\n{sweep}")
+        if sweep(records):
+            picture = "![White-box error over the budget](figures/sweep.png)"
+            parts.append(f"{heading} White-box PGD_N over the budget\n\n{_sweep(records)}\n\n{picture}")
+        if ablation(records):
+            picture = "![Error without each loss term](figures/ablation.png)"
+            parts.append(
+                f"{heading} Without L_adv, L_nor, L_att (the paper's Figure 4)\n\n{_ABLATION}\n\n{_ablation(records)}"
+                f"\n\n{picture}"
+            )
+        detection = _detection(results, dataset)
+        if detection:
+            parts.append(f"{heading} Detection by LID (section 4.3 of the paper)\n\n{_DETECTION}\n\n{detection}")
     return "\n\n".join(parts)
 
 
 def _sweep(records: Sequence[Record]) -> str:
     """White-box PGD_N, a column a budget."""
-    chosen = [
-        r for r in records
-        if r.threat_model == "white_box" and re.fullmatch(r"PGD_N(@[0-9.]+)?", r.attack) and r.iterations == 40
-    ]  # fmt: skip
-    swept = {(r.defence, r.recipe, "in-process") for r in chosen if "@" in r.attack}
+    chosen = sweep(records)
     budgets = sorted({r.eps for r in chosen if r.eps is not None})
-    if not swept:
-        return ""
     cells = {((r.defence, r.recipe, "in-process"), r.eps): r for r in chosen}
     lines = ["| error rate, % | " + " | ".join(f"ε {eps:g}" for eps in budgets) + " |"]
     lines.append("| --- |" + " ---: |" * len(budgets))
     lines.extend(
         f"| {_label(row)} | " + " | ".join(_cell(cells.get((row, eps))) for eps in budgets) + " |"
-        for row in sorted(swept, key=_place)
+        for row in sorted({row for row, _ in cells}, key=_place)
     )
+    return "\n".join(lines)
+
+
+def _ablation(records: Sequence[Record]) -> str:
+    """Figure 4: a row a variant, the mean over its seeds and from which to which."""
+    groups = ablation(records)
+    attacks = [a for columns in _COLUMNS for a in columns if any(r.attack == a for rs in groups.values() for r in rs)]
+    lines = ["| error rate, % | seeds | " + " | ".join(_NAMES.get(a, a) for a in attacks) + " |"]
+    lines.append("| --- | ---: |" + " ---: |" * len(attacks))
+    for base, variant in sorted({(b, v) for b, v, _ in groups}, key=lambda k: (k[0], k[1] != "all terms", k[1])):
+        members = {seed: rs for (b, v, seed), rs in groups.items() if (b, v) == (base, variant)}
+        cells = []
+        for attack in attacks:
+            rates = [r.error_rate for rs in members.values() for r in rs if r.attack == attack]
+            mean = sum(rates) / len(rates) if rates else 0
+            cells.append(f"**{mean:.2f}** <sub>{min(rates):.2f} to {max(rates):.2f}</sub>" if rates else "")
+        lines.append(f"| {base}, {variant} | {len(members)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _detection(results: Path, dataset: str) -> str:
+    """LID detection, a row a defence."""
+    rows = [json.loads(path.read_text()) for path in sorted((results / dataset).rglob("lid.json"))]
+    if not rows:
+        return ""
+    published = json.loads((results / "paper" / "tables.json").read_text())["lid_recall"].get(dataset)
+    lines = [
+        "| called adversarial, % | adversarial | restored | natural | noisy | area under ROC | restored, the paper's |",
+        "| --- |" + " ---: |" * 6,
+    ]
+    for row in rows:
+        label = _label((row["defence"], row["recipe"], "in-process"))
+        found = row["detection"]
+        shares = " | ".join(f"{found[key]:.2f}" for key in ("adversarial", "restored", "natural", "noisy"))
+        lines.append(f"| {label}, {row['attack']} | {shares} | {found['area']:.3f} | {published:.2f} |")
     return "\n".join(lines)
 
 
@@ -210,13 +276,15 @@ def _results_page(records: Sequence[Record], results: Path) -> str:
     for dataset in sorted({record.dataset for record in records}):
         chosen = [record for record in records if record.dataset == dataset]
         text += f"\n## {dataset.upper()}\n\n{_sections(chosen, dataset, results, '###', whole=True)}\n"
+    if (results.parent / "docs" / "figures" / "restored.png").is_file():
+        text += _PICTURES
     commands = sorted({record.command for record in records if record.command})
     listing = "\n".join(commands)
     return text + _flags(records) + f"\n## Commands\n\n```sh\n{listing}\n```\n"
 
 
 def update(results: Path, check: bool = False) -> list[Path]:
-    """Write the tables into ``docs/results.md`` and the README; returns the files that were not up to date.
+    """Write the tables into ``docs/results.md`` and the README, and the plots; returns what was not up to date.
 
     With ``check`` nothing is written.
 
@@ -240,7 +308,13 @@ def update(results: Path, check: bool = False) -> list[Path]:
         readme_path: f"{head}{_BEGIN}\n\n{_sections(mnist, 'mnist', results, '####', whole=False)}\n\n{_END}{tail}",
     }
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
+    folder = root / "docs" / "figures"
+    outdated = figures.stale(folder, figures.plots(records))
+    if (folder / "restored.png").is_file():
+        shipped_cards = [models.card_of(models.load(name)) for name in ("mnist-lenet5", "mnist-transparent")]
+        outdated += figures.stale(folder, figures.pictures(*shipped_cards))
     if not check:
         for path in stale:
             write_atomically(path, wanted[path].encode())
-    return stale
+        figures.draw_plots(records, folder)
+    return [*stale, *outdated]

@@ -1,0 +1,55 @@
+"""LID against what it must be for known dimensions, and the detector on images that are easy to tell apart."""
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from training import data, figures, lid
+from training.cli import main
+
+
+@pytest.mark.parametrize("dimension", [2, 8])
+def test_the_estimate_finds_the_dimension_of_a_ball(dimension):
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(dimension, 40, generator=generator)
+    points = (torch.rand(2000, dimension, generator=generator) - 0.5) @ torch.linalg.qr(embedding.T).Q.T
+    estimate = lid.intrinsic_dimensionality(points[:50], points, k=100).mean()
+    assert float(estimate) == pytest.approx(dimension, rel=0.25)
+
+
+def test_the_estimate_by_hand_leaves_the_point_itself_out():
+    reference = torch.tensor([[0.0], [1.0], [2.0], [4.0]])
+    estimate = lid.intrinsic_dimensionality(torch.tensor([[0.0]]), reference, k=3)
+    assert float(estimate) == pytest.approx(-3 / (np.log(1 / 4) + np.log(2 / 4) + np.log(1)))
+
+
+def test_the_detector_tells_what_is_far_off_and_not_what_is_natural():
+    classifier = models.load("mnist-lenet5")
+    natural = data.load("digits").train.batch(slice(0, 400))[0]
+    bent = natural.flip(3).roll(5, 2)
+    found = lid.detect(classifier, lambda x: x, (natural[:200], bent[:200]), (natural[200:], bent[200:]))
+    assert found.adversarial > found.natural + 40
+    assert found.restored == found.adversarial  # the identity restores nothing
+    assert found.area > 0.6
+    undone = lid.detect(
+        classifier, lambda x: x.roll(-5, 2).flip(3), (natural[:200], bent[:200]), (natural[200:], bent[200:])
+    )
+    assert undone.restored == undone.natural
+
+
+def test_detect_writes_its_record_and_figures_their_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["detect", "--dataset", "digits", "--attack", "PGD_N@0.3x5"]) == 0
+    assert "restored" in capsys.readouterr().out
+    assert (tmp_path / "results/digits/mnist-lenet5/ARN_PP-transparent/lid.json").is_file()
+
+
+def test_a_plot_older_than_what_it_shows_is_stale(tmp_path):
+    wanted = {"a.png": "one"}
+    assert figures.stale(tmp_path, wanted) == [tmp_path / "a.png"]
+    figure, axis = figures._figure(1, 1)
+    axis.plot([0, 1])
+    figures._save(figure, tmp_path / "a.png", "one")
+    assert figures.stale(tmp_path, wanted) == []
+    assert figures.stale(tmp_path, {"a.png": "two"}) == [tmp_path / "a.png"]

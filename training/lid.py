@@ -1,0 +1,118 @@
+"""Detection by local intrinsic dimensionality, and whether it still sees what was purified (section 4.3 of the paper).
+
+Source: Ma et al., "Characterizing adversarial subspaces using local intrinsic dimensionality", ICLR 2018: an estimate
+at every layer from the distances to the k nearest of a clean minibatch, a logistic regression on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.checkpoint import write_atomically
+
+MINIBATCH = 100
+NEIGHBOURS = 20
+
+
+def intrinsic_dimensionality(points: Tensor, reference: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """-k / sum_i log(r_i / r_k) of each of ``points`` ``(N, D)`` from its k nearest in ``reference`` ``(M, D)``.
+
+    A point that is itself in ``reference`` is not its own neighbour. Answers ``(N,)``.
+    """
+    distances = torch.cdist(points.double(), reference.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.where(distances < 1e-9, torch.inf, distances).sort(1).values[:, :k]
+    return (-k / (distances / distances[:, -1:]).log().sum(1).clamp(max=-1e-12)).float()
+
+
+@torch.no_grad()
+def layer_outputs(classifier: nn.Module, x: Tensor) -> list[Tensor]:
+    """What every layer with weights gives for ``x`` ``(N, C, H, W)``, each flattened to ``(N, D)``."""
+    found: list[Tensor] = []
+    layers = [m for m in classifier.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(lambda _m, _i, out: found.append(out.flatten(1))) for layer in layers]
+    try:
+        classifier(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def characteristics(classifier: nn.Module, images: Tensor, natural: Tensor) -> NDArray[np.float32]:
+    """The estimate at every layer, ``(N, layers)``, minibatch by minibatch beside its ``natural`` images."""
+    rows = []
+    for x, clean in zip(images.split(MINIBATCH), natural.split(MINIBATCH), strict=True):
+        if len(clean) <= NEIGHBOURS:
+            break  # too few neighbours: the tail of the split is left out
+        pairs = zip(layer_outputs(classifier, x), layer_outputs(classifier, clean), strict=True)
+        rows.append(torch.stack([intrinsic_dimensionality(a, b) for a, b in pairs], 1))
+    out: NDArray[np.float32] = torch.cat(rows).numpy()
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """Shares in percent that the detector calls adversarial, and how well it ranks (area under the ROC curve)."""
+
+    adversarial: float
+    restored: float
+    natural: float
+    noisy: float
+    area: float
+
+
+def detect(
+    classifier: nn.Module,
+    purify: Callable[[Tensor], Tensor],
+    fitted_on: tuple[Tensor, Tensor],
+    measured_on: tuple[Tensor, Tensor],
+    seed: int = 0,
+) -> Detection:
+    """Fit the detector on one pair of (natural, adversarial) images, measure it on another.
+
+    Positives are adversarial; negatives are natural, and natural with Gaussian noise of the same l2 norm as the
+    perturbation. ``restored`` is the recall when purified adversarial images are given as positives.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def sets(natural: Tensor, adversarial: Tensor) -> dict[str, NDArray[np.float32]]:
+        size = (adversarial - natural).flatten(1).norm(dim=1)
+        noise = torch.randn(natural.shape, generator=generator)
+        noise *= (size / noise.flatten(1).norm(dim=1)).reshape(-1, 1, 1, 1)
+        with torch.no_grad():
+            restored = torch.cat([purify(x) for x in adversarial.split(500)])
+        images = {
+            "natural": natural, "noisy": (natural + noise).clamp(0, 1), "adversarial": adversarial, "restored": restored
+        }  # fmt: skip
+        return {name: characteristics(classifier, x, natural) for name, x in images.items()}
+
+    fitted, measured = sets(*fitted_on), sets(*measured_on)
+    negatives = np.concatenate([fitted["natural"], fitted["noisy"]])
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+    labels = np.r_[np.zeros(len(negatives)), np.ones(len(fitted["adversarial"]))]
+    model.fit(np.concatenate([negatives, fitted["adversarial"]]), labels)
+    share = {name: 100 * float(model.predict(rows).mean()) for name, rows in measured.items()}
+    ranked = np.concatenate([measured["natural"], measured["noisy"], measured["adversarial"]])
+    truth = np.r_[np.zeros(len(ranked) - len(measured["adversarial"])), np.ones(len(measured["adversarial"]))]
+    area = float(roc_auc_score(truth, model.decision_function(ranked)))
+    return Detection(share["adversarial"], share["restored"], share["natural"], share["noisy"], area)
+
+
+def record(detection: Detection, fields: dict[str, Any], path: Path) -> None:
+    """Write what was detected beside what it was measured on."""
+    text = json.dumps({**fields, "detection": dataclasses.asdict(detection)}, indent=1) + "\n"
+    write_atomically(path, text.encode())
