@@ -390,7 +390,8 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
 
 
 def for_training(attack: Attack) -> Attack:
-    """The attack as training crafts it: half the iterations at twice the step, the same budget."""
-    if not attack.name.startswith("PGD"):
-        return attack
-    return attack.with_settings(iterations=int(attack.settings["iterations"]) // 2, step=2 * attack.settings["step"])
+    """The attack as training crafts it: PGD with half the iterations at twice the step, STA with a shorter search."""
+    if attack.name.startswith("PGD"):
+        half = int(attack.settings["iterations"]) // 2
+        return attack.with_settings(iterations=half, step=2 * attack.settings["step"])
+    return attack.with_settings(iterations=50, searches=3) if attack.name.startswith("STA") else attack

@@ -151,6 +151,8 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         name, recipe_ = f"{name}-static", dataclasses.replace(recipe_, refresh_epochs=0, shift=0)
     if overrides or flags.static or flags.every > 1:
         name = f"{name}-{recipe_.epochs * (len(dataset.train) // recipe_.batch_size)}"
+    if flags.init:
+        name = f"{name}-from-{flags.init.stem}"
     if flags.seed:
         name = f"{name}-seed{flags.seed}"
     weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
@@ -288,6 +290,7 @@ def _run(flags: argparse.Namespace, command: str) -> int:
             print(f"{name}: {100 * float(found.succeeded.float().mean()):.2f} % of {len(split)} reached the goal")
     else:
         dataset = _dataset(flags)
+        dataset = dataclasses.replace(dataset, validation=dataset.validation.every(flags.every))
         card = export(flags.source, flags.name, flags.out, dataset, flags.classifier, flags.crafted, flags.device)
         print(f"{card.name} {card.sha256[:12]}", {k: round(v, 2) for k, v in card.metrics.items()})
     return 0

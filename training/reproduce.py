@@ -1,6 +1,6 @@
 """Every table and figure of a data set from the data, in one command that goes on where it was stopped.
 
-A plan is a list of ``arn-train`` commands. Each of them resumes by itself, so running the plan again costs what is left.
+A plan is a list of ``arn-train`` commands. Each resumes by itself, so that running the plan again costs what is left.
 """
 
 from __future__ import annotations
@@ -15,38 +15,39 @@ from pathlib import Path
 
 from . import cli
 
-_PP, _DP, _PS = "PGD_N,PGD_T", "PGD_N,DDN_N", "PGD_N,STA_N"
-
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """How much of everything: what two cores allow, what a GPU allows, or a toy run that shows that it works.
 
-    ``every`` strides over the training split for the purifiers of the comparison, ``ablation`` for Figure 4, ``static``
-    for what learns from STA. ``slow``, ``slower`` and ``thorough`` stride over the test split: attacks of minutes, of
-    an hour, and AutoAttack against the other defences.
+    Strides over the training split: ``every`` for the purifiers of the comparison, ``robust`` for the classifiers,
+    ``static`` for what learns from STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
+    attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
+    other defences.
     """
 
-    every: int
-    ablation: int
-    static: int
-    robust: int
-    slow: int
-    slower: int
-    thorough: int
-    seeds: int
-    epochs: int
-    ablation_epochs: int
+    every: int = 1
+    robust: int = 1
+    static: int = 1
+    ablation: int = 1
+    epochs: int = 15
+    ablation_epochs: int = 15
+    seeds: int = 3
+    quick: int = 1
+    slow: int = 1
+    slower: int = 1
+    thorough: int = 1
+    batch: tuple[str, ...] = ()
 
 
-CPU = Scale(3, 4, 11, 2, 10, 20, 33, 3, 15, 8)
-GPU = Scale(1, 1, 1, 1, 1, 1, 1, 3, 15, 15)
-SMOKE = Scale(8, 8, 8, 8, 30, 60, 60, 1, 1, 1)
+CPU = Scale(every=3, robust=2, static=11, ablation=4, ablation_epochs=8, slow=10, slower=20, thorough=33)
+GPU = Scale()
+SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 30, 60, 100, 100, ("--batch-size", "32"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One ``arn-train`` command, what it is for, and the seconds it took on two CPU cores at ``CPU`` scale."""
+    """One ``arn-train`` command, the seconds it took on two CPU cores at ``CPU`` scale, and the file that it leaves."""
 
     arguments: tuple[str, ...]
     seconds: int
@@ -58,110 +59,135 @@ class Step:
         return self.leaves is not None and self.leaves.exists()
 
 
-def plan(dataset: str, scale: Scale, runs: Path, zoo: Path, results: Path, device: str) -> Iterator[Step]:
-    """The commands, in order: training, export, evaluation, detection, pictures, tables."""
-    common = ("--dataset", dataset, "--device", device)
-    comparison = ("--every", str(scale.every), "--epochs", str(scale.epochs), "--pools", str(runs / "pools"))
-    static = ("--static", "--every", str(scale.static), "--epochs", str(scale.epochs))
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The commands for one data set at one scale, and where they put what they make."""
 
-    def trained(name: str, seconds: int, *arguments: str, leaves: str = "purifier") -> Iterator[Step]:
-        out = runs / f"{dataset}-{name}"
-        found = out / f"{leaves}.safetensors"
-        yield Step(("train", *common, "--out", str(out), *arguments), seconds, found)
-        shipped = zoo / f"{dataset}-{name}.safetensors"
-        yield Step(("export", str(found), *common, "--name", f"{dataset}-{name}", "--out", str(zoo)), 30, shipped)
+    dataset: str
+    scale: Scale
+    runs: Path
+    zoo: Path
+    results: Path
+    device: str
 
-    yield from trained("ape-g-pp", 480, "--arch", "ape-g", "--seen", _PP, *comparison)
-    yield from trained("hgd-pp", 480, "--arch", "hgd", "--seen", _PP, *comparison)
-    yield from trained("arn-pp", 480, "--seen", _PP, *comparison)
-    yield from trained("arn-dp", 480, "--seen", _DP, *comparison)
-    robust = ("--arch", "lenet5", "--every", str(scale.robust))
-    yield from trained("at-pgd", 600, *robust, "--recipe", "at-pgd", "--epochs", str(min(10, 10 * scale.epochs)),
-                       leaves="classifier")  # fmt: skip
-    yield from trained("doa-7x7", 600, *robust, "--recipe", "doa-7x7", "--init", "models/zoo/mnist-lenet5.safetensors",
-                       "--epochs", "3" if scale.epochs > 1 else "1", leaves="classifier")  # fmt: skip
-    yield from trained("ape-g-dp", 480, "--arch", "ape-g", "--seen", _DP, *comparison)
-    yield from trained("hgd-dp", 480, "--arch", "hgd", "--seen", _DP, *comparison)
-    # On the number of seen attacks (section 4.3): one, two of a kind, two of different kinds, three, and one added later.
-    yield from trained("arn-p", 480, "--seen", "PGD_N", *comparison)
-    yield from trained("arn-ps", 1200, "--seen", _PS, *static)
-    yield from trained("arn-pps", 300, "--seen", "PGD_N,PGD_T,STA_N", *static)
-    yield from trained(
-        "arn-pp-then-s", 300, "--seen", "PGD_N,PGD_T,STA_N", *static, "--init", str(zoo / f"{dataset}-arn-pp.safetensors")
-    )  # fmt: skip
+    def steps(self) -> Iterator[Step]:
+        """In order of worth: a plan that is cut short leaves the most that it could."""
+        yield from self._oblivious("identity")  # crafts what all others share
+        yield from self._oblivious("mnist-transparent")
+        yield from self._white_box_of_ours()
+        pp, dp = "PGD_N,PGD_T", "PGD_N,DDN_N"
+        for name, seen, arch in (("ape-g-pp", pp, "ape-g"), ("hgd-pp", pp, "hgd")):
+            yield from self._purifier(name, seen, "--arch", arch)
+        yield from self._adaptive()
+        doa = ("--recipe", "doa-7x7", "--init", "models/zoo/mnist-lenet5.safetensors", "--epochs", "3")
+        yield from self._robust("doa-7x7", *doa)
+        yield from self._robust("at-pgd", "--recipe", "at-pgd")
+        yield from self._purifier("arn-dp", dp)
+        yield from self._purifier("arn-pp", pp)
+        yield from self._purifier("hgd-dp", dp, "--arch", "hgd")
+        yield from self._purifier("ape-g-dp", dp, "--arch", "ape-g")
+        yield from self._ablation("transparent", {"att": "0.1", "nor": "0.0001", "adv": "0.1"})
+        # On the number of seen attacks (section 4.3): one, two of different kinds, three, and one that is added later.
+        yield from self._purifier("arn-p", "PGD_N")
+        yield from self._purifier("arn-ps", "PGD_N,STA_N")
+        yield from self._purifier("arn-pps", f"{pp},STA_N")
+        yield from self._purifier("arn-pp-then-s", f"{pp},STA_N", "--init", self._shipped("arn-pp"))
+        yield from self._ablation("paper", {"att": "0.1", "nor": "0.01", "adv": "0.1"})
+        detect = ("detect", *self._common, "--every", str(min(2, self.scale.slow)), "--out", str(self.results))
+        yield Step((*detect, "--purifier", "mnist-transparent"), 60)
+        yield Step(("tables", "--results", str(self.results)), 5)
 
-    def measured(purifier: str, attacks: str, every: int, seconds: int, *more: str) -> Step:
-        which = () if purifier == "" else ("--purifier", purifier)
-        return Step(
-            ("evaluate", *common, *which, "--attacks", attacks, "--every", str(every), "--out", str(results), *more),
-            seconds,
-        )  # fmt: skip
+    @property
+    def _common(self) -> tuple[str, ...]:
+        device = () if self.device == "cpu" else ("--device", self.device)
+        return ("--dataset", self.dataset, *device)
 
-    def shipped(name: str) -> str:
-        return str(zoo / f"{dataset}-{name}.safetensors")
+    def _shipped(self, name: str) -> str:
+        return str(self.zoo / f"{self.dataset}-{name}.safetensors")
 
-    def robust_classifier(name: str) -> tuple[str, str]:
-        return ("--robust-classifier", shipped(name))
+    def _trained(self, name: str, file: str, seconds: int, *arguments: str) -> Iterator[Step]:
+        """Train, and round to fp16 what is kept."""
+        out = self.runs / f"{self.dataset}-{name}"
+        found = out / f"{file}.safetensors"
+        yield Step(("train", *self._common, "--out", str(out), *arguments), seconds, found)
+        export = ("export", str(found), *self._common, "--name", f"{self.dataset}-{name}", "--out", str(self.zoo))
+        yield Step((*export, "--every", str(self.scale.slower)), 30, Path(self._shipped(name)))
 
-    everything = scale is GPU
-    oblivious = "none,PGD_N,PGD_T,DDN_N,AA_N,PGD_N_eps2,AA_N_eps2,FWA_N,FWA_N_eps2"
-    purifiers = ["ape-g-pp", "hgd-pp", "arn-pp", "arn-dp", "ape-g-dp", "hgd-dp", "arn-p", "arn-ps", "arn-pps",
-                 "arn-pp-then-s"]  # fmt: skip
-    rows: list[tuple[str, tuple[str, ...]]] = [("identity", ()), ("mnist-transparent", ())]
-    rows += [(shipped(name), ()) for name in purifiers]
-    rows += [("", robust_classifier(name)) for name in ("at-pgd", "doa-7x7")]
-    quick = 1 if scale is not SMOKE else scale.slow
-    for index, (purifier, more) in enumerate(rows):
-        first = index == 0  # it crafts the sets that all others share
-        yield measured(purifier, oblivious, quick, 1800 if first else 60, *more)
-        yield measured(purifier, "CW_N", scale.slow, 500 if first else 10, *more)
-        yield measured(purifier, "JSMA_T,STA_N,STA_T", scale.slower, 1800 if first else 10, *more)
+    def _purifier(self, name: str, seen: str, *arguments: str) -> Iterator[Step]:
+        scale = self.scale
+        budget = ["--every", str(scale.every), "--pools", str(self.runs / "pools")]
+        if "STA" in seen:
+            budget = ["--every", str(scale.static), "--static"]
+        budget += ["--epochs", str(scale.epochs), *scale.batch]
+        yield from self._trained(name, "purifier", 600, "--seen", seen, *budget, *arguments)
+        yield from self._oblivious(self._shipped(name))
+        yield from self._white_box("--purifier", self._shipped(name))
 
-    white = ("--threat-models", "white_box")
-    yield measured("mnist-transparent", "PGD_N,PGD_T", quick, 600, *white)
-    yield measured(
-        "mnist-transparent", "PGD_N@0.1,PGD_N@0.2,PGD_N@0.4,PGD_N@0.5,PGD_T@0.5,DDN_N", scale.slow, 500, *white
-    )
-    yield measured("mnist-transparent", "AA_N", scale.slow, 120, *white)
-    yield measured("mnist-transparent", "SQUARE_N", scale.slower, 300, *white)
-    for purifier, more in rows[2:]:
-        yield measured(purifier, "PGD_N,PGD_T", scale.slow, 60, *white, *more)
-        yield measured(purifier, "AA_N", scale.thorough, 200, *white, *more)
-    yield measured(shipped("ape-g-pp"), "PGD_T@0.5", scale.slow, 60, *white)
-    yield measured(shipped("ape-g-pp"), "CW_T,CW_N", scale.slower, 900, *white)
-    yield measured(shipped("hgd-pp"), "PGD_T@0.5,DDN_T,DDN_N", scale.slow, 200, *white)
-    for surrogate, attacks, every in (
-        ("ape-g-pp", "PGD_T,PGD_T@0.5", scale.slow),
-        ("ape-g-pp", "CW_T,CW_N", scale.slower),
-        ("hgd-pp", "PGD_T,PGD_T@0.5,DDN_T,DDN_N", scale.slow),
-    ):
-        gray = ("--threat-models", "gray_box", "--surrogate", shipped(surrogate))
-        yield measured("mnist-transparent", attacks, every, 60, *gray)
-    for purifier in ("mnist-transparent", shipped("ape-g-pp")):
-        yield measured(purifier, "PGD_N,PGD_Nx100", scale.slow, 120, "--threat-models", "bpda")
-    yield measured("mnist-transparent", "PGD_N,PGD_Nx100", scale.slow, 120, "--threat-models", "bpda_through")
+    def _robust(self, name: str, *arguments: str) -> Iterator[Step]:
+        budget = ("--arch", "lenet5", "--every", str(self.scale.robust))
+        yield from self._trained(name, "classifier", 900, *budget, *arguments, *self.scale.batch)
+        yield from self._oblivious(self._shipped(name), "--robust-classifier")
+        yield from self._white_box("--robust-classifier", self._shipped(name))
 
-    for recipe, terms in (("transparent", "att=0.1,nor=0.0001,adv=0.1"), ("paper", "att=0.1,nor=0.01,adv=0.1")):
-        full = dict(part.split("=") for part in terms.split(","))
+    def _measure(
+        self, purifier: str, attacks: str, every: int, seconds: int, *more: str, kind: str = "--purifier"
+    ) -> Step:
+        where = ("--every", str(every), "--out", str(self.results))
+        return Step(("evaluate", *self._common, kind, purifier, "--attacks", attacks, *where, *more), seconds)
+
+    def _oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:
+        scale, first = self.scale, spec == "identity"
+        quick = "none,PGD_N,PGD_T,DDN_N,AA_N,PGD_N_eps2,AA_N_eps2,FWA_N,FWA_N_eps2"
+        yield self._measure(spec, quick, scale.quick, 3600 if first else 60, kind=kind)
+        yield self._measure(spec, "CW_N", scale.slow, 500 if first else 10, kind=kind)
+        yield self._measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, 2400 if first else 10, kind=kind)
+
+    def _white_box(self, kind: str, spec: str) -> Iterator[Step]:
+        white = ("--threat-models", "white_box")
+        yield self._measure(spec, "PGD_N,PGD_T", self.scale.slow, 60, *white, kind=kind)
+        yield self._measure(spec, "AA_N", self.scale.thorough, 200, *white, kind=kind)
+
+    def _white_box_of_ours(self) -> Iterator[Step]:
+        scale, white = self.scale, ("--threat-models", "white_box")
+        sweep = "PGD_N@0.1,PGD_N@0.2,PGD_N@0.4,PGD_N@0.5,PGD_T@0.5,DDN_N"
+        yield self._measure("mnist-transparent", "PGD_N,PGD_T", scale.quick, 600, *white)
+        yield self._measure("mnist-transparent", sweep, scale.slow, 500, *white)
+        yield self._measure("mnist-transparent", "AA_N", scale.slow, 120, *white)
+        yield self._measure("mnist-transparent", "SQUARE_N", scale.slower, 300, *white)
+        for approximate in ("bpda", "bpda_through"):
+            yield self._measure("mnist-transparent", "PGD_N,PGD_Nx100", scale.slow, 120, "--threat-models", approximate)
+
+    def _adaptive(self) -> Iterator[Step]:
+        """Tables 3 and 4: APE-G and HGD attacked, and what they are as surrogates against ours."""
+        scale = self.scale
+        for name, attacks, every in (
+            ("ape-g-pp", "PGD_T,PGD_T@0.5", scale.slow),
+            ("hgd-pp", "PGD_T,PGD_T@0.5,DDN_T,DDN_N", scale.slow),
+            ("ape-g-pp", "CW_T,CW_N", scale.slower),
+        ):
+            spec = self._shipped(name)
+            seconds = 900 if "CW" in attacks else 100
+            yield self._measure(spec, attacks, every, seconds, "--threat-models", "white_box")
+            gray = ("--threat-models", "gray_box", "--surrogate", spec)
+            yield self._measure("mnist-transparent", attacks, every, 20, *gray)
+        bpda = ("--threat-models", "bpda")
+        yield self._measure(self._shipped("ape-g-pp"), "PGD_N,PGD_Nx100", scale.slow, 120, *bpda)
+
+    def _ablation(self, recipe: str, terms: dict[str, str]) -> Iterator[Step]:
+        """Figure 4, every seed with all terms and without each."""
+        scale = self.scale
+        budget = ("--every", str(scale.ablation), "--epochs", str(scale.ablation_epochs), *scale.batch)
         for seed in range(scale.seeds):
-            for left_out in ("", "adv", "nor", "att"):
-                weights = ",".join(f"{k}={0 if k == left_out else v}" for k, v in full.items())
-                name = f"{dataset}-ablation-{recipe}-{left_out or 'all'}-{seed}"
-                yield Step(
-                    ("train", *common, "--recipe", recipe, "--weights", weights, "--every", str(scale.ablation),
-                     "--epochs", str(scale.ablation_epochs), "--seed", str(seed), "--pools", str(runs / "pools"),
-                     "--out", str(runs / name)),
-                    240, runs / name / "purifier.safetensors",
-                )  # fmt: skip
-                purifier = str(runs / name / "purifier.safetensors")
-                yield measured(purifier, "none,PGD_N,PGD_T,DDN_N,AA_N,PGD_N_eps2,FWA_N", quick, 45)
-                yield measured(purifier, "STA_N", scale.slower, 10)
-
-    detect = ("detect", *common, "--every", "1" if everything else "2", "--out", str(results))
-    yield Step((*detect, "--purifier", "mnist-transparent"), 60)
-    if dataset == "mnist":
-        yield Step(("figures",), 30)
-    yield Step(("tables", "--results", str(results)), 5)
+            for left_out in ("", *terms):
+                weights = ",".join(f"{term}={0 if term == left_out else weight}" for term, weight in terms.items())
+                out = self.runs / f"{self.dataset}-ablation-{recipe}-{left_out or 'all'}-{seed}"
+                what = ("--recipe", recipe, "--weights", weights, "--seed", str(seed))
+                trained = out / "purifier.safetensors"
+                pools = ("--pools", str(self.runs / "pools"))
+                yield Step(("train", *self._common, "--out", str(out), *what, *budget, *pools), 240, trained)
+                attacks = "none,PGD_N,PGD_T,DDN_N,AA_N,PGD_N_eps2,FWA_N"
+                yield self._measure(str(trained), attacks, scale.quick, 45)
+                yield self._measure(str(trained), "STA_N", scale.slower, 10)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset, scale = "digits", SMOKE
         runs = Path("runs/smoke")
         zoo, results = runs / "checkpoints", _toy_project(runs) / "results"
-    steps = [s for s in plan(dataset, scale, runs, zoo, results, flags.device) if flags.only in " ".join(s.arguments)]
+    plan = Plan(dataset, scale, runs, zoo, results, flags.device)
+    steps = [step for step in plan.steps() if flags.only in " ".join(step.arguments)]
     if flags.list:
         print("\n".join(f"arn-train {' '.join(step.arguments)}" for step in steps))  # noqa: T201
         return 0

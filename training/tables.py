@@ -241,6 +241,7 @@ def _detection(results: Path, dataset: str) -> str:
     if not rows:
         return ""
     published = json.loads((results / "paper" / "tables.json").read_text())["lid_recall"].get(dataset)
+    beside = "" if published is None else f"{published:.2f}"
     lines = [
         "| called adversarial, % | adversarial | restored | natural | noisy | area under ROC | restored, the paper's |",
         "| --- |" + " ---: |" * 6,
@@ -249,7 +250,7 @@ def _detection(results: Path, dataset: str) -> str:
         label = _label((row["defence"], row["recipe"], "in-process"))
         found = row["detection"]
         shares = " | ".join(f"{found[key]:.2f}" for key in ("adversarial", "restored", "natural", "noisy"))
-        lines.append(f"| {label}, {row['attack']} | {shares} | {found['area']:.3f} | {published:.2f} |")
+        lines.append(f"| {label}, {row['attack']} | {shares} | {found['area']:.3f} | {beside} |")
     return "\n".join(lines)
 
 
