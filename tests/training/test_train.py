@@ -182,3 +182,45 @@ def test_the_authors_own_network_runs_from_the_same_command(tmp_path):
     model = models.load(tmp_path / "run" / "purifier.safetensors")
     assert model.config.architecture == "released"
     assert model(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
+
+
+def test_runs_that_share_pools_craft_once(digits, classifier, tmp_path, monkeypatch):
+    """A run over the same seen attacks reads what another left, to the same weights as if it had crafted alone."""
+    calls = []
+    crafting = attacks.Attack.__call__
+
+    def counted(self, target, images, labels, seed):
+        calls.append(self.name)
+        return crafting(self, target, images, labels, seed)
+
+    monkeypatch.setattr(attacks.Attack, "__call__", counted)
+
+    def run(name, pools, **changes):
+        del calls[:]
+        chosen = config("transparent", refresh_epochs=1, **changes)
+        trainer = train.Trainer(chosen, small(digits, 70), classifier, "f", tmp_path / name, pools=pools)
+        trainer.fit()
+        return trainer.purifier.state_dict(), len(calls) - len(chosen.seen)  # but for the validation sets
+
+    alone, crafted_alone = run("alone", None)
+    first, crafted_first = run("first", tmp_path / "pools")
+    _again, crafted_again = run("again", tmp_path / "pools", learning_rate=1e-3)
+    same, crafted_same = run("same", tmp_path / "pools")
+    assert crafted_alone == crafted_first > 0
+    assert crafted_again == crafted_same == 0
+    for name, tensor in alone.items():
+        assert torch.equal(tensor, first[name])
+        assert torch.equal(tensor, same[name])
+
+
+@pytest.mark.parametrize(
+    ("arch", "terms"), [(models.ApeGConfig(), {"mse", "adv", "d_i"}), (models.HgdConfig(), {"guide"})]
+)
+def test_baselines_train_by_the_same_harness(arch, terms, digits, classifier, tmp_path):
+    recipe = {"mse": "ape-g", "guide": "hgd"}["mse" if "mse" in terms else "guide"]
+    rows = first_losses(digits, classifier, recipe, tmp_path / "run", arch=arch)
+    assert set(rows[0]) == terms
+    with pytest.raises(train.ConfigurationError, match="has a code"):
+        train.Trainer(
+            dataclasses.replace(config("transparent"), arch=arch), small(digits, 64), classifier, "f", tmp_path / "no"
+        )
