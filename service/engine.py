@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import models
 from models import Card
 
+from . import demo
 from .codec import Images
 
 logger = logging.getLogger(__name__)
@@ -28,12 +30,21 @@ _VALUES_WORTH_THREADS = 64 * 28 * 28
 
 
 @dataclasses.dataclass(frozen=True)
+class Attack:
+    """An attack to show instead of purifying: on the classifier alone, or through the purifier too."""
+
+    eps: float
+    through_purifier: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Work:
     """What to do with a batch; entries travel together only when they ask for the same."""
 
     model: str
     classify: bool = False
     compare: bool = False
+    attack: Attack | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +136,8 @@ class Engine:
     def run(self, work: Work, images: Images) -> Purified:
         """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]."""
         torch.set_num_threads(self._threads if images.size >= _VALUES_WORTH_THREADS else 1)
+        if work.attack:
+            return self._attacked(work.model, work.attack, images)
         with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
             # A tensor shares the array's memory; torch asks that it be writable, which a request's bytes are not.
             given = torch.from_numpy(images if images.flags.writeable else images.copy()).to(self.device)
@@ -132,6 +145,20 @@ class Engine:
             probabilities = self._probabilities(purified) if work.classify else None
             unpurified = self._probabilities(x) if work.compare else None
             return Purified(answer.cpu().numpy(), linf.cpu().numpy(), l2.cpu().numpy(), probabilities, unpurified)
+
+    def _attacked(self, model: str, attack: Attack, images: Images) -> Purified:
+        """Adversarial images in the place of purified ones, uint8 ``(N, H, W, C)``, inside the budget as rounded."""
+        assert self.classifier is not None
+        x = torch.from_numpy(images.copy()).to(self.device).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            labels = self.classifier(x).argmax(1)
+        purifier = self.purifiers[model]
+        target = nn.Sequential(purifier, self.classifier) if attack.through_purifier else self.classifier
+        levels, most = x.mul(255).round(), math.floor(attack.eps * 255 + 1e-6)
+        adversarial = demo.pgd(target, x, labels, attack.eps).mul(255).round().clamp(levels - most, levels + most)
+        residual = (adversarial / 255 - x).flatten(1)
+        answer = adversarial.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return Purified(answer, residual.abs().amax(1).cpu().numpy(), residual.norm(dim=1).cpu().numpy())
 
     def _step(self, model: str, given: Tensor) -> nn.Module:
         """The whole pass for a model and a dtype, compiled at its first use."""

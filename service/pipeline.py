@@ -15,7 +15,7 @@ from models import Card
 from . import codec
 from .batcher import Answer
 from .codec import Images
-from .engine import Purified, Work
+from .engine import Attack, Purified, Work
 from .errors import UnknownModel, WrongSize
 
 if TYPE_CHECKING:
@@ -87,8 +87,14 @@ def takes(card: Card, size: tuple[int, ...], channels: int | None = None) -> boo
     return tuple(size) == card.input_shape[1:] and channels in (None, card.input_shape[0])
 
 
-async def decode(service: Service, data: bytes | bytearray, wanted: str | None = None, resize: bool = False) -> Item:
-    """An encoded image as pixels for the model that takes it.
+async def decode(
+    service: Service,
+    data: bytes | bytearray,
+    wanted: str | None = None,
+    resize: bool = False,
+    channels: int | None = None,
+) -> Item:
+    """An encoded image as pixels for the model that takes it; in ``channels`` where that model takes any number.
 
     Raises:
         BrokenImage: not decodable.
@@ -97,14 +103,19 @@ async def decode(service: Service, data: bytes | bytearray, wanted: str | None =
     """
     opened = codec.open_image(data, service.settings.max_pixels)
     card = choose(service, wanted, opened.size, resize=resize)
-    channels, height, width = card.input_shape
+    fixed, height, width = card.input_shape
     resize_to = (height, width) if resize and height else None
-    pixels = await pooled(math.prod(opened.size), opened.decode, channels or opened.channels, resize_to)
+    pixels = await pooled(math.prod(opened.size), opened.decode, fixed or channels or opened.channels, resize_to)
     return Item(None, card.name, pixels)
 
 
 async def purify(
-    service: Service, items: Sequence[Item], timings: Timings, classify: bool = False, compare: bool = False
+    service: Service,
+    items: Sequence[Item],
+    timings: Timings,
+    classify: bool = False,
+    compare: bool = False,
+    attack: Attack | None = None,
 ) -> list[Item]:
     """Queue, infer, and write down how far the images moved. Images that are alike travel as one entry.
 
@@ -117,7 +128,7 @@ async def purify(
         alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
     calls = [
         batcher.submit(
-            Work(group[0].model, classify, compare),
+            Work(group[0].model, classify, compare, attack),
             group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
             deadline,
         )
@@ -140,6 +151,8 @@ async def purify(
         for item in group:
             results[id(item)] = answer.result.part(start, start + len(item.images))
             start += len(item.images)
+        if attack:
+            continue  # no purification to write down
         linf, l2 = (
             metric.labels(group[0].model) for metric in (service.metrics.residual_linf, service.metrics.residual_l2)
         )

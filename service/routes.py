@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -17,13 +18,15 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from prometheus_client import generate_latest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from models import Card
 
-from . import codec, gateway, negotiate, pipeline, schemas
+from . import codec, demo, gateway, negotiate, pipeline, schemas
 from .codec import Images
+from .engine import Attack
 from .errors import BadParameter, BrokenBody, ServiceError, UnsupportedMedia, WrongSize
 from .http import read_body, read_multipart, stopping_when_client_leaves
 from .pipeline import Item, Timings
@@ -84,8 +87,10 @@ async def _upload(request: Request, service: Service) -> Upload:
     return Upload("image", [(None, body)])
 
 
-async def _items(request: Request, service: Service, upload: Upload) -> list[Item]:
-    """Decode every image for the model that takes it."""
+async def _items(request: Request, service: Service, upload: Upload, classify: bool = False) -> list[Item]:
+    """Decode every image for the model that takes it, and for the classifier that is to see it."""
+    classifier = service.engine.classifier_card if classify else None
+    channels = classifier.input_shape[0] if classifier else None
     wanted = request.query_params.get("model")
     resize = _flag(request, "resize")
     if upload.tensor is not None:
@@ -98,7 +103,9 @@ async def _items(request: Request, service: Service, upload: Upload) -> list[Ite
     items = []
     for filename, data in upload.files:
         try:
-            items.append(dataclasses.replace(await pipeline.decode(service, data, wanted, resize), filename=filename))
+            items.append(
+                dataclasses.replace(await pipeline.decode(service, data, wanted, resize, channels), filename=filename)
+            )
         except ServiceError as error:
             if filename is not None:
                 error.args = (f"{filename}: {error}",)
@@ -111,7 +118,7 @@ async def _purified(
 ) -> list[Item]:
     """The common way of every request: decode, queue, infer."""
     started = time.perf_counter()
-    items = await _items(request, service, upload)
+    items = await _items(request, service, upload, classify)
     timings["decode"] = time.perf_counter() - started
     if classify:
         _check_classifier(service, items)
@@ -357,12 +364,69 @@ async def _counted(request: Request, handler: Callable[[Request, Service], Await
 # -- about the service --------------------------------------------------------------------------------------------
 
 
+_STATIC = demo.files()
+
+
 @router.get("/", include_in_schema=False)
 async def root(request: Request) -> Response:
-    """The documentation for a browser, a sign of life for everything else."""
+    """The page for a browser, a sign of life for everything else."""
     if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("docs")
-    return JSONResponse({"status": "alive", "service": "arn-purify", "docs": "/docs"})
+        return _static(request, "index.html")
+    return JSONResponse({"status": "alive", "service": "arn-purify", "docs": "/docs"}, headers={"Vary": "Accept"})
+
+
+@router.get("/static/{path:path}", include_in_schema=False)
+async def static(request: Request) -> Response:
+    """A file of the page."""
+    return _static(request, request.path_params["path"])
+
+
+def _static(request: Request, path: str) -> Response:
+    if path not in _STATIC:
+        raise HTTPException(404)
+    content, media_type = _STATIC[path]
+    etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    headers = {
+        "ETag": etag, "Cache-Control": "no-cache", "Content-Security-Policy": demo.CONTENT_SECURITY_POLICY,
+        "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Vary": "Accept",
+    }  # fmt: skip
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
+
+
+@router.post("/demo/attack", include_in_schema=False)
+async def attack(request: Request) -> Response:
+    """PGD on the embedded classifier, to show; only with ``ARN_DEMO_ATTACKS``."""
+    if not _service(request).settings.demo_attacks:
+        raise HTTPException(404)
+    return await _counted(request, _attack)
+
+
+async def _attack(request: Request, service: Service) -> Response:
+    try:
+        eps = float(request.query_params.get("eps", "0.3"))
+    except ValueError:
+        eps = math.nan
+    if not 0 <= eps <= 1:
+        raise BadParameter("eps is a number from 0 to 1")
+    through = _flag(request, "through_purifier")
+    timings: Timings = {}
+    upload = await _upload(request, service)
+    if upload.tensor is not None or len(upload.files) != 1:
+        raise BadParameter("one image a request is attacked")
+    items = await _items(request, service, upload, classify=True)
+    _check_classifier(service, items)
+    async with stopping_when_client_leaves(request):
+        (item,) = await pipeline.purify(service, items, timings, attack=Attack(eps, through))
+    timings["attack"] = timings.pop("infer")
+    body = await pipeline.pooled(item.images.size, codec.encode_image, item.purified.images[0])
+    headers = {
+        "X-ARN-Purified": "false", "X-ARN-Residual-Linf": f"{float(item.purified.linf[0]):.6f}",
+        "X-ARN-Residual-L2": f"{float(item.purified.l2[0]):.6f}",
+        "Server-Timing": pipeline.server_timing(service, timings),
+    }  # fmt: skip
+    return Response(body, media_type="image/png", headers=headers)
 
 
 @router.get("/health/live", summary="200 while the process can still serve")
@@ -404,6 +468,10 @@ async def models(request: Request) -> Response:
     ]
     classifier = engine.classifier_card
     answer = schemas.ModelsAnswer.model_validate(
-        {"purifiers": purifiers, "classifier": classifier.name if classifier else None}
+        {
+            "purifiers": purifiers,
+            "classifier": classifier.name if classifier else None,
+            "demo_attacks": _service(request).settings.demo_attacks and classifier is not None,
+        }
     )
     return JSONResponse(json.loads(answer.model_dump_json()))

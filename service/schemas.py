@@ -74,6 +74,7 @@ class ModelsAnswer(BaseModel):
 
     purifiers: list[ModelInfo]
     classifier: str | None
+    demo_attacks: bool = Field(description="whether the page may attack the classifier")
 
 
 class ErrorAnswer(BaseModel):

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     shadow_share: float = Field(
         0.0, ge=0, le=1, description="share for which the server is asked about both images, to count label flips"
     )
+    demo_attacks: bool = Field(
+        False, description="let the page at / attack the embedded classifier (POST /demo/attack)"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
 
     @field_validator("input_mean", "input_std", mode="before")

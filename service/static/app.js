@@ -1,0 +1,270 @@
+// The page at `/`. Every picture that is shown is exactly what was sent or what came back: the browser fits an upload
+// to the model's size once, and the service sees that PNG.
+
+const $ = (id) => document.getElementById(id);
+const state = { models: [], natural: null, adversarial: null, label: null, run: 0 };
+
+class Refusal extends Error {}
+
+async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw new Refusal("The service cannot be reached. Is it still running?");
+  }
+  if (!answer.ok) {
+    const body = await answer.json().catch(() => ({}));
+    throw new Refusal(sentence(body.error || `The service answered ${answer.status}.`));
+  }
+  return answer;
+}
+
+function sentence(text) {
+  const capital = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(capital) ? capital : `${capital}.`;
+}
+
+const model = () => state.models.find((m) => m.name === $("model").value);
+const query = (extra = {}) => new URLSearchParams({ model: model().name, ...extra });
+const post = (path, blob, accept) =>
+  ask(path, { method: "POST", body: blob, headers: { "Content-Type": "image/png", Accept: accept } });
+
+// -- pictures ---------------------------------------------------------------------------------------------------------
+
+async function pixels(blob, width, height, grey) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(blob);
+  } catch {
+    throw new Refusal("This file is no image that the browser can read. PNG, JPEG, WebP, GIF and BMP work.");
+  }
+  const canvas = new OffscreenCanvas(width || bitmap.width, height || bitmap.height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = "high";
+  const side = Math.min(bitmap.width / canvas.width, bitmap.height / canvas.height);
+  const [w, h] = [canvas.width * side, canvas.height * side];
+  context.drawImage(bitmap, (bitmap.width - w) / 2, (bitmap.height - h) / 2, w, h, 0, 0, canvas.width, canvas.height);
+  const data = context.getImageData(0, 0, canvas.width, canvas.height);
+  if (grey) {
+    for (let i = 0; i < data.data.length; i += 4) {
+      const [r, g, b] = data.data.subarray(i, i + 3);
+      data.data.fill(Math.round(0.299 * r + 0.587 * g + 0.114 * b), i, i + 3);
+    }
+  }
+  context.putImageData(data, 0, 0);
+  return { data, blob: await canvas.convertToBlob({ type: "image/png" }) };
+}
+
+function draw(canvas, data) {
+  canvas.width = data.width;
+  canvas.height = data.height;
+  canvas.getContext("2d").putImageData(data, 0, 0);
+}
+
+function noise(natural, adversarial) {
+  const out = new ImageData(natural.width, natural.height);
+  for (let i = 0; i < out.data.length; i += 1) {
+    out.data[i] = i % 4 === 3 ? 255 : 127.5 + 5 * (adversarial.data[i] - natural.data[i]);
+  }
+  return out;
+}
+
+// -- what the service says --------------------------------------------------------------------------------------------
+
+function top(list, prediction, right) {
+  list.replaceChildren();
+  if (!prediction) return;
+  const order = prediction.probabilities.map((p, index) => [p, index]).sort((a, b) => b[0] - a[0]);
+  for (const [probability, index] of order.slice(0, 3)) {
+    const row = document.createElement("li");
+    const name = document.createElement("span");
+    const share = document.createElement("span");
+    const bar = document.createElement("meter");
+    name.textContent = prediction.class_name && index === prediction.label ? prediction.class_name : String(index);
+    share.textContent = `${(100 * probability).toFixed(1)} %`;
+    bar.value = probability;
+    bar.setAttribute("aria-label", `probability of ${name.textContent}`);
+    if (index === prediction.label && right !== null) name.className = index === right ? "right" : "wrong";
+    row.append(name, share, bar);
+    list.append(row);
+  }
+}
+
+function facts(pairs) {
+  $("facts").replaceChildren(
+    ...pairs.flatMap(([name, value]) => {
+      const term = document.createElement("dt");
+      const description = document.createElement("dd");
+      term.textContent = name;
+      description.textContent = value;
+      return [term, description];
+    }),
+  );
+}
+
+const timings = (answer) => (answer.headers.get("Server-Timing") || "").replaceAll(";dur=", " ").replaceAll(",", " ms,") + " ms";
+
+async function show() {
+  const run = (state.run += 1);
+  const sent = state.adversarial || state.natural;
+  const [answer, seen, before] = await Promise.all([
+    post(`purify?${query()}`, sent.blob, "image/png"),
+    classified(sent.blob),
+    state.adversarial ? classified(state.natural.blob) : null,
+  ]);
+  const purified = await pixels(await answer.blob());
+  if (run !== state.run) return; // a later choice overtook this one
+  const natural = before ? before.unpurified : seen?.unpurified;
+  const right = state.label ?? natural?.label ?? null;
+  draw($("natural").querySelector("canvas"), state.natural.data);
+  top($("natural").querySelector("ol"), natural, right);
+  $("adversarial").hidden = $("noise").hidden = !state.adversarial;
+  if (state.adversarial) {
+    draw($("adversarial").querySelector("canvas"), state.adversarial.data);
+    draw($("noise").querySelector("canvas"), noise(state.natural.data, state.adversarial.data));
+    top($("adversarial").querySelector("ol"), seen?.unpurified, right);
+    $("noise-note").textContent = "mid-grey is no change";
+  }
+  draw($("purified").querySelector("canvas"), purified.data);
+  top($("purified").querySelector("ol"), seen, right);
+  draw($("before"), sent.data);
+  draw($("after"), purified.data);
+  slide();
+  facts([
+    ["model", answer.headers.get("X-ARN-Model")],
+    ["changed by at most", `${answer.headers.get("X-ARN-Residual-Linf")} of the range`],
+    ["Euclidean norm", answer.headers.get("X-ARN-Residual-L2")],
+    ["time", timings(answer)],
+    ["SHA-256", answer.headers.get("X-ARN-Model-SHA256")],
+  ]);
+  const url = new URL(`purify?${query()}`, document.baseURI);
+  $("curl").textContent = `curl --data-binary @image.png '${url}' -o purified.png`;
+  $("panels").hidden = $("evidence").hidden = false;
+  $("status").textContent = verdict(natural, seen, right);
+}
+
+async function classified(blob) {
+  if (!state.classifier) return null;
+  return (await post(`classify?${query({ compare: "true" })}`, blob, "application/json")).json();
+}
+
+function verdict(natural, seen, right) {
+  if (!seen) return "Purified. No classifier is embedded in this service.";
+  if (!state.adversarial) return `The classifier says ${seen.unpurified.label}, and ${seen.label} once purified.`;
+  const restored = seen.label === right ? "the right class is back" : "the class is not restored";
+  return `Attacked, the classifier says ${seen.unpurified.label}; purified, ${seen.label}: ${restored}.`;
+}
+
+// -- what people do ---------------------------------------------------------------------------------------------------
+
+async function guarded(work) {
+  document.body.setAttribute("aria-busy", "true");
+  $("error").hidden = true;
+  try {
+    await work();
+  } catch (error) {
+    $("error").textContent = error instanceof Refusal ? error.message : `Something went wrong here: ${error.message}`;
+    $("error").hidden = false;
+  } finally {
+    document.body.removeAttribute("aria-busy");
+  }
+}
+
+async function fitted(blob) {
+  const [channels, height, width] = model().input_shape;
+  return pixels(blob, width, height, channels === 1);
+}
+
+async function choose(blob, adversarial = null, label = null) {
+  if (!model()) throw new Refusal("No purifier is loaded yet. Try again in a moment.");
+  const natural = await fitted(blob);
+  Object.assign(state, { natural, adversarial: adversarial && (await fitted(adversarial)), label });
+  $("attack-fields").disabled = false;
+  await show();
+}
+
+function press(button) {
+  for (const other of $("examples").querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
+}
+
+function slide() {
+  $("after").style.clipPath = `inset(0 0 0 ${$("slider").value}%)`;
+}
+
+async function start() {
+  const answer = await (await ask("models")).json();
+  Object.assign(state, { models: answer.purifiers, classifier: answer.classifier });
+  $("model").replaceChildren(...state.models.map((m) => new Option(m.profile ? `${m.name} (${m.profile})` : m.name, m.name)));
+  tellSize();
+  $("attack").querySelector("fieldset").hidden = !answer.demo_attacks;
+  $("attack-off").hidden = answer.demo_attacks;
+  $("attack-fields").disabled = true;
+  for (let digit = 0; digit < 10; digit += 1) {
+    const [item, button, image] = ["li", "button", "img"].map((tag) => document.createElement(tag));
+    image.src = `static/examples/adversarial_${digit}.png`;
+    image.alt = `a ${digit}, attacked`;
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    button.append(image);
+    button.addEventListener("click", () => guarded(() => example(button, digit)));
+    item.append(button);
+    $("examples").append(item);
+  }
+  await example($("examples").querySelectorAll("button")[3], 3);
+}
+
+async function example(button, digit) {
+  press(button);
+  const [natural, adversarial] = await Promise.all(
+    ["natural", "adversarial"].map(async (kind) => (await ask(`static/examples/${kind}_${digit}.png`)).blob()),
+  );
+  await choose(natural, adversarial, digit);
+}
+
+function tellSize() {
+  const [channels, height, width] = model()?.input_shape ?? [0, 0, 0];
+  $("size").textContent = width ? `${width}x${height} ${channels === 1 ? "grey" : "colour"}` : "no size: this model takes any";
+}
+
+$("file").addEventListener("change", () => guarded(async () => {
+  if ($("file").files.length) { press(null); await choose($("file").files[0]); }
+  $("file").value = "";
+}));
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  $("drop").addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files.length) {
+      press(null);
+      guarded(() => choose(event.dataTransfer.files[0]));
+    }
+  });
+}
+$("model").addEventListener("change", () => guarded(async () => {
+  tellSize();
+  if (state.natural) await show();
+}));
+$("eps").addEventListener("input", () => { $("eps-value").textContent = Number($("eps").value).toFixed(2); });
+$("slider").addEventListener("input", slide);
+$("attack").addEventListener("submit", (event) => {
+  event.preventDefault();
+  guarded(async () => {
+    const through = $("attack").elements.sees.value === "purifier";
+    const answer = await post(`demo/attack?${query({ eps: $("eps").value, through_purifier: through })}`, state.natural.blob, "image/png");
+    state.adversarial = await pixels(await answer.blob());
+    await show();
+    $("results").focus({ preventScroll: true });
+  });
+});
+$("copy").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText($("curl").textContent);
+    $("copied").textContent = "copied";
+  } catch {
+    getSelection().selectAllChildren($("curl"));
+    $("copied").textContent = "selected: copy it with Ctrl+C";
+  }
+});
+guarded(start);

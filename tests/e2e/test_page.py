@@ -1,0 +1,137 @@
+"""The page at / in a real Chromium: what a person does, what they see, and whether a screen reader could too."""
+
+import os
+import shutil
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+
+from service import demo
+from tests.e2e.conftest import serving
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+EXAMPLES = demo.STATIC / "examples"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    flags = ("--demo-attacks", "true", "--models", "mnist-transparent,identity")
+    with serving(tmp_path_factory.mktemp("page"), *flags) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(service, browser, tmp_path):
+    """The page once it has shown its first example; fails on anything the browser complains of."""
+    complaints = []
+    page = browser.new_page(viewport={"width": 1280, "height": 960})
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url) if outside(request.url, service.url) else None)
+    page.goto(service.url)
+    expect(page.locator("#panels")).to_be_visible()
+    page.complaints = complaints
+    yield page
+    page.screenshot(path=os.environ.get("ARN_SCREENSHOTS", str(tmp_path)) + "/last.png", full_page=True)
+    page.close()
+    assert complaints == []
+
+
+def outside(url, base):
+    return not url.startswith((base, "blob:", "data:"))
+
+
+def labels(page, panel):
+    return page.locator(f"#{panel} .classes li:first-child span:first-child").inner_text()
+
+
+def test_the_first_example_is_shown_restored(page):
+    expect(page.locator("#status")).to_have_text(
+        "Attacked, the classifier says 8; purified, 3: the right class is back."
+    )
+    assert (labels(page, "natural"), labels(page, "adversarial"), labels(page, "purified")) == ("3", "8", "3")
+    assert "mnist-transparent@fp32" in page.inner_text("#facts")
+    for stage in ("decode", "queue", "infer", "encode"):
+        assert stage in page.inner_text("#facts")
+
+
+def test_an_upload_is_purified_and_attacked_and_a_stronger_attacker_wins(page):
+    page.set_input_files("#file", EXAMPLES / "natural_7.png")
+    expect(page.locator("#status")).to_have_text("The classifier says 7, and 7 once purified.")
+    expect(page.locator("#adversarial")).to_be_hidden()
+    page.fill("#eps", "0.2")
+    expect(page.locator("#eps-value")).to_have_text("0.20")
+    page.click("#attack button")
+    expect(page.locator("#status")).to_contain_text("the right class is back")
+    expect(page.locator("#noise")).to_be_visible()
+    page.fill("#eps", "0.3")
+    page.check("input[value=purifier]")
+    page.click("#attack button")
+    expect(page.locator("#status")).to_contain_text("the class is not restored")
+
+
+def test_another_model_answers_once_it_is_chosen(page):
+    page.select_option("#model", "identity")
+    expect(page.locator("#facts")).to_contain_text("identity@fp32")
+    expect(page.locator("#status")).to_contain_text("the class is not restored")
+    assert "model=identity" in page.inner_text("#curl")
+
+
+def test_the_curl_command_is_right(page, service, tmp_path):
+    command = page.inner_text("#curl")
+    assert command.startswith("curl --data-binary @image.png")
+    url = command.split("'")[1]
+    answer = service.client.post(url, content=(EXAMPLES / "adversarial_3.png").read_bytes())
+    assert answer.headers["content-type"] == "image/png"
+
+
+def test_the_slider_uncovers_what_was_purified(page):
+    page.fill("#slider", "20")
+    assert page.eval_on_selector("#after", "e => e.style.clipPath") == "inset(0px 0px 0px 20%)"
+
+
+def test_everything_can_be_reached_by_keyboard(page):
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert {"file", "model", "eps", "slider", "copy", "BUTTON"} <= reached
+    page.locator("#examples button").nth(5).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("purified, 5")
+
+
+def test_errors_are_sentences(page, service):
+    page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
+    expect(page.locator("#error")).to_have_text(
+        "This file is no image that the browser can read. PNG, JPEG, WebP, GIF and BMP work."
+    )
+    page.route("**/purify*", lambda route: route.abort())
+    page.locator("#examples button").first.click()
+    expect(page.locator("#error")).to_have_text("The service cannot be reached. Is it still running?")
+    page.complaints[:] = [text for text in page.complaints if "ERR_FAILED" not in text]
+    page.unroute("**/purify*")
+    page.locator("#examples button").first.click()
+    expect(page.locator("#error")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_to_object_to(page, scheme, width):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 844})
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
