@@ -1,15 +1,30 @@
 """A real Prometheus scrapes the running service and answers queries."""
 
+import asyncio
+import io
+import json
+import math
+import re
 import shutil
 import subprocess
+import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+
+import models
+from tests.e2e.conftest import serving
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "adversarial_3.png"
+CONFIGS = ROOT / "docker" / "prometheus"
 CACHE = ROOT / "build" / "prometheus"
 
 
@@ -36,11 +51,16 @@ def programs():
 @pytest.fixture
 def query(programs, served, tmp_path):
     """Ask a Prometheus that scrapes the service."""
+    with prometheus(programs, served, tmp_path) as ask:
+        yield ask
+
+
+@contextmanager
+def prometheus(programs, served, tmp_path):
     target = served.url.removeprefix("http://")
     config = tmp_path / "prometheus.yml"
-    config.write_text(
-        (ROOT / "docker" / "prometheus.yml").read_text().replace("purifier:8000", target).replace("5s", "1s")
-    )
+    config.write_text((CONFIGS / "prometheus.yml").read_text().replace("purifier:8000", target).replace("5s", "1s"))
+    shutil.copy(CONFIGS / "rules.yml", tmp_path)
     subprocess.run([programs["promtool"], "check", "config", config], check=True)
     log = tmp_path / "prometheus.log"
     with log.open("w") as file:
@@ -50,8 +70,8 @@ def query(programs, served, tmp_path):
         )  # fmt: skip
     client = httpx2.Client(base_url="http://127.0.0.1:19099", timeout=10)
 
-    def ask(expression, wanted):
-        deadline = time.monotonic() + 40
+    def ask(expression, wanted=lambda value: True, within=40.0):
+        deadline = time.monotonic() + within
         values = None
         while time.monotonic() < deadline:
             assert process.poll() is None, log.read_text()
@@ -60,15 +80,17 @@ def query(programs, served, tmp_path):
                 values = [float(row["value"][1]) for row in answer["data"]["result"]]
             except (httpx2.TransportError, ValueError, KeyError):
                 values = None  # still starting
-            if values and wanted(values[0]):
+            if values and wanted(values[0]) and not math.isnan(values[0]):
                 return values[0]
             time.sleep(0.3)
         raise AssertionError(f"{expression}: {values}")
 
-    yield ask
-    client.close()
-    process.terminate()
-    process.wait()
+    try:
+        yield ask
+    finally:
+        client.close()
+        process.terminate()
+        process.wait()
 
 
 def test_prometheus_scrapes_the_service_and_answers(query, served, programs):
@@ -86,3 +108,97 @@ def test_prometheus_scrapes_the_service_and_answers(query, served, programs):
     text = served.client.get("/metrics").text
     lint = subprocess.run([programs["promtool"], "check", "metrics"], input=text, capture_output=True, text=True)
     assert (lint.returncode, lint.stdout + lint.stderr) == (0, "")
+
+
+def test_the_rules_are_sound_and_fire_when_they_should(programs):
+    for arguments in (["check", "rules", "rules.yml"], ["test", "rules", "rules-test.yml"]):
+        done = subprocess.run([programs["promtool"], *arguments], cwd=CONFIGS, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def classifier():
+    """A LeNet-5 that answers KServe V1, and is out of order every tenth time."""
+    network, asked = models.load("mnist-lenet5"), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            images = json.loads(self.rfile.read(int(self.headers["content-length"])))["instances"]
+            asked.append(1)
+            with torch.no_grad():
+                labels = network(torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 28, 28)).argmax(1).tolist()
+            body = json.dumps({"predictions": labels}).encode()
+            self.send_response(503 if len(asked) % 10 == 0 else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def expressions():
+    """Every expression of the dashboard and of the rules; of an alert, what it compares."""
+    board = json.loads((ROOT / "docker/grafana/dashboards/arn-purify.json").read_text())
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            yield panel["title"], target["expr"].replace("$__rate_interval", "20s")
+    for name, expression in re.findall(r"(?:alert|record): (\S+)\n\s+expr: (.*)", (CONFIGS / "rules.yml").read_text()):
+        yield name, re.sub(r" (>|<|==) [0-9.]+$", "", expression).replace("[5m]", "[20s]").replace("[15m]", "[20s]")
+
+
+async def load(url, stop, seen):
+    """Digits one at a time and many at once, broken ones, ones of a wrong size, and more than the queue holds."""
+    digit = EXAMPLE.read_bytes()
+    pixels = (np.array(Image.open(EXAMPLE), np.float32) / 255).tolist()
+    flood = np.zeros((8, 1, 28, 28), np.float32)
+    async with httpx2.AsyncClient(base_url=url, timeout=30) as client:
+        while not stop.is_set():
+            answers = await asyncio.gather(
+                *(client.post("/purify", content=digit) for _ in range(8)),
+                *(client.post("/purify", content=npy(flood)) for _ in range(8)),
+                client.post("/purify", content=b"junk"),
+                *(client.post("/v1/models/digits:predict", json={"instances": [pixels]}) for _ in range(4)),
+                client.post("/v1/models/digits:predict", json={"instances": [[[0.5] * 20] * 20]}),
+            )
+            seen.update(answer.status_code for answer in answers)
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def answered(ask, expression):
+    try:
+        ask(expression, within=0.5)
+    except AssertionError:
+        return False
+    return True
+
+
+def test_every_panel_and_every_alert_has_data_under_load(programs, tmp_path):
+    with classifier() as address:
+        flags = ("--downstream-url", address, "--downstream-protocol", "v1", "--shadow-share", "1",
+                 "--on-failure", "bypass", "--queue-images", "16")  # fmt: skip
+        with serving(tmp_path, *flags) as served, prometheus(programs, served, tmp_path) as ask:
+            stop, seen = threading.Event(), set()
+            thread = threading.Thread(target=lambda: asyncio.run(load(served.url, stop, seen)))
+            thread.start()
+            try:
+                ask("up", lambda value: value == 1)
+                empty, deadline = list(expressions()), time.monotonic() + 60
+                while empty and time.monotonic() < deadline:
+                    empty = [pair for pair in empty if not answered(ask, pair[1])]
+            finally:
+                stop.set()
+                thread.join()
+            assert empty == []
+            assert seen == {200, 400, 429, 502, 503}  # an image of the wrong size makes this classifier hang up
