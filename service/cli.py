@@ -108,10 +108,10 @@ def purify_files(source: Path, target: Path, model: str, device: str, resize: bo
     return len(paths)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser("arn", description="Remove adversarial noise from images.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The commands and their flags."""
+    top = argparse.ArgumentParser("arn", description="Remove adversarial noise from images.")
+    commands = top.add_subparsers(dest="command", required=True)
     serve_parser = commands.add_parser("serve", help="run the HTTP service")
     add_flags(serve_parser)
     add_transformer_flags(serve_parser)
@@ -122,7 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     purify_parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     purify_parser.add_argument("--resize", action="store_true", help="resample images to the model's size")
     commands.add_parser("models", help="list the shipped checkpoints")
-    flags = parser.parse_args(arguments)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    flags = parser().parse_args(arguments)
     try:
         if flags.command == "serve":
             return serve(from_flags(flags))

@@ -1,4 +1,4 @@
-"""``arn-train craft | train | evaluate | detect | figures | tables | export``."""
+"""``arn-train craft | train | evaluate | detect | figures | tables | export | convert``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, chec
 
 from . import attacks, data, figures, lid, tables
 from .classifier import CLASSIFIER_RECIPES, train_classifier
+from .convert import convert
 from .craft import crafted_set, versions
 from .data import DATASETS, Dataset
 from .evaluate import Subject, evaluate, over_http
@@ -98,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("tables", help="write every table from the records")
     table.add_argument("--results", type=Path, default=Path("results"))
     table.add_argument("--check", action="store_true", help="fail if a table is not what the records say")
+
+    other = commands.add_parser("convert", help="a checkpoint as ONNX (.onnx) or torch.export's archive (.pt2)")
+    other.add_argument("source", help="shipped name or path")
+    other.add_argument("target", type=Path, help="file to write; its ending says what")
 
     detect = commands.add_parser("detect", parents=[common], help="whether LID detection still sees purified images")
     detect.add_argument("--purifier", default="mnist-transparent", help="name, path or module:function")
@@ -275,6 +280,8 @@ def _run(flags: argparse.Namespace, command: str) -> int:
         _train(flags, command)
     elif flags.command == "evaluate":
         _evaluate(flags, command)
+    elif flags.command == "convert":
+        print(f"{flags.target}: at most {convert(flags.source, flags.target):.1g} from torch's answers")
     elif flags.command == "detect":
         _detect(flags, command)
     elif flags.command == "figures":

@@ -1,0 +1,123 @@
+"""Images and compose file, as far as they can be checked without a container engine: lint, schema, and the serving
+image's own build and start steps, run in an empty folder with an environment of its own."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "docker" / "Dockerfile"
+
+
+def test_the_dockerfile_passes_its_linter():
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_compose_file_is_valid_and_what_it_names_exists():
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    compose_spec = pytest.importorskip("compose_spec", reason="compose-spec is not installed")
+    assert compose_spec.PyCompose.from_json(json.dumps(composed)).service_names()
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE.read_text(), re.M))
+    for service in composed["services"].values():
+        if "build" in service:
+            assert service["build"]["target"] in stages
+        for volume in service.get("volumes", []):
+            assert (ROOT / volume.split(":")[0]).exists(), volume
+    for url in ("http://prometheus:9090", "http://classifier:8501", "purifier:8000"):
+        assert url.split("//")[-1].split(":")[0] in composed["services"]
+    scraped = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text())
+    assert scraped["scrape_configs"][0]["static_configs"][0]["targets"] == ["purifier:8000"]
+
+
+def test_the_images_leave_out_what_they_need_not(tmp_path):
+    """Everything that is copied is let through by .dockerignore, and nothing else of the project is."""
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    copied = {source for line in re.findall(r"^COPY (?!--from)(.*)", DOCKERFILE.read_text(), re.M)
+              for source in line.split()[:-1]}  # fmt: skip
+    assert ignored[0] == "*"
+    assert {entry[1:] for entry in ignored if entry.startswith("!")} == copied
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "has", "lacks"), [("build", "fastapi", "advertorch"), ("build-training", "advertorch", "ruff")]
+)
+def test_the_build_steps_run_in_an_empty_folder(target, has, lacks, tmp_path):
+    venv, app = tmp_path / "venv", tmp_path / "app"
+    app.mkdir()
+    for instruction, rest in steps(target):
+        if instruction == "COPY":
+            *sources, destination = rest.split()
+            for source in sources:
+                place = app / destination
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(ROOT / source, place / source if destination == "./" else place)
+        elif instruction == "RUN":
+            command = rest.replace("$TORCH_ARGS", "").replace("/venv", str(venv))
+            command = command.replace("python -m venv", f"{shlex.quote(sys.executable)} -m venv")
+            done = subprocess.run(["bash", "-c", command], cwd=app, capture_output=True, text=True, env=outside())
+            assert done.returncode == 0, done.stderr[-2000:]
+    installed = subprocess.run([venv / "bin" / "pip", "list"], capture_output=True, text=True).stdout
+    assert re.search(rf"^{has} ", installed, re.M)
+    assert not re.search(rf"^{lacks} ", installed, re.M)
+    if target == "build":
+        started_as_in_the_image(venv, tmp_path)
+
+
+def steps(target):
+    """The instructions that lead to a stage, in order."""
+    stages, parents, name = {}, {}, None
+    for line in re.sub(r"\\\n\s*", "", DOCKERFILE.read_text()).splitlines():
+        instruction, _, rest = line.partition(" ")
+        if instruction == "FROM":
+            parent, _, name = rest.partition(" AS ")
+            stages[name], parents[name] = [], parent
+        elif name and instruction.isupper():
+            stages[name].append((instruction, rest))
+    return [*(steps(parents[target]) if parents[target] in stages else []), *stages[target]]
+
+
+def outside():
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+
+def started_as_in_the_image(venv, folder):
+    log = folder / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [venv / "bin" / "arn", "serve", "--port", "0"],
+            cwd=folder,
+            stderr=file,
+            env=outside() | {"ARN_HOST": "0.0.0.0"},
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while not (found := re.search(r"running on http://[\d.]+:(\d+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=30) as client:
+            while client.get("/health/ready").status_code != 200:
+                time.sleep(0.1)
+            answer = client.post("/purify", content=(ROOT / "examples" / "adversarial_3.png").read_bytes())
+            assert answer.headers["x-arn-purified"] == "true"
+            assert client.get("/", headers={"Accept": "text/html"}).headers["content-type"].startswith("text/html")
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0

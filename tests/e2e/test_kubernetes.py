@@ -1,0 +1,58 @@
+"""The manifests: built by kustomize, valid against Kubernetes' own schemas, and true to the service that they start."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.settings import Settings, from_flags
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "docker" / "kubernetes"
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl to build the manifests with")
+
+
+def built(name):
+    done = subprocess.run(["kubectl", "kustomize", MANIFESTS / name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.parametrize("name", ["base", "queue-scaling", "monitoring"])
+def test_every_manifest_fits_its_schema(name):
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    for manifest in built(name):
+        if manifest["kind"] not in ("ScaledObject", "ServiceMonitor"):  # schemas of others, which are not at hand
+            validator.validate(manifest, "1.31", strict=True)
+
+
+def test_one_way_to_scale_at_a_time():
+    kinds = {name: {m["kind"] for m in built(name)} for name in ("base", "queue-scaling")}
+    assert "HorizontalPodAutoscaler" in kinds["base"]
+    assert "HorizontalPodAutoscaler" not in kinds["queue-scaling"]
+    assert "ScaledObject" in kinds["queue-scaling"]
+
+
+def test_the_deployment_starts_the_service_as_it_is():
+    by_kind = {manifest["kind"]: manifest for manifest in built("base")}
+    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    settings = {f"ARN_{name.upper()}" for name in Settings.model_fields}
+    assert set(by_kind["ConfigMap"]["data"]) <= settings
+    assert container["ports"][0]["containerPort"] == Settings.model_fields["port"].default
+    assert pod["terminationGracePeriodSeconds"] > int(by_kind["ConfigMap"]["data"]["ARN_DRAIN_SECONDS"]) + 5
+    assert by_kind["Service"]["spec"]["selector"] == by_kind["Deployment"]["spec"]["selector"]["matchLabels"]
+
+
+def test_kserve_starts_the_transformer_with_flags_that_it_takes():
+    from service.cli import parser
+
+    manifest = yaml.safe_load((MANIFESTS / "kserve" / "inference-service.yaml").read_text())
+    (container,) = manifest["spec"]["transformer"]["containers"]
+    given = [*container["args"], "--predictor_host", "digits-predictor.default", "--http_port", "8080"]
+    settings = from_flags(parser().parse_args(["serve", *given]))
+    assert settings.downstream_url == "http://digits-predictor.default"
+    assert (settings.downstream_model, settings.port, settings.host) == ("digits", 8080, "0.0.0.0")
+    assert container["readinessProbe"]["httpGet"]["port"] == settings.port
