@@ -38,6 +38,7 @@ class Recipe:
     training split. ``schedule``: ``constant``, or ``one_cycle`` (linear warm-up over a tenth, cosine to zero).
     ``sample`` draws z ~ N(mu, sigma^2) in training instead of taking mu. ``refresh_epochs`` crafts the seen attacks
     anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
+    ``corrupted``: share of the inputs damaged at random on top (:mod:`training.corrupt`), the target staying natural.
     ``form``: the losses as the paper has them, as the authors' ``released`` code does, or ``averaged`` over pixels and
     domains alike, as APE-GAN has them.
     """
@@ -52,6 +53,7 @@ class Recipe:
     sample: bool = True
     refresh_epochs: int = 0
     shift: int = 0
+    corrupted: float = 0.0
     form: Literal["paper", "released", "averaged"] = "paper"
     gradient_penalty: float = 0.0
     released_initialisation: bool = False
@@ -93,6 +95,12 @@ def transparent() -> Recipe:
         refresh_epochs=3,
         shift=2,
     )
+
+
+def augmented() -> Recipe:
+    """``transparent`` with half of its inputs damaged at random, for attacks unlike the seen ones; goes on from it."""
+    base = transparent()
+    return dataclasses.replace(base, name="augmented", epochs=6, learning_rate=2e-3, corrupted=0.5)
 
 
 def paper() -> Recipe:
@@ -155,6 +163,7 @@ def hgd() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "transparent": transparent,
+    "augmented": augmented,
     "paper": paper,
     "released": released,
     "ape-g": ape_g,

@@ -36,6 +36,7 @@ from models import (
 
 from . import losses
 from .attacks import Attack, for_training, seed_of
+from .corrupt import corrupt
 from .craft import MixedPrecision, crafted_set, versions
 from .data import Dataset, Split, shift_images
 from .recipes import Recipe, one_cycle
@@ -358,7 +359,11 @@ class Trainer:
         for optimiser in self.optimisers.values():
             optimiser.param_groups[0]["lr"] = rate
         natural = batch[0]
-        x = torch.cat(list(batch)).contiguous(memory_format=torch.channels_last)
+        x = torch.cat(list(batch))
+        if recipe.corrupted:
+            generator = torch.Generator().manual_seed(seed_of(self.config.seed, "corrupt", self.step, self.rank))
+            x = corrupt(x, recipe.corrupted, generator)
+        x = x.contiguous(memory_format=torch.channels_last)
         target = natural.repeat(k, 1, 1, 1)
         domains = torch.arange(k, device=self.device).repeat_interleave(len(natural))
         values: dict[str, float] = {}

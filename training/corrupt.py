@@ -1,0 +1,49 @@
+"""Damage that no attacker did, for training inputs: what it takes to restore it carries over to attacks unlike the seen.
+
+Every function takes images ``(N, C, H, W)`` in [0, 1] and a generator, and draws how bad it gets for each image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def specks(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Up to an eighth of the pixels go white (three in four) or black."""
+    n, _, height, width = x.shape
+    share = torch.rand(n, 1, 1, 1, generator=generator) / 8
+    hit = torch.rand(n, 1, height, width, generator=generator) < share
+    value = (torch.rand(n, 1, height, width, generator=generator) < 0.75).float()
+    return torch.where(hit.to(x.device), value.to(x), x)
+
+
+def scatter(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Up to all pixels take the value of one at most two rows or columns away, each for itself."""
+    n, channels, height, width = x.shape
+    share = torch.rand(n, 1, 1, generator=generator)
+    moved = torch.rand(n, height, width, generator=generator) < share
+    offsets = torch.randint(-2, 3, (2, n, height, width), generator=generator) * moved
+    rows = (torch.arange(height)[:, None] + offsets[0]).clamp(0, height - 1)
+    columns = (torch.arange(width) + offsets[1]).clamp(0, width - 1)
+    index = (rows * width + columns).reshape(n, 1, -1).expand(-1, channels, -1).to(x.device)
+    return x.flatten(2).gather(2, index).reshape(x.shape)
+
+
+def grain(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Every pixel up or down by one amount of at most .3, clipped."""
+    size = 0.3 * torch.rand(len(x), 1, 1, 1, generator=generator)
+    sign = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
+    return (x + (size * sign).to(x)).clamp(0, 1)
+
+
+def corrupt(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """A ``share`` of the images damaged, each in one of the three ways."""
+    kind = torch.randint(1, 4, (len(x),), generator=generator)
+    kind[torch.rand(len(x), generator=generator) >= share] = 0
+    out = x.clone()
+    for number, damage in enumerate((specks, scatter, grain), 1):
+        chosen = (kind == number).nonzero().squeeze(1)
+        if len(chosen):
+            out[chosen] = damage(x[chosen], generator)
+    return out
