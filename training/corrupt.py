@@ -1,4 +1,4 @@
-"""Damage that no attacker did, for training inputs: what it takes to restore it carries over to attacks unlike the seen.
+"""Damage that no attacker did, for training inputs: what restores it carries over to attacks unlike the seen ones.
 
 Every function takes images ``(N, C, H, W)`` in [0, 1] and a generator, and draws how bad it gets for each image.
 """

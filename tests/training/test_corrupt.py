@@ -1,0 +1,50 @@
+"""Random damage: in range, the same for the same seed, and of the kind that it says."""
+
+import pytest
+import torch
+
+from training import corrupt
+
+
+@pytest.fixture
+def images():
+    return torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
+
+
+def drawn(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("damage", [corrupt.specks, corrupt.scatter, corrupt.grain])
+def test_damage_stays_in_range_and_follows_its_seed(damage, images):
+    out = damage(images, drawn())
+    assert out.shape == images.shape
+    assert 0 <= out.min() <= out.max() <= 1
+    assert not torch.equal(out, images)
+    assert torch.equal(out, damage(images, drawn()))
+    assert not torch.equal(out, damage(images, drawn(1)))
+
+
+def test_specks_are_white_or_black_and_few(images):
+    changed = corrupt.specks(images, drawn()) != images
+    assert (changed.flatten(1).float().mean(1) < 0.2).all()
+    assert set(corrupt.specks(images, drawn())[changed].tolist()) == {0.0, 1.0}
+
+
+def test_scattered_pixels_come_from_two_pixels_away_at_most(images):
+    columns = torch.arange(28.0).expand(5, 1, 28, 28) / 28
+    assert ((corrupt.scatter(columns, drawn()) - columns).abs() * 28).max() <= 2.001
+    assert set(corrupt.scatter(images[:1], drawn()).flatten().tolist()) <= set(images[:1].flatten().tolist())
+
+
+def test_grain_is_of_one_size_an_image(images):
+    inside = torch.full((3, 1, 8, 8), 0.5)
+    sizes = (corrupt.grain(inside, drawn()) - inside).abs().flatten(1)
+    assert torch.allclose(sizes.amax(1), sizes.amin(1), atol=1e-6)
+    assert sizes.max() <= 0.3
+
+
+def test_only_a_share_is_damaged(images):
+    same = (corrupt.corrupt(images.repeat(20, 1, 1, 1), 0.5, drawn()) == images.repeat(20, 1, 1, 1)).flatten(1).all(1)
+    assert 0.4 < float(same.float().mean()) < 0.6
+    assert torch.equal(corrupt.corrupt(images, 0.0, drawn()), images)
