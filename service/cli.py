@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from .app import Service, create_app
 from .engine import Engine, Work
 from .errors import ServiceError
 from .http import BoundedHead
+from .log import configure
 from .settings import Settings, add_flags, add_transformer_flags, from_flags
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -60,7 +60,7 @@ class _Server(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure(settings.log_level, settings.log_format)
     app = create_app(settings)
     gateway.check(app.state.service)
     config = uvicorn.Config(

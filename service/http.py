@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .errors import BodyTooLarge, BrokenBody, ClientGone
+from .log import REQUEST_ID
 from .metrics import Metrics
 
 logger = logging.getLogger("service.access")
@@ -145,6 +146,7 @@ class RequestContext:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         status = 500
         started = time.perf_counter()
 
@@ -163,4 +165,8 @@ class RequestContext:
             self.metrics.requests.labels(route, status).inc()
             level = logging.DEBUG if route in _QUIET else logging.INFO
             milliseconds = 1000 * (time.perf_counter() - started)
-            logger.log(level, "%s %s %s %d %.1fms", request_id, scope["method"], route, status, milliseconds)
+            fields = {"method": scope["method"], "route": route, "status": status, "ms": round(milliseconds, 1)}
+            logger.log(
+                level, "%s %s %s %d %.1fms", request_id, scope["method"], route, status, milliseconds,
+                extra={"fields": fields},
+            )  # fmt: skip

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
         False, description="let the page at / attack the embedded classifier (POST /demo/attack)"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people, or JSON objects")
 
     @field_validator("input_mean", "input_std", mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import signal
 import socket
@@ -144,3 +145,15 @@ def test_a_folder_is_purified_into_pngs_of_the_same_names(tmp_path):
     wrong = subprocess.run([*command[:3], "purify", str(EXAMPLE.parent / "sheet.png"), "x.png"], capture_output=True)
     assert wrong.returncode == 2
     assert b"--resize" in wrong.stderr
+
+
+def test_json_logs_carry_the_id_of_their_request(tmp_path):
+    with serving(tmp_path, "--log-format", "json") as served:
+        served.client.get("/models", headers={"X-Request-ID": "mine-1"})
+        served.client.post("/purify", content=b"junk", headers={"X-Request-ID": "mine-2"})
+    lines = [json.loads(line) for line in served.said.splitlines()]
+    by_id = {line["request_id"]: line for line in lines if "request_id" in line}
+    assert {key: by_id["mine-1"][key] for key in ("method", "route", "status", "logger", "level")} == {
+        "method": "GET", "route": "/models", "status": 200, "logger": "service.access", "level": "info"
+    }  # fmt: skip
+    assert by_id["mine-2"]["status"] == 400
