@@ -1,0 +1,54 @@
+"""The same application as replicas of Ray Serve: ``serve run service.ray_app:purifier``, with the same ``ARN_*``.
+
+Needs the extra ``ray``. Each replica is a process with an engine and a queue of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI
+from ray import serve
+
+from .app import Service, create_app
+from .errors import Warming
+
+_built: list[Service] = []
+
+
+def build() -> FastAPI:
+    """The application, in a replica's own process."""
+    app = create_app()
+    _built.append(app.state.service)
+    return app
+
+
+@serve.deployment(
+    name="purifier",
+    num_replicas=2,
+    # A replica's own queue refuses what it cannot answer in time; Ray should not hold requests back before it does.
+    max_ongoing_requests=512,
+    graceful_shutdown_timeout_s=30,
+)
+@serve.ingress(build)
+class Purifier:
+    """One replica."""
+
+    async def check_health(self) -> None:
+        """Ray sends nothing before the first check is through, so that one waits for warm models.
+
+        Raises:
+            EngineFailure: the device's thread is gone; Ray then starts another replica.
+        """
+        from service.ray_app import _built  # Ray carries this class by value, and would carry an empty list with it
+
+        while True:
+            try:
+                _built[-1].ready_batcher()
+            except Warming:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+purifier = Purifier.bind()  # type: ignore[attr-defined] # the decorator made it a Deployment
