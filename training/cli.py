@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, checkpoint
+from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
 
 from . import attacks, data, figures, lid, tables
 from .classifier import CLASSIFIER_RECIPES, train_classifier
@@ -156,7 +156,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         name, recipe_ = f"{name}-static", dataclasses.replace(recipe_, refresh_epochs=0, shift=0)
     if overrides or flags.static or flags.every > 1:
         name = f"{name}-{recipe_.epochs * (len(dataset.train) // recipe_.batch_size)}"
-    if flags.init:
+    if initial and not (recipe_.continues and recipe_.continues == card_of(initial).recipe):
         name = f"{name}-from-{flags.init.stem}"
     if flags.seed:
         name = f"{name}-seed{flags.seed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +125,13 @@ def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[
 def _place(row: Row) -> tuple[object, ...]:
     """Rows in the paper's order, the shipped recipe first among those of a defence."""
     method = row[0].partition("_")[0]
-    return (_ORDER.index(method) if method in _ORDER else len(_ORDER), row[0], row[1] != "transparent", row)
+    return (_ORDER.index(method) if method in _ORDER else len(_ORDER), row[0], row[1] != _shipped_recipe(), row)
+
+
+@functools.cache
+def _shipped_recipe() -> str:
+    """The recipe of the purifier that ships, whose row comes first."""
+    return models.card_of(models.load("mnist-transparent")).recipe
 
 
 def _difference(record: Record | None, published: float | None) -> str:
@@ -144,7 +151,7 @@ def _adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) ->
                 (method, record.threat_model, record.attack) == (cell["defence"], cell["threat_model"], attack)
                 and (surrogate or method) == cell["attacked"].partition("+")[0]
                 and record.settings.get("backward", "identity") == "identity"
-                and (ours is None or record.recipe == "transparent")
+                and (ours is None or record.recipe == _shipped_recipe())
             ):
                 ours = record
         row = _label((ours.defence, ours.recipe, "in-process")) if ours else cell["defence"]
@@ -302,7 +309,7 @@ def update(results: Path, check: bool = False) -> list[Path]:
     _, _, tail = rest.partition(_END)
     if not tail:
         raise ValueError(f"{readme_path} has no place for the results: {_BEGIN} ... {_END}")
-    shipped = (("none", ""), ("ARN_PP", "transparent"))
+    shipped = (("none", ""), ("ARN_PP", _shipped_recipe()))
     mnist = [r for r in records if r.dataset == "mnist" and (r.defence, r.recipe) in shipped]
     wanted = {
         page_path: _results_page(records, results),

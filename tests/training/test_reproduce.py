@@ -15,6 +15,7 @@ def checkout(tmp_path, monkeypatch):
     """What the chain reads of the project, in a folder that it may write to."""
     shutil.copytree(ROOT / "results" / "paper", tmp_path / "results" / "paper")
     shutil.copytree(ROOT / "models" / "zoo", tmp_path / "models" / "zoo")
+    shutil.copytree(ROOT / "results" / "checkpoints", tmp_path / "results" / "checkpoints")
     shutil.copy(ROOT / "README.md", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
