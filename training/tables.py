@@ -125,7 +125,13 @@ def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[
 def _place(row: Row) -> tuple[object, ...]:
     """Rows in the paper's order, the shipped recipe first among those of a defence."""
     method = row[0].partition("_")[0]
-    return (_ORDER.index(method) if method in _ORDER else len(_ORDER), row[0], row[1] != _shipped_recipe(), row)
+    return (
+        _ORDER.index(method) if method in _ORDER else len(_ORDER),
+        row[0],
+        row[1] != _shipped_recipe(),
+        row[2] != "in-process",
+        row,
+    )
 
 
 @functools.cache
