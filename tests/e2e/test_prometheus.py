@@ -137,10 +137,15 @@ def classifier():
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.handle_error = lambda *_: None  # it hangs up on an image of the wrong size
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def expressions():
@@ -201,4 +206,4 @@ def test_every_panel_and_every_alert_has_data_under_load(programs, tmp_path):
                 stop.set()
                 thread.join()
             assert empty == []
-            assert seen == {200, 400, 429, 502, 503}  # an image of the wrong size makes this classifier hang up
+            assert seen == {200, 400, 429, 502, 503}
