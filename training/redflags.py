@@ -50,7 +50,8 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
             for other in (records[i] for i in members):
                 same_attack = other.attack == record.attack and other.threat_model == "oblivious"
                 score_based = _is_black_box(other) and other.threat_model == "white_box" and other.eps == record.eps
-                if (same_attack or score_based) and record.norm == other.norm and other.ci95[0] > record.ci95[1]:
+                comparable = (same_attack or score_based) and (record.norm, record.goal) == (other.norm, other.goal)
+                if comparable and other.ci95[0] > record.ci95[1]:
                     flags[index].append(
                         f"{other.attack} {other.threat_model} does better: {other.error_rate:.2f} % against "
                         f"{record.error_rate:.2f} %"

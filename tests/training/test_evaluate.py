@@ -214,6 +214,7 @@ def a_record(**changes):
         ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 800}, 1, "falls with the budget: 90.00 % at 0.3"),
         ({"attack": "PGD_N@0.5", "eps": 0.5, "errors": 930}, 1, "93.00 %, not 100 %, at a budget of 0.5"),
         ({"attack": "SQUARE_N", "errors": 910, "iterations": None}, 0, None),  # within the intervals
+        ({"attack": "SQUARE_T", "goal": "targeted", "errors": 950, "iterations": None}, 0, None),
         ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 890}, 1, None),
         ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 100, "defence": "another"}, 1, None),
     ],
