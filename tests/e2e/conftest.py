@@ -21,6 +21,11 @@ class Served:
     def said(self):
         return self.log.read_text()
 
+    def stop(self):
+        """End it as an orchestrator does; a request's log line may come after its answer, but not after this."""
+        self.process.terminate()
+        return self.process.wait(20)
+
 
 @contextmanager
 def serving(tmp_path, *flags):

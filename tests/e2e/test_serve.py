@@ -37,6 +37,7 @@ def test_an_attacked_digit_is_restored_over_http(served):
     assert verdict["label"] == 3
     assert verdict["unpurified"]["label"] != 3
     request_id = answer.headers["x-request-id"]
+    assert served.stop() == 0
     assert re.search(rf"{request_id} POST /purify 200", served.said)
 
 
@@ -151,6 +152,7 @@ def test_json_logs_carry_the_id_of_their_request(tmp_path):
     with serving(tmp_path, "--log-format", "json") as served:
         served.client.get("/models", headers={"X-Request-ID": "mine-1"})
         served.client.post("/purify", content=b"junk", headers={"X-Request-ID": "mine-2"})
+        assert served.stop() == 0
     lines = [json.loads(line) for line in served.said.splitlines()]
     by_id = {line["request_id"]: line for line in lines if "request_id" in line}
     assert {key: by_id["mine-1"][key] for key in ("method", "route", "status", "logger", "level")} == {
