@@ -28,11 +28,12 @@ class Served:
 
 
 @contextmanager
-def serving(tmp_path, *flags):
+def serving(tmp_path, *flags, command=(sys.executable, "-m", "service"), **how):
+    """``arn serve`` with flags, once it is ready; ``how`` goes to the process (``cwd``, ``env``)."""
     log = tmp_path / "serve.log"
     served = None
     with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", "service", "serve", "--port", "0", *flags], stderr=file)
+        process = subprocess.Popen([*command, "serve", "--port", "0", *flags], stderr=file, **how)
     try:
         deadline = time.monotonic() + 60
         while not (found := re.search(r"running on (http://[\d.:]+)", log.read_text())):

@@ -8,12 +8,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx2
 import pytest
 import yaml
+
+from tests.e2e.conftest import serving
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -98,26 +98,9 @@ def outside():
 
 
 def started_as_in_the_image(venv, folder):
-    log = folder / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [venv / "bin" / "arn", "serve", "--port", "0"],
-            cwd=folder,
-            stderr=file,
-            env=outside() | {"ARN_HOST": "0.0.0.0"},
-        )
-    try:
-        deadline = time.monotonic() + 90
-        while not (found := re.search(r"running on http://[\d.]+:(\d+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        with httpx2.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=30) as client:
-            while client.get("/health/ready").status_code != 200:
-                time.sleep(0.1)
-            answer = client.post("/purify", content=(ROOT / "examples" / "adversarial_3.png").read_bytes())
-            assert answer.headers["x-arn-purified"] == "true"
-            assert client.get("/", headers={"Accept": "text/html"}).headers["content-type"].startswith("text/html")
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
+    how = {"cwd": folder, "env": outside() | {"ARN_HOST": "0.0.0.0"}}
+    with serving(folder, command=[venv / "bin" / "arn"], **how) as served:
+        answer = served.client.post("/purify", content=(ROOT / "examples" / "adversarial_3.png").read_bytes())
+        assert answer.headers["x-arn-purified"] == "true"
+        assert served.client.get("/", headers={"Accept": "text/html"}).headers["content-type"].startswith("text/html")
+        assert served.stop() == 0

@@ -1,7 +1,6 @@
 """A real Prometheus scrapes the running service and answers queries."""
 
 import asyncio
-import io
 import json
 import math
 import re
@@ -20,6 +19,7 @@ import torch
 from PIL import Image
 
 import models
+from service import codec
 from tests.e2e.conftest import serving
 
 ROOT = Path(__file__).parents[2]
@@ -162,23 +162,17 @@ async def load(url, stop, seen):
     """Digits one at a time and many at once, broken ones, ones of a wrong size, and more than the queue holds."""
     digit = EXAMPLE.read_bytes()
     pixels = (np.array(Image.open(EXAMPLE), np.float32) / 255).tolist()
-    flood = np.zeros((8, 1, 28, 28), np.float32)
+    flood = codec.encode_npy(np.zeros((8, 1, 28, 28), np.float32))
     async with httpx2.AsyncClient(base_url=url, timeout=30) as client:
         while not stop.is_set():
             answers = await asyncio.gather(
                 *(client.post("/purify", content=digit) for _ in range(8)),
-                *(client.post("/purify", content=npy(flood)) for _ in range(8)),
+                *(client.post("/purify", content=flood) for _ in range(8)),
                 client.post("/purify", content=b"junk"),
                 *(client.post("/v1/models/digits:predict", json={"instances": [pixels]}) for _ in range(4)),
                 client.post("/v1/models/digits:predict", json={"instances": [[[0.5] * 20] * 20]}),
             )
             seen.update(answer.status_code for answer in answers)
-
-
-def npy(array):
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 def answered(ask, expression):

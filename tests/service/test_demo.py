@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import models
-from service import demo
+from service import codec, demo
 from tests.conftest import running
 from training import attacks, data
 
@@ -92,9 +92,8 @@ def test_a_budget_that_is_none_is_refused(attackable, eps):
 
 
 def test_only_one_image_of_the_classifiers_size_is_attacked(attackable):
-    buffer = io.BytesIO()
-    np.save(buffer, np.zeros((1, 1, 28, 28), np.float32))
-    tensor = attackable.post("/demo/attack", content=buffer.getvalue(), headers={"Content-Type": "application/x-npy"})
+    body = codec.encode_npy(np.zeros((1, 1, 28, 28), np.float32))
+    tensor = attackable.post("/demo/attack", content=body, headers={"Content-Type": codec.NPY_TYPE})
     assert tensor.status_code == 422
     assert attackable.post("/demo/attack", content=b"junk").status_code == 400
 
