@@ -19,7 +19,9 @@ import models
 from training import attacks
 from training.sheet import contact_sheet, save_png
 
-OUT = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+OUT = ROOT / "examples"
+PAGE = ROOT / "service" / "static" / "examples"  # which travels with the service
 
 
 def natural_digits(classifier: torch.nn.Module) -> torch.Tensor:
@@ -34,7 +36,7 @@ def natural_digits(classifier: torch.nn.Module) -> torch.Tensor:
 
 
 def main() -> None:
-    """Write the thirty pictures and the sheet of them."""
+    """Write the thirty pictures, for the page those that it sends, and the sheet of them."""
     classifier = models.load("mnist-lenet5").requires_grad_(False)
     labels = torch.arange(10)
     natural = natural_digits(classifier)
@@ -45,7 +47,8 @@ def main() -> None:
     purified = models.purify(adversarial)
     for name, images in {"natural": natural, "adversarial": adversarial, "purified": purified}.items():
         for label, image in enumerate(images):
-            save_png(image.mul(255).round().byte(), OUT / f"{name}_{label}.png")
+            for folder in (OUT,) if name == "purified" else (OUT, PAGE):
+                save_png(image.mul(255).round().byte(), folder / f"{name}_{label}.png")
     save_png(contact_sheet(natural, adversarial, purified), OUT / "sheet.png")
     print("purified and classified:", classifier(purified).argmax(1).tolist())
 

@@ -16,6 +16,13 @@ def classify(client, name):
     return answer.json()
 
 
+def test_the_page_shows_the_same_digits():
+    page = EXAMPLES.parent / "service" / "static" / "examples"
+    assert len(list(page.iterdir())) == 20
+    for path in page.iterdir():
+        assert path.read_bytes() == (EXAMPLES / path.name).read_bytes()
+
+
 def test_natural_digits_keep_their_labels(client):
     answers = [classify(client, f"natural_{digit}") for digit in range(10)]
     assert [answer["unpurified"]["label"] for answer in answers] == list(range(10))
