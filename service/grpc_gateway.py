@@ -19,13 +19,14 @@ from multidict import CIMultiDict
 from . import gateway, pipeline
 from .downstream import DownstreamAnswer
 from .errors import Draining, ServiceError
+from .log import REQUEST_ID, access
 from .pipeline import Timings
 from .protocols import Wire, v2_grpc
 
 if TYPE_CHECKING:
     from .app import Service
 
-logger = logging.getLogger("service.access")
+logger = logging.getLogger("service.gateway")
 
 _PASSED = {
     f"/{v2_grpc.SERVICE}/{name}": name in ("ServerReady", "ModelReady")
@@ -103,6 +104,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             service, started, status = self._service, time.perf_counter(), "OK"
             service.in_flight += 1
             arrived = _Call.of(context)
+            REQUEST_ID.set(arrived.id)
             try:
                 return await handler(request, arrived)
             except ServiceError as error:
@@ -121,8 +123,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             finally:
                 service.in_flight -= 1
                 service.metrics.requests.labels(f"grpc:{route}", status).inc()
-                milliseconds = 1000 * (time.perf_counter() - started)
-                logger.info("%s gRPC %s %s %.1fms", arrived.id, route, status, milliseconds)
+                access(logging.INFO, arrived.id, "gRPC", route, status, time.perf_counter() - started)
 
         return call
 

@@ -17,10 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .errors import BodyTooLarge, BrokenBody, ClientGone
-from .log import REQUEST_ID
+from .log import REQUEST_ID, access
 from .metrics import Metrics
-
-logger = logging.getLogger("service.access")
 
 MAX_HEAD_BYTES = 64 * 2**10
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -164,9 +162,4 @@ class RequestContext:
             route = getattr(scope.get("route"), "path", "unmatched")
             self.metrics.requests.labels(route, status).inc()
             level = logging.DEBUG if route in _QUIET else logging.INFO
-            milliseconds = 1000 * (time.perf_counter() - started)
-            fields = {"method": scope["method"], "route": route, "status": status, "ms": round(milliseconds, 1)}
-            logger.log(
-                level, "%s %s %s %d %.1fms", request_id, scope["method"], route, status, milliseconds,
-                extra={"fields": fields},
-            )  # fmt: skip
+            access(level, request_id, scope["method"], route, status, time.perf_counter() - started)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import orjson
 
+_access = logging.getLogger("service.access")
+
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
@@ -27,6 +29,13 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps({**line, **getattr(record, "fields", {})}, default=str).decode()
+
+
+def access(level: int, request_id: str, method: str, route: str, status: int | str, seconds: float) -> None:
+    """One line for an answered request."""
+    milliseconds = 1000 * seconds
+    fields = {"method": method, "route": route, "status": status, "ms": round(milliseconds, 1)}
+    _access.log(level, "%s %s %s %s %.1fms", request_id, method, route, status, milliseconds, extra={"fields": fields})
 
 
 def configure(level: str, form: str) -> None:
