@@ -6,8 +6,11 @@ cross-entropy from a random start.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import mimetypes
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +27,22 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def files() -> dict[str, tuple[bytes, str]]:
-    """The page's files: path below ``/static/`` to content and media type. They are small and live in memory."""
+class File(NamedTuple):
+    """A file of the page, as it is sent."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+@functools.cache
+def files() -> dict[str, File]:
+    """The page's files by their path below ``/static/``. They are small and live in memory."""
     return {
-        path.relative_to(STATIC).as_posix(): (
-            path.read_bytes(),
+        path.relative_to(STATIC).as_posix(): File(
+            content := path.read_bytes(),
             mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+            f'"{hashlib.sha256(content).hexdigest()[:16]}"',
         )
         for path in sorted(STATIC.rglob("*"))
         if path.is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import math
@@ -114,7 +113,13 @@ async def _items(request: Request, service: Service, upload: Upload, classify: b
 
 
 async def _purified(
-    request: Request, service: Service, upload: Upload, timings: Timings, classify: bool = False, compare: bool = False
+    request: Request,
+    service: Service,
+    upload: Upload,
+    timings: Timings,
+    classify: bool = False,
+    compare: bool = False,
+    attack: Attack | None = None,
 ) -> list[Item]:
     """The common way of every request: decode, queue, infer."""
     started = time.perf_counter()
@@ -123,7 +128,7 @@ async def _purified(
     if classify:
         _check_classifier(service, items)
     async with stopping_when_client_leaves(request):
-        return await pipeline.purify(service, items, timings, classify, compare)
+        return await pipeline.purify(service, items, timings, classify, compare, attack)
 
 
 def _flag(request: Request, name: str) -> bool:
@@ -364,9 +369,6 @@ async def _counted(request: Request, handler: Callable[[Request, Service], Await
 # -- about the service --------------------------------------------------------------------------------------------
 
 
-_STATIC = demo.files()
-
-
 @router.get("/", include_in_schema=False)
 async def root(request: Request) -> Response:
     """The page for a browser, a sign of life for everything else."""
@@ -382,17 +384,16 @@ async def static(request: Request) -> Response:
 
 
 def _static(request: Request, path: str) -> Response:
-    if path not in _STATIC:
+    file = demo.files().get(path)
+    if file is None:
         raise HTTPException(404)
-    content, media_type = _STATIC[path]
-    etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
     headers = {
-        "ETag": etag, "Cache-Control": "no-cache", "Content-Security-Policy": demo.CONTENT_SECURITY_POLICY,
+        "ETag": file.etag, "Cache-Control": "no-cache", "Content-Security-Policy": demo.CONTENT_SECURITY_POLICY,
         "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Vary": "Accept",
     }  # fmt: skip
-    if request.headers.get("if-none-match") == etag:
+    if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)
-    return Response(content, media_type=media_type, headers=headers)
+    return Response(file.content, media_type=file.media_type, headers=headers)
 
 
 @router.post("/demo/attack", include_in_schema=False)
@@ -415,10 +416,7 @@ async def _attack(request: Request, service: Service) -> Response:
     upload = await _upload(request, service)
     if upload.tensor is not None or len(upload.files) != 1:
         raise BadParameter("one image a request is attacked")
-    items = await _items(request, service, upload, classify=True)
-    _check_classifier(service, items)
-    async with stopping_when_client_leaves(request):
-        (item,) = await pipeline.purify(service, items, timings, attack=Attack(eps, through))
+    (item,) = await _purified(request, service, upload, timings, classify=True, attack=Attack(eps, through))
     timings["attack"] = timings.pop("infer")
     body = await pipeline.pooled(item.images.size, codec.encode_image, item.purified.images[0])
     headers = {
