@@ -1,6 +1,8 @@
 """The batched request queue. Knows no HTTP and no network: entries in, results out, one thread at the device.
 
 There is no timer unless one is asked for: a batch forms whenever the device is free, from whatever waits, oldest first.
+A caller that knows nobody else to be waiting may run its entry on its own thread: without company there is no batch to
+pay for two hand-overs between threads.
 Entries whose client left, or whose deadline passed, are dropped as the batch forms and never reach the device.
 """
 
@@ -78,6 +80,7 @@ class Batcher:
         self._closing = False
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._condition = threading.Condition()
+        self._device = threading.Lock()  # held while something runs, on whichever thread
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
         self._thread.start()
 
@@ -96,8 +99,8 @@ class Batcher:
         """Whether the device's thread runs; false after a failed warm-up and after ``close``."""
         return self._thread.is_alive()
 
-    async def submit(self, work: Work, images: Images, deadline_seconds: float) -> Answer:
-        """Queue images and wait for their result.
+    async def submit(self, work: Work, images: Images, deadline_seconds: float, here: bool = False) -> Answer:
+        """Queue images and wait for their result; with ``here`` run them on this thread if nothing waits or runs.
 
         Cancelling the call takes the entry out of the queue.
 
@@ -114,9 +117,19 @@ class Batcher:
         with self._condition:
             self._event_loop = loop
             self._admit(len(images))
-            self._entries.append(entry)
-            self._waiting += len(images)
-            self._condition.notify()
+            run_here = here and self._warm and not self._entries and self._device.acquire(blocking=False)
+            if not run_here:
+                self._entries.append(entry)
+                self._waiting += len(images)
+                self._condition.notify()
+        if run_here:
+            try:
+                [(_, outcome)] = self._outcomes([entry])
+            finally:
+                self._device.release()
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
         timer = loop.call_later(deadline_seconds, self._expire, entry)
         try:
             return await entry.future
@@ -155,24 +168,26 @@ class Batcher:
         self._warm_up()
         self._warm = True
         while batch := self._collect():
-            images = sum(len(entry.images) for entry in batch)
-            started = time.perf_counter()
-            try:
-                results = self._run_in_pieces(batch)
-            except Exception as error:
-                logger.exception("a batch of %d images failed", images)
-                failure = EngineFailure(f"the network failed on this batch: {type(error).__name__}")
-                self._tell([(entry, failure) for entry in batch])
-                continue
-            seconds = time.perf_counter() - started
-            rate = images / seconds
-            self._images_a_second = 0.9 * self._images_a_second + 0.1 * rate if self._images_a_second else rate
-            self._tell(
-                [
-                    (entry, Answer(result, started - entry.submitted, seconds))
-                    for entry, result in zip(batch, results, strict=True)
-                ]
-            )
+            with self._device:
+                outcomes = self._outcomes(batch)
+            self._tell(outcomes)
+
+    def _outcomes(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Answer | Exception]]:
+        images = sum(len(entry.images) for entry in batch)
+        started = time.perf_counter()
+        try:
+            results = self._run_in_pieces(batch)
+        except Exception as error:
+            logger.exception("a batch of %d images failed", images)
+            failure = EngineFailure(f"the network failed on this batch: {type(error).__name__}")
+            return [(entry, failure) for entry in batch]
+        seconds = time.perf_counter() - started
+        rate = images / seconds
+        self._images_a_second = 0.9 * self._images_a_second + 0.1 * rate if self._images_a_second else rate
+        return [
+            (entry, Answer(result, started - entry.submitted, seconds))
+            for entry, result in zip(batch, results, strict=True)
+        ]
 
     def _collect(self) -> list[_Entry]:
         """The next batch; empty only when the batcher is closed and nothing waits."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,15 @@ from models import Card
 
 from . import demo
 from .codec import Images
+from .precision import Wanted, lowered, resolve
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["fp32", "bf16"]
 
 # Fewer pixel values than this (64 digits) are quicker on one thread than it takes to wake the others, which then spin
 # for a while and take the cores from the event loop.
 _VALUES_WORTH_THREADS = 64 * 28 * 28
+# A single image that takes no longer may be purified on the event loop while nobody else waits for it.
+_QUICK_SECONDS = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +98,13 @@ class Engine:
     """Purifiers by name, in the order they were asked for, and the embedded classifier."""
 
     def __init__(
-        self, names: tuple[str, ...], classifier: str, device: str, precision: Precision, threads: int = 0
+        self, names: tuple[str, ...], classifier: str, device: str, precision: Wanted, threads: int = 0
     ) -> None:
         self._threads = threads or torch.get_num_threads()
         self._steps: dict[tuple[str, torch.dtype], nn.Module] = {}
+        self._quick: set[str] = set()
         self.device = resolve_device(device)
-        self.precision = precision
+        self.precision = resolve(precision, self.device)
         self.purifiers = {
             models.card_of(model).name: model for model in (_load(name, "purifier", self.device) for name in names)
         }
@@ -132,13 +135,21 @@ class Engine:
             for count in (1, 2, max_batch_images):
                 self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
                 self.run(Work(name), np.zeros((count, channels, height, width), np.float32))
+            started = time.perf_counter()
+            self.run(Work(name, classify, classify), np.zeros((1, height, width, channels), np.uint8))
+            if self.device == "cpu" and time.perf_counter() - started < _QUICK_SECONDS:
+                self._quick.add(name)
+
+    def quick(self, work: Work, images: Images) -> bool:
+        """Whether this is done in a few milliseconds, on the calling thread."""
+        return len(images) == 1 and work.attack is None and work.model in self._quick
 
     def run(self, work: Work, images: Images) -> Purified:
         """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]."""
         torch.set_num_threads(self._threads if images.size >= _VALUES_WORTH_THREADS else 1)
         if work.attack:
             return self._attacked(work.model, work.attack, images)
-        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.inference_mode():
             # A tensor shares the array's memory; torch asks that it be writable, which a request's bytes are not.
             given = torch.from_numpy(images if images.flags.writeable else images.copy()).to(self.device)
             x, purified, answer, linf, l2 = self._step(work.model, given)(given)
@@ -164,9 +175,11 @@ class Engine:
         """The whole pass for a model and a dtype, compiled at its first use."""
         key = (model, given.dtype)
         if key not in self._steps:
-            step = _Step(self.purifiers[model], given.dtype == torch.uint8).eval()
-            fast = self.device == "cpu" and self.precision == "fp32"
-            self._steps[key] = _traced(step, given) if fast else step
+            network = self.purifiers[model]
+            if self.precision == "bf16":
+                network = lowered(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            step = _Step(network, given.dtype == torch.uint8).eval()
+            self._steps[key] = _traced(step, given) if self.device == "cpu" else step
         return self._steps[key]
 
     def _probabilities(self, x: Tensor) -> NDArray[np.float32]:

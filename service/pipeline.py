@@ -126,17 +126,19 @@ async def purify(
     alike: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
         alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
-    calls = [
-        batcher.submit(
+    jobs = [
+        (
             Work(group[0].model, classify, compare, attack),
             group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
-            deadline,
         )
         for group in alike.values()
     ]
-    if len(calls) == 1:
-        answers: list[Answer] = [await calls[0]]
+    if len(jobs) == 1:
+        await asyncio.sleep(0)  # whoever came meanwhile is company for a batch
+        here = service.in_flight <= 1 and service.engine.quick(*jobs[0])
+        answers: list[Answer] = [await batcher.submit(*jobs[0], deadline, here)]
     else:
+        calls = [batcher.submit(*job, deadline) for job in jobs]
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(call) for call in calls]

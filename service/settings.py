@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     )
     classifier: str = Field("mnist-lenet5", description="embedded classifier of /classify; empty for none")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the purifier")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="arithmetic of the purifier; auto takes bf16 where the device multiplies it natively"
+    )
     threads: int = Field(0, ge=0, description="torch's CPU threads; 0 leaves the choice to torch")
     max_batch_images: int = Field(64, ge=1, description="most images in one pass through the network")
     max_wait_seconds: float = Field(

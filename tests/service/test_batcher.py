@@ -226,6 +226,41 @@ async def test_nothing_is_run_before_the_warm_up_is_done(device):
     queue.close(5)
 
 
+async def test_alone_it_runs_on_the_callers_thread_and_in_company_it_queues(device):
+    threads = []
+
+    def run(work, batch):
+        threads.append(threading.current_thread())
+        return device(work, batch)
+
+    queue = batcher(run)
+    while not queue.warm:
+        await asyncio.sleep(0.001)
+    alone = await queue.submit(WORK, images(1), 30, here=True)
+    assert (alone.result.images.flat[0], alone.queue_seconds < 1) == (254, True)
+    first = await held(queue, device)
+    second = asyncio.create_task(queue.submit(WORK, images(2), 30, here=True))
+    await asyncio.sleep(0.01)
+    assert not second.done()
+    device.open.set()
+    await asyncio.gather(first, second)
+    assert [thread is threading.current_thread() for thread in threads] == [True, False, False]
+    queue.close(5)
+
+
+async def test_a_failure_on_the_callers_thread_is_the_same_and_leaves_the_device_free():
+    def run(work, batch):
+        raise ValueError("broken")
+
+    queue = batcher(run)
+    while not queue.warm:
+        await asyncio.sleep(0.001)
+    for here in (True, True, False):
+        with pytest.raises(EngineFailure):
+            await queue.submit(WORK, images(1), 30, here=here)
+    queue.close(5)
+
+
 entries = st.lists(
     st.tuples(st.integers(1, 6), st.sampled_from(["a", "b"]), st.sampled_from([2, 3]), st.booleans()), max_size=20
 )
