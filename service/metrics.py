@@ -33,6 +33,9 @@ class Metrics:
             "arn_batch_images", "Images in one pass through the network", buckets=BATCH_BUCKETS
         )
         self.queue_images = gauge("arn_queue_images", "Images waiting for the device")
+        self.body_bytes = gauge(
+            "arn_body_bytes", "Bytes of request bodies in memory, or reserved for one that is announced"
+        )
         self.residual_linf = histogram(
             "arn_residual_linf", "Largest change of a pixel, on [0, 1]", ["model"], buckets=LINF_BUCKETS
         )
