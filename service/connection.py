@@ -64,6 +64,12 @@ class Connection(HttpToolsProtocol):
         # Closes the connection, after the answer where one is under way; a body's own 408 is the application's.
         self._clock = self.loop.call_later(seconds, self.shutdown) if seconds else None
 
+    def shutdown(self) -> None:
+        """Close now or after the answer under way."""
+        super().shutdown()
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            self.loop.call_later(1, self.transport.abort)  # TLS would wait longer for an idle client's goodbye
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """A client; 503 where too many are here."""
         super().connection_made(_Gathering(transport))  # type: ignore[arg-type]

@@ -127,6 +127,26 @@ def test_errors_are_sentences(page, service):
     expect(page.locator("#error")).to_be_hidden()
 
 
+def test_a_key_is_asked_for_sent_and_forgotten(browser, tmp_path):
+    with serving(tmp_path, "--api-key", "open-sesame") as served:
+        page = browser.new_page()
+        page.goto(served.url)
+        expect(page.locator("#error")).to_contain_text("A key")
+        for given, shown in (("guess", "#key"), ("open-sesame", "#panels")):
+            page.fill("#key-value", given)
+            page.click("#key button")
+            expect(page.locator(shown)).to_be_visible()
+        expect(page.locator("#key")).to_be_hidden()
+        expect(page.locator("#error")).to_be_hidden()
+        assert '-H "X-API-Key: $ARN_API_KEY"' in page.inner_text("#curl")
+        assert "open-sesame" not in page.content()
+        assert page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])") == '[{},{},""]'
+        assert Axe().run(page).violations_count == 0
+        page.reload()
+        expect(page.locator("#key")).to_be_visible()
+        page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_to_object_to(page, scheme, width):
