@@ -58,7 +58,7 @@ def test_every_other_route_needs_one(locked):
     for path, method in seen:
         if path and path not in opened:
             assert locked.request(method, path).status_code == 401, path
-    for path in ["/nowhere", "/health", "/static", "/healthy", "/metrics/", "/x/../metrics", "/v2/healthy/x"]:
+    for path in ["/nowhere", "/health", "/static", "/healthy", "/metrics/", "/v2/healthy/x"]:
         assert locked.get(path).status_code == 401, path
 
 
