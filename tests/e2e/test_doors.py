@@ -225,7 +225,7 @@ def certificate(tmp_path_factory):
 
 def test_http_and_grpc_speak_tls(tmp_path, certificate):
     cert, key = map(str, certificate)
-    behind = "--downstream-url http://127.0.0.1:9 --downstream-protocol v2 --downstream-grpc 127.0.0.1:9".split()
+    behind = ("--downstream-url", "http://x", "--downstream-protocol", "v2", "--downstream-grpc", "127.0.0.1:9")
     flags = ("--tls-cert", cert, "--tls-key", key, *behind, "--grpc-port", "0", "--api-key", "k", *CLOCKS)
     trusted = ssl.create_default_context(cafile=cert)
     with serving(tmp_path, *flags, trusted=trusted) as served:

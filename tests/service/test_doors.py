@@ -1,7 +1,6 @@
 """Who gets in: keys, each client's share, room for bodies, and what an answer says of itself."""
 
 import contextlib
-import threading
 
 import grpc
 import pytest
@@ -160,30 +159,13 @@ def test_the_address_of_a_grpc_peer(peer, address):
     assert _address(peer) == address
 
 
-def test_a_clients_second_request_waits_outside(monkeypatch):
+def test_a_clients_second_request_is_refused_and_its_probe_is_not():
     with running(client_requests=1) as client:
-        entered, leave = threading.Event(), threading.Event()
-        engine = client.app.state.service.batcher
-
-        run = engine._run
-
-        def held(*work):
-            entered.set()
-            leave.wait(10)
-            return run(*work)
-
-        monkeypatch.setattr(engine, "_run", held)
-        answers = []
-        first = threading.Thread(target=lambda: answers.append(client.post("/purify", content=PNG)))
-        first.start()
-        entered.wait(10)
-        refused = client.post("/purify", content=PNG)
-        assert (refused.status_code, refused.json()["code"]) == (429, "client_limit")
-        assert refused.headers["retry-after"] == "1"
-        assert client.get("/health/ready").status_code == 200
-        leave.set()
-        first.join()
-        assert [answer.status_code for answer in answers] == [200]
+        with client.app.state.service.doors.client("testclient"):
+            refused = client.post("/purify", content=PNG)
+            assert (refused.status_code, refused.json()["code"]) == (429, "client_limit")
+            assert refused.headers["retry-after"] == "1"
+            assert client.get("/health/ready").status_code == 200
         assert client.post("/purify", content=PNG).status_code == 200
 
 
