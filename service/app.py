@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import gateway
+from . import admin, gateway
 from .batcher import Batcher
 from .contract import Contract
 from .downstream import Downstream
@@ -43,9 +43,7 @@ class Service:
         self.engine = Engine(
             settings.models, settings.classifier, settings.device, settings.precision, settings.threads
         )
-        for card in self.engine.cards():
-            labels = (card.name, card.sha256, card.profile, self.engine.device)
-            self.metrics.model_info.labels(*labels).set(1)
+        self.tell_models()
         self.batcher: Batcher | None = None
         self.downstream: Downstream | None = None
         self.contract = Contract(
@@ -77,6 +75,7 @@ class Service:
             settings.max_wait_seconds,
             settings.queue_images,
             on_batch=self.metrics.batch_images.observe,
+            on_halved=self.metrics.batches_halved.inc,
             warm_up=warm_up,
         )
         self.metrics.watch_queue(lambda: self.batcher.waiting_images if self.batcher else 0)
@@ -85,6 +84,12 @@ class Service:
         if settings.downstream_grpc:
             self.grpc = GrpcGateway(self)
             await self.grpc.start()
+
+    def tell_models(self) -> None:
+        """Write down which purifiers are loaded."""
+        self.metrics.model_info.clear()
+        for card in self.engine.cards():
+            self.metrics.model_info.labels(card.name, card.sha256, card.profile, self.engine.device).set(1)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something finish that no answer waits for; dropped where too much of it is under way already."""
@@ -153,6 +158,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(router)
     if service.settings.downstream_url:
         app.router.routes.extend(gateway.routes(service.settings.downstream_protocol))
+    if service.settings.admin_token:
+        app.router.routes.append(admin.route())
     app.add_middleware(RequestContext, metrics=service.metrics)
 
     async def refuse(request: Request, error: Any) -> Response:  # noqa: ARG001 (Starlette's signature)

@@ -32,6 +32,7 @@ class Metrics:
         self.batch_images = histogram(
             "arn_batch_images", "Images in one pass through the network", buckets=BATCH_BUCKETS
         )
+        self.batches_halved = counter("arn_batches_halved", "Batches that the device's memory did not hold")
         self.queue_images = gauge("arn_queue_images", "Images waiting for the device")
         self.residual_linf = histogram(
             "arn_residual_linf", "Largest change of a pixel, on [0, 1]", ["model"], buckets=LINF_BUCKETS

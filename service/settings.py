@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -64,6 +65,10 @@ class Settings(BaseSettings):
     demo_attacks: bool = Field(
         False, description="let the page at / attack the embedded classifier (POST /demo/attack)"
     )
+    admin_token: SecretStr = Field(
+        SecretStr(""), description="what X-Admin-Token must be to swap a model (POST /admin/models/{name}); empty: off"
+    )
+    admin_folder: str = Field("", description="folder whose checkpoints may be swapped in")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people, or JSON objects")
 
@@ -80,6 +85,8 @@ class Settings(BaseSettings):
             raise ValueError("input_std is greater than 0")
         if self.input_std and self.input_range != "auto":
             raise ValueError("input_range and input_mean exclude each other")
+        if self.admin_token and not (self.admin_folder and Path(self.admin_folder).is_dir()):
+            raise ValueError("admin_token needs a folder of checkpoints as admin_folder")
         return self
 
     @field_validator("models", mode="before")
