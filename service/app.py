@@ -20,7 +20,7 @@ from .batcher import Batcher
 from .contract import Contract
 from .downstream import Downstream
 from .engine import Engine
-from .errors import Draining, EngineFailure, ServiceError, Warming
+from .errors import Draining, EngineFailure, OutOfMemory, ServiceError, Warming
 from .grpc_gateway import GrpcGateway
 from .http import RequestContext
 from .metrics import Metrics
@@ -166,6 +166,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service.metrics.rejected.labels(error.code).inc()
         return JSONResponse({"error": str(error), "code": error.code}, error.status, error.headers)
 
+    async def refuse_for_memory(request: Request, error: Exception) -> Response:
+        logger.warning("no memory for a request", exc_info=error)
+        return await refuse(request, OutOfMemory("no memory for this request now"))
+
     async def refuse_route(request: Request, error: Any) -> Response:  # noqa: ARG001
         code = error.detail.lower().replace(" ", "_")
         return JSONResponse({"error": error.detail, "code": code}, error.status_code, error.headers)
@@ -176,6 +180,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return JSONResponse({"error": "an internal error; the log has it", "code": "internal"}, 500)
 
     app.add_exception_handler(ServiceError, refuse)
+    app.add_exception_handler(MemoryError, refuse_for_memory)
     app.add_exception_handler(HTTPException, refuse_route)
     app.add_exception_handler(Exception, confess)
     return app

@@ -317,8 +317,10 @@ class Batcher:
     def _remember(self, key: tuple[object, ...], most: int) -> None:
         """Form batches of what worked for a while."""
         now = time.monotonic()
-        self._halved = {k: v for k, v in self._halved.items() if v[1] > now} | {key: (most, now + _SECONDS_HALVED)}
-        logger.warning("memory holds no more than %d images of %s: so many a batch for a while", most, key[-1])
+        halved = {k: v for k, v in self._halved.items() if v[1] > now}
+        if key not in halved:
+            logger.warning("memory holds %d images of %s and no more: smaller batches for a while", most, key[-1])
+        self._halved = halved | {key: (most, now + _SECONDS_HALVED)}
 
     def _run_checked(self, work: Work, images: Images) -> Purified:
         self._on_batch(len(images))
