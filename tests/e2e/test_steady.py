@@ -104,7 +104,8 @@ def test_swaps_under_load_fail_no_request_and_every_answer_is_of_the_model_it_na
     shipped, other = two
     folder = next(iter(two.values())).parent
     environment = {**os.environ, "ARN_ADMIN_TOKEN": "t", "ARN_ADMIN_FOLDER": str(folder)}
-    with serving(tmp_path, "--threads", "1", env=environment) as served, load(served.url, 4, ask) as answers:
+    flags = ["--threads", "1", "--precision", "fp32"]
+    with serving(tmp_path, *flags, env=environment) as served, load(served.url, 4, ask) as answers:
 
         def swap(sha256):
             body = {"path": two[sha256].name, "sha256": sha256}

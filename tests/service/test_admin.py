@@ -11,7 +11,7 @@ import torch
 
 import models
 from models.checkpoint import architecture_of, save
-from service import codec
+from service import codec, demo
 from service.engine import Engine, Work
 from service.settings import Settings
 
@@ -79,13 +79,14 @@ def loaded(client):
     return told
 
 
-def golden(path, offset=0):
+def golden(path, offset=0, image=PIXELS):
     """An image and what the checkpoint makes of it, some grey levels off."""
     engine = Engine((str(path),), "", "cpu", "fp32")
     (card,) = engine.cards()
-    answer = engine.run(Work(card.name), PIXELS).images[0]
+    answer = engine.run(Work(card.name), image).images[0]
     moved = np.where(answer > 127, answer - offset, answer + offset).astype(np.uint8)
-    return {"input": base64.b64encode(PNG).decode(), "expected": base64.b64encode(codec.encode_image(moved)).decode()}
+    pair = {"input": image[0], "expected": moved}
+    return {name: base64.b64encode(codec.encode_image(pixels)).decode() for name, pixels in pair.items()}
 
 
 def test_a_checkpoint_takes_over_and_everything_names_it(admin, folder, caplog):
@@ -174,6 +175,19 @@ def test_a_token_without_a_folder_ends_the_start(tmp_path):
         with pytest.raises(ValueError, match="needs a folder"):
             Settings(admin_token="t", admin_folder=folder)
     assert "secret" not in repr(Settings(admin_token="secret", admin_folder=str(tmp_path)))
+
+
+def test_in_bf16_a_checkpoint_is_held_to_what_bf16_promises(folder):
+    digit = codec.open_image(demo.files()["examples/natural_3.png"].content, 10**6).decode(1)
+    with running(precision="bf16", admin_token="t", admin_folder=str(folder)) as client:
+        for offset, status in ((None, 200), (0, 200), (5, 422)):
+            body = {"path": "other.safetensors"}
+            if offset is not None:
+                body["golden"] = golden(folder / body["path"], offset, digit)
+            answer = client.post(ROUTE, json=body, headers={"X-Admin-Token": "t"})
+            assert answer.status_code == status, answer.text
+        assert "grey levels away from the expected one" in answer.json()["error"]
+        assert client.post("/purify", content=PNG).headers["x-arn-model"] == f"{NAME}@bf16"
 
 
 def test_a_model_of_any_other_size_is_examined_with_a_pattern(tmp_path):
