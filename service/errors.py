@@ -5,9 +5,11 @@ ServiceError
 │   ├── BrokenImage          400  not decodable, or truncated
 │   ├── BrokenBody           400  a malformed multipart or .npy body
 │   ├── Unauthorized         401  no key in X-API-Key that ARN_API_KEY has
+│   ├── WrongAdminToken      401  X-Admin-Token is not ARN_ADMIN_TOKEN
 │   ├── UnknownModel         404  ?model= names none that is loaded
 │   ├── NotAcceptable        406  nothing in Accept that we produce
 │   ├── BodyTimeout          408  the body took longer than ARN_BODY_SECONDS; the connection is closed
+│   ├── SwapUnderWay         409  one model is being swapped already
 │   ├── BodyTooLarge         413  more bytes than ARN_MAX_BODY_BYTES
 │   ├── HeadTooLarge         431  a request's line and headers, or trailers, without end; the connection is closed
 │   ├── TooManyImages        413  more images than the whole queue holds
@@ -15,12 +17,14 @@ ServiceError
 │   ├── WrongSize            422  no loaded model takes this size
 │   ├── NoImage              422  a request to the model server in which no image can be told
 │   ├── TooManyPixels        422  more than ARN_MAX_PIXELS, told from the header
+│   ├── SwapRefused          422  a checkpoint that may not, or cannot, take a loaded model's place
 │   └── BadParameter         422  a query parameter or an array out of range
 ├── Busy
 │   ├── QueueFull            429  with Retry-After
 │   ├── ClientLimit          429  ARN_CLIENT_REQUESTS of this client's are under way already
 │   ├── BodiesFull           429  ARN_BODIES_BYTES of bodies are in memory already
 │   ├── TooManyConnections   503  ARN_CONNECTIONS are open already
+│   ├── OutOfMemory          503  the device's memory does not hold one image
 │   ├── Warming              503
 │   └── Draining             503
 ├── ClientGone               499  hung up; nobody reads this answer, the log and the metrics do
@@ -77,6 +81,17 @@ class Unauthorized(BadRequest):
         return {**super().headers, "WWW-Authenticate": "X-API-Key"}
 
 
+class WrongAdminToken(BadRequest):
+    """Without ``ARN_ADMIN_TOKEN``'s word, or with another."""
+
+    status, code = 401, "wrong_admin_token"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries; RFC 9110 section 15.5.2 asks for the challenge."""
+        return {**super().headers, "WWW-Authenticate": "X-Admin-Token"}
+
+
 class UnknownModel(BadRequest):
     """A model that is not loaded."""
 
@@ -98,6 +113,12 @@ class BodyTimeout(BadRequest):
     def headers(self) -> dict[str, str]:
         """Headers that the answer carries; what is still to come is not waited for."""
         return {**super().headers, "Connection": "close"}
+
+
+class SwapUnderWay(BadRequest):
+    """Another swap has not ended yet."""
+
+    status, code = 409, "swap_under_way"
 
 
 class BodyTooLarge(BadRequest):
@@ -140,6 +161,12 @@ class TooManyPixels(BadRequest):
     """An image with more pixels than ``ARN_MAX_PIXELS``, refused before decoding."""
 
     status, code = 422, "too_many_pixels"
+
+
+class SwapRefused(BadRequest):
+    """A checkpoint that may not, or cannot, take a loaded model's place; the model stays."""
+
+    status, code = 422, "swap_refused"
 
 
 class BadParameter(BadRequest):
@@ -185,6 +212,12 @@ class TooManyConnections(Busy):
     """As many connections are open as may be."""
 
     status, code = 503, "too_many_connections"
+
+
+class OutOfMemory(Busy):
+    """The device's memory does not hold an image now, not even alone."""
+
+    status, code = 503, "out_of_memory"
 
 
 class Warming(Busy):

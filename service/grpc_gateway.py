@@ -51,7 +51,7 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 # gRPC's own, which the channel sets anew; and ours.
-_OWN_METADATA = ("grpc-", ":", "user-agent", "content-type", "te", "x-api-key")
+_OWN_METADATA = ("grpc-", ":", "user-agent", "content-type", "te", "x-admin-token", "x-api-key")
 
 
 class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base class has no types

@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     demo_attacks: bool = Field(
         False, description="let the page at / attack the embedded classifier (POST /demo/attack)"
     )
+    admin_token: SecretStr = Field(
+        SecretStr(""), description="what X-Admin-Token must be to swap a model (POST /admin/models/{name}); empty: off"
+    )
+    admin_folder: str = Field("", description="folder whose checkpoints may be swapped in")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people, or JSON objects")
 
@@ -99,6 +103,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"{path}: no such file")
         if self.bodies_bytes < self.max_body_bytes:
             raise ValueError("bodies_bytes has room for one body of max_body_bytes at least")
+        if self.admin_token and not (self.admin_folder and Path(self.admin_folder).is_dir()):
+            raise ValueError("admin_token needs a folder of checkpoints as admin_folder")
         return self
 
     @field_validator("models", "api_key", mode="before")
