@@ -325,8 +325,9 @@ def update(results: Path, check: bool = False) -> list[Path]:
     folder = root / "docs" / "figures"
     outdated = figures.stale(folder, figures.plots(records))
     if (folder / "restored.png").is_file():
-        shipped_cards = [models.card_of(models.load(name)) for name in ("mnist-lenet5", "mnist-transparent")]
-        outdated += figures.stale(folder, figures.pictures(*shipped_cards))
+        cards = {name: models.card_of(models.load(name)) for name in models.available()}
+        outdated += figures.stale(folder, figures.pictures(cards["mnist-lenet5"], cards["mnist-transparent"]))
+        outdated += figures.stale(models.ZOO, figures.sheets(cards["mnist-lenet5"], list(cards.values())))
     if not check:
         for path in stale:
             write_atomically(path, wanted[path].encode())
