@@ -67,7 +67,7 @@ def curl(address, folder):
 def check_what_curl_got(said, folder):
     back, shown = (np.asarray(Image.open(path), np.int16) for path in
                    (folder / "out.png", ROOT / "examples" / "purified_3.png"))  # fmt: skip
-    assert abs(back - shown).max() <= 1
+    assert abs(back - shown).max() <= 4  # of 255, as bf16 may, which the machine may have chosen
     answer = json.loads(said)
     assert answer["label"] == 3
     assert answer["unpurified"]["label"] != 3
@@ -127,6 +127,7 @@ def parse(module, arguments, monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.delitem(sys.modules, module, raising=False)  # it is to run anew
     with pytest.raises(Parsed) as parsed:
         runpy.run_module(module, run_name="__main__")
     (namespace,) = parsed.value.args

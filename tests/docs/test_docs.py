@@ -1,10 +1,12 @@
 """The documents name everything that there is, and link to what exists."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks import ray
 from service import errors
 from service.metrics import Metrics
 from service.settings import Settings
@@ -63,6 +65,12 @@ def test_every_error_is_documented(kind):
 @pytest.mark.parametrize("name", attacks.ATTACKS)
 def test_every_attack_is_documented(name):
     assert f"`{name}`" in text("evaluation.md")
+
+
+def test_the_line_on_ray_is_what_the_record_says():
+    record = ray.RESULTS / "ray.json"
+    told = ray.told(json.loads(record.read_text())) if record.exists() else ""
+    assert f"\n{ray.BEGIN}{told}{ray.END}" in text("scaling.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
