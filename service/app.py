@@ -161,6 +161,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "metrics": False,
             "logs": False,
             "operation_spans": False,
+            "auto_configure": False,
             "exclude": lambda scope: scope.get("path") in QUIET,
         },
     )

@@ -51,8 +51,8 @@ def pictures(classifier: Card, purifier: Card) -> dict[str, str]:
 
 
 def has_sheet(card: Card) -> bool:
-    """Whether a checkpoint is a purifier that takes the example digits, which alone may be shown."""
-    return card.kind == "purifier" and card.input_shape == (1, 28, 28)
+    """Whether a checkpoint is a purifier of digits, such as the examples, which alone may be shown."""
+    return card.kind == "purifier" and card.dataset in ("mnist", "digits") and bool(card.seen_attacks)
 
 
 def sheets(classifier: Card, cards: Sequence[Card]) -> dict[str, str]:

@@ -69,8 +69,8 @@ def check_what_curl_got(said, folder):
                    (folder / "out.png", ROOT / "examples" / "purified_3.png"))  # fmt: skip
     assert abs(back - shown).max() <= 4  # of 255, as bf16 may, which the machine may have chosen
     answer = json.loads(said)
-    assert answer["label"] == 3
-    assert answer["unpurified"]["label"] != 3
+    assert (answer["label"], answer["unpurified"]["label"]) == (3, 8)
+    assert "a 3, and an 8 without" in README
 
 
 def test_the_readmes_calls_work_on_the_service_as_it_starts(tmp_path):
