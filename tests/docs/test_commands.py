@@ -144,7 +144,7 @@ def check(words, monkeypatch):
         if program == "serve":
             program, arguments = "arn", ["serve", *arguments]
         elif program != "reproduce":
-            assert set(arguments) <= {"--all"}
+            assert set(arguments) <= {"--all", "--pin"}
             return
     if program.startswith("python") and arguments[0] == "-m" and arguments[1] != "venv":
         module, arguments = arguments[1], arguments[2:]
