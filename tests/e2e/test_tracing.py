@@ -94,7 +94,6 @@ def test_a_request_is_one_span_with_its_stages_and_the_server_behind_is_its_chil
     with traced(tmp_path, receiver.url, *flags, OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test") as served:
         before = time.time_ns()
         answer = served.client.post("/classify", content=PNG, headers={**CLIENTS, "X-Request-ID": "r-1"})
-        after = time.time_ns()
         assert served.stop() == 0
     resource, spans = received(receiver)
     assert resource["service.name"] == "arn-purify"
@@ -117,7 +116,7 @@ def test_a_request_is_one_span_with_its_stages_and_the_server_behind_is_its_chil
         assert earlier.end_time_unix_nano <= later.start_time_unix_nano + tolerance
     for span in stages:
         assert before <= request.start_time_unix_nano <= span.start_time_unix_nano + tolerance
-        assert span.end_time_unix_nano <= request.end_time_unix_nano + tolerance <= after + 2 * tolerance
+        assert span.end_time_unix_nano <= request.end_time_unix_nano + tolerance
         if span.name != "downstream":
             took = span.end_time_unix_nano - span.start_time_unix_nano
             assert abs(took - 1e6 * float(told[span.name])) < 1000  # of which the header tells thousandths
