@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import admin, gateway
+from . import admin, gateway, tracing
 from .batcher import Batcher
 from .contract import Contract
 from .doors import Admission, Doors
@@ -25,7 +25,7 @@ from .downstream import Downstream
 from .engine import Engine
 from .errors import Draining, EngineFailure, OutOfMemory, ServiceError, Warming
 from .grpc_gateway import GrpcGateway
-from .http import SAFE, RequestContext, refusal
+from .http import QUIET, SAFE, RequestContext, refusal
 from .metrics import Metrics
 from .routes import router
 from .settings import Settings
@@ -44,6 +44,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(VERSION)
         self.doors = Doors(settings, self.metrics)
+        self.traces = tracing.start(VERSION)
         self.engine = Engine(
             settings.models, settings.classifier, settings.device, settings.precision, settings.threads
         )
@@ -123,6 +124,8 @@ class Service:
             await self.downstream.close()
         if self.grpc:
             await self.grpc.stop()
+        if self.traces:
+            await asyncio.to_thread(tracing.stop, self.traces)
 
     def ready_batcher(self) -> Batcher:
         """The queue, if it takes work now.
@@ -159,6 +162,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Removes adversarial noise from images before a classifier sees them.",
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope.get("path") in QUIET,
+        },
     )
     app.state.service = service
     app.include_router(router)

@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from models import Card
 
-from . import codec, pipeline
+from . import codec, pipeline, tracing
 from .contract import Contract, Entered
 from .downstream import DownstreamAnswer
 from .errors import (
@@ -88,7 +88,9 @@ async def ask(
         raise UnknownModel("no server is configured behind us: ARN_DOWNSTREAM_URL")
     started = time.perf_counter()
     try:
-        answer = await service.downstream.ask(method, path, headers, body, seconds_left(headers, timings))
+        with tracing.asking(headers.items()) as passed_on:
+            left = seconds_left(headers, timings)
+            answer = await service.downstream.ask(method, path, dict(passed_on), body, left)
     except DownstreamError as error:
         service.metrics.downstream_requests.labels(error.code).inc()
         raise
@@ -208,7 +210,7 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             card = pipeline.choose(service, None, tensor.size, tensor.channels)
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(tensor)
-    timings["decode"] = time.perf_counter() - started
+    timings.stage("decode", started)
     items = await pipeline.purify(service, items, timings)
     started = time.perf_counter()
 
@@ -222,7 +224,7 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
 
     work = sum(i.images.size // (1 if t is None else _NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
     wire = await pipeline.pooled(work, write)
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     return wire, items
 
 

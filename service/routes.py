@@ -124,7 +124,7 @@ async def _purified(
     """The common way of every request: decode, queue, infer."""
     started = time.perf_counter()
     items = await _items(request, service, upload, classify)
-    timings["decode"] = time.perf_counter() - started
+    timings.stage("decode", started)
     if classify:
         _check_classifier(service, items)
     async with stopping_when_client_leaves(request):
@@ -279,14 +279,14 @@ async def purify(request: Request) -> Response:
 
 
 async def _purify(request: Request, service: Service) -> Response:
-    timings: Timings = {}
+    timings = Timings()
     upload = await _upload(request, service)
     media_type = negotiate.choose(request.headers.get("accept"), _offers(upload))
     items = await _purified(request, service, upload, timings)
     started = time.perf_counter()
     pixels = sum(math.prod(item.images.shape) for item in items)
     body, content_type = await pipeline.pooled(pixels, _encode, items, media_type)
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     headers = {**pipeline.evidence(service, items, timings), "Content-Type": content_type, "Vary": "Accept"}
     return Response(body, headers=headers)
 
@@ -309,7 +309,7 @@ async def classify(request: Request) -> Response:
 
 
 async def _classify(request: Request, service: Service) -> Response:
-    timings: Timings = {}
+    timings = Timings()
     compare = _flag(request, "compare")
     negotiate.choose(request.headers.get("accept"), ("application/json",))
     upload = await _upload(request, service)
@@ -345,13 +345,13 @@ async def _forward(request: Request, service: Service) -> Response:
     """Purify one image and pass it on as PNG; the classifier's answer comes back as it is."""
     if _flag(request, "compare"):
         raise BadParameter("compare works with the embedded classifier only")
-    timings: Timings = {}
+    timings = Timings()
     items = await _purified(request, service, await _upload(request, service), timings)
     if len(items) > 1 or len(items[0].purified) > 1:
         raise BadParameter("one image a request is forwarded")
     started = time.perf_counter()
     body = codec.encode_image(_pictures(items[0])[0])
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     headers = {**gateway.client_headers(request), "content-type": "image/png"}
     async with stopping_when_client_leaves(request):
         answer = await gateway.ask(service, timings, "POST", "", headers, body)
@@ -415,7 +415,7 @@ async def _attack(request: Request, service: Service) -> Response:
     if not 0 <= eps <= 1:
         raise BadParameter("eps is a number from 0 to 1")
     through = _flag(request, "through_purifier")
-    timings: Timings = {}
+    timings = Timings()
     upload = await _upload(request, service)
     if upload.tensor is not None or len(upload.files) != 1:
         raise BadParameter("one image a request is attacked")
