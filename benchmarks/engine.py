@@ -150,7 +150,12 @@ def median_seconds(call: Callable[[], object], seconds: float) -> float:
     return statistics.median(times)
 
 
-def _deviation(out: Tensor, reference: Tensor) -> Tensor:
+def as_float(levels: NDArray[np.uint8]) -> Tensor:
+    """uint8 ``(N, H, W, C)`` as float32 ``(N, C, H, W)`` on [0, 1]."""
+    return torch.from_numpy(levels).permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
+def deviation(out: Tensor, reference: Tensor) -> Tensor:
     """Grey levels between an answer and the reference, each value; of an answer in levels, to the rounded reference."""
     if out.dtype == torch.uint8:
         return (out.permute(0, 3, 1, 2).float() - reference.mul(255).round()).abs()
@@ -162,10 +167,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """One row a backend and batch size, and why those backends are missing that are not here."""
     source = common.network(network)
-    inputs = {}
-    for count in batches:
-        levels = common.images(network, count)
-        inputs[count] = levels, torch.from_numpy(levels).permute(0, 3, 1, 2).float().div(255).contiguous()
+    inputs = {count: (levels := common.images(network, count), as_float(levels)) for count in batches}
     reference = torch.cat([_bare(_model(source))(levels, x) for x in inputs[max(batches)][1].split(1)])
     torch.set_num_threads(threads)
     runs: dict[str, Run] = {}
@@ -175,7 +177,7 @@ def measure(
         try:
             run = BACKENDS[name](source, threads)
             # The first call compiles; every batch size is called before any is timed.
-            deviations[name] = torch.cat([_deviation(run(*given), reference[:n]) for n, given in inputs.items()])
+            deviations[name] = torch.cat([deviation(run(*given), reference[:n]) for n, given in inputs.items()])
             runs[name] = run
         except (ImportError, RuntimeError) as error:
             skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
