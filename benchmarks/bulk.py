@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import os
 import statistics
 import sys
@@ -102,7 +103,8 @@ def main() -> None:
                     limits[name].append(max(r["images_per_second"] for r in alone if r["backend"] == name))
                 for (name, count), body in bodies.items():
                     # Long enough for every connection to be answered several times, however large its requests.
-                    seconds = max(flags.seconds, 4 * flags.connections * count / limits["engine"][-1])
+                    enough = 4 * flags.connections * count / limits["engine"][-1]
+                    seconds = math.ceil(max(flags.seconds, enough))
                     rates[name, count].append(load(served, body, count, flags.connections, seconds))
                     print(f"{network}  {name:9} {count:5}  {rates[name, count][-1]:.0f} images/s", flush=True)
         best = {name: statistics.median(samples) for name, samples in limits.items()}
