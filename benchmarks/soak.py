@@ -37,7 +37,7 @@ from . import common, engine
 
 Pixels = NDArray[np.uint8]
 
-MOST_UNDER_WAY = 2000
+MOST_UNDER_WAY = 800  # below the 1,024 open files that a process commonly may have
 FORMATS = ("png", "jpeg", "webp", "bmp")
 SIZES = ((16, 16), (33, 57), (96, 96), (150, 200))
 

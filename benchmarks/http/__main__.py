@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import math
 import os
 import sys
 from importlib import metadata
@@ -64,8 +65,9 @@ def table(figures: dict[str, dict[int, Sample]], connections: list[int]) -> str:
         ours = figures[OURS][count]["rps"] if OURS in figures else float("nan")
         for name, by_connections in figures.items():
             row = by_connections[count]
+            ratio = ours / row["rps"] if row["rps"] else math.inf
             lines.append(
-                f"| {name} | {count} | {row['rps']:.0f} | {ours / row['rps']:.2f}x | "
+                f"| {name} | {count} | {row['rps']:.0f} | {ratio:.2f}x | "
                 f"{row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['errors']:.0f} |"
             )
     return "\n".join(lines)
@@ -103,7 +105,6 @@ def main() -> None:
                     samples[name][count].append(common.load(url, png, HEADERS, count, flags.seconds))
                     print(f"round {number + 1}  {name:14} {count:3}  {samples[name][count][-1]}", flush=True)
     figures = {name: {count: common.medians(rows) for count, rows in by.items()} for name, by in samples.items()}
-    print(table(figures, flags.connections))
     height, width, channels = image.shape
     common.write(
         flags.out or common.RESULTS / f"http-{flags.network}-{flags.threads}.json",
@@ -119,6 +120,7 @@ def main() -> None:
         medians=figures,
         samples=samples,
     )
+    print(table(figures, flags.connections))
 
 
 if __name__ == "__main__":
