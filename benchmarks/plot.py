@@ -35,8 +35,9 @@ def speed(records: Sequence[Record]) -> Figure:
             axis.plot(range(len(counts)), relative, "o-", label=server, color=colour)
         axis.set_xticks(range(len(counts)), counts)
         axis.set(xlabel="connections", title=f"{record['network']}, {record['threads']} thread(s)", yscale="log")
-        ticks = [0.1, 0.2, 0.5, 1, 2]
+        ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
         axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_yticks([], minor=True)
     grid[0][0].set_ylabel("requests a second, this service = 1")
     grid[0][-1].legend(frameon=False, fontsize="small")
     return figure
@@ -69,7 +70,7 @@ def soak(record: Record) -> Figure:
     axes[-1].set(xlabel="minutes", ylabel="requests/s")
     axes[-1].legend(frameon=False, fontsize="small")
     for axis in axes:
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
     axes[0].set_title(f"twice the capacity of {record['capacity_rps']:.0f} requests/s")
     return figure
 
