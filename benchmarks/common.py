@@ -32,6 +32,8 @@ import models
 from examples.servers import free_port
 from models import Arn, ArnConfig, Card, checkpoint
 
+from . import watch
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
 RESULTS = ROOT / "results" / "benchmarks"
@@ -123,9 +125,7 @@ class Served:
 
     def metrics(self) -> dict[str, float]:
         """Every series of ``/metrics``, by its name with its labels."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+        return watch.metrics(self.url)
 
 
 @contextlib.contextmanager
