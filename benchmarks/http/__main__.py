@@ -98,7 +98,7 @@ def main() -> None:
             with common.running([*SERVERS[name], str(port)], up, common.BUILD / f"{name}.log", settings):
                 answer = ask(url, png)
                 reference = answer if reference is None else reference
-                if np.abs(answer.astype(int) - reference).max() > 1:
+                if np.abs(answer.astype(int) - reference).max() > 4:  # bf16 may be so many grey levels away
                     raise RuntimeError(f"{name} answers another image")
                 for count in flags.connections:
                     common.load(url, png, HEADERS, count, 1)
