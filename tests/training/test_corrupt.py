@@ -59,10 +59,7 @@ def test_grain_is_of_one_size_an_image(images):
 
 
 def test_only_a_share_is_damaged(images):
-    same = (
-        (corrupt.corrupt(images.repeat(20, 1, 1, 1), 0.5, WAYS, drawn()) == images.repeat(20, 1, 1, 1))
-        .flatten(1)
-        .all(1)
-    )
+    many = images.repeat(20, 1, 1, 1)
+    same = (corrupt.corrupt(many, 0.5, WAYS, drawn()) == many).flatten(1).all(1)
     assert 0.4 < float(same.float().mean()) < 0.6
     assert torch.equal(corrupt.corrupt(images, 0.0, WAYS, drawn()), images)
