@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(10.0, gt=0, description="longest wait in the queue before a 504")
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="largest request body")
     max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, told from its header")
+    decode_seconds: float = Field(5.0, gt=0, description="longest decode of an image before its process is killed")
     drain_seconds: float = Field(20.0, ge=0, description="longest time to finish accepted requests after SIGTERM")
     downstream_url: str = Field(
         "", description="the model server behind us: its base, or with protocol raw the address that takes images"
