@@ -82,7 +82,8 @@ async def _upload(request: Request, service: Service) -> Upload:
     if kind == _MULTIPART:
         return Upload(kind, await read_multipart(content_type, body, settings.queue_images))
     if kind == codec.NPY_TYPE or (kind in _UNTYPED and body.startswith(_NPY_MAGIC)):
-        return Upload(codec.NPY_TYPE, tensor=codec.decode_npy(body))
+        tensor = await pipeline.pooled(len(body) // gateway.BYTES_A_PIXEL, codec.decode_npy, body)
+        return Upload(codec.NPY_TYPE, tensor=tensor)
     return Upload("image", [(None, body)])
 
 
