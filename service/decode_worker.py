@@ -10,11 +10,13 @@ line, then the pixels. In the place of either answer there may be a line with th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -58,6 +60,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; a drain still finishes what it accepted
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with contextlib.suppress(OSError):  # where memory runs out, Linux is to end this process and not the service
+        Path("/proc/self/oom_score_adj").write_text("1000")
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = int(address_space) if hard == resource.RLIM_INFINITY else min(int(address_space), hard)
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

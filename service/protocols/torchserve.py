@@ -85,7 +85,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
     """RFC 2046 section 5.1.1, without the preamble that forms never have."""
     if not body.startswith(delimiter):
         raise BrokenBody("the form does not begin with its boundary")
-    parts, index = [], len(delimiter)
+    parts: list[_Part] = []
+    index = len(delimiter)
     while not body.startswith(b"--", index):
         if not body.startswith(b"\r\n", index):
             raise BrokenBody("a line break is missing after the form's boundary")
