@@ -30,8 +30,8 @@ def decoders_of(pid: int) -> set[int]:
 
 @contextmanager
 def running(**settings) -> Iterator[TestClient]:
-    """The service in this process, warm, over ASGI."""
-    with TestClient(create_app(Settings(**settings)), raise_server_exceptions=False) as client:
+    """The service in this process, warm, over ASGI; in float32, so that its answers are the same on every machine."""
+    with TestClient(create_app(Settings(**{"precision": "fp32", **settings})), raise_server_exceptions=False) as client:
         while client.get("/health/ready").status_code != 200:
             time.sleep(0.02)
         yield client
