@@ -116,9 +116,9 @@ def augmented() -> Recipe:
 def speckled() -> Recipe:
     """``augmented`` with white specks that crowd, as JSMA's do, in the place of scattered ones.
 
-    20 minutes on two busy CPU cores. Validation error in percent, every 20th image, of ``augmented`` and of this: JSMA_T
-    16.4 and 10.0, STA_N 2.8 and 4.0, STA_T 6.4 and 8.4, FWA_N 19.2 and 16.0; all images, natural .64 and .68. Light that
-    moves to neighbours and smooth flows as two ways more gave 12.4, 4.0, 7.2 and 21.2: they do not help.
+    20 minutes on two busy CPU cores. Validation error in percent, every 20th image, of ``augmented`` and of this:
+    JSMA_T 16.4 and 10.0, STA_N 2.8 and 4.0, STA_T 6.4 and 8.4, FWA_N 19.2 and 16.0; all images, natural .64 and .68.
+    Light moved to neighbours and smooth flows as two ways more gave 12.4, 4.0, 7.2 and 21.2: they do not help.
     """
     return dataclasses.replace(augmented(), name="speckled", damage=("crowds", "scatter", "grain"))
 
