@@ -1,4 +1,4 @@
-"""``arn-train craft | train | evaluate | detect | figures | tables | export | convert``."""
+"""``arn-train craft | train | evaluate | detect | figures | tables | export | convert | import-lisa``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .craft import crafted_set, versions
 from .data import DATASETS, Dataset
 from .evaluate import Subject, evaluate, over_http
 from .export import export
+from .lisa import import_lisa
 from .load import load_model
 from .recipes import RECIPES, LossWeights
 from .records import read_all
@@ -112,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     draw = commands.add_parser("figures", parents=[common], help="draw the pictures of the documents again")
     draw.add_argument("--purifier", default="mnist-transparent", help="name or path")
     draw.add_argument("--out", type=Path, default=Path("docs/figures"))
+
+    bring = commands.add_parser("import-lisa", help="LISA from a copy of your own into the data folder")
+    bring.add_argument("source", type=Path, help="folder with allAnnotations.csv, or of CLASS/[TRACK/] crops")
+    bring.add_argument("--data-dir", type=Path, help="where the data are (ARN_DATA_DIR, data/)")
 
     ship = commands.add_parser("export", parents=[common], help="round a run to fp16, measure it, write its card")
     ship.add_argument("source", type=Path, help="a run's checkpoint")
@@ -288,6 +293,9 @@ def _run(flags: argparse.Namespace, command: str) -> int:
         f, _ = load_model(flags.classifier, "classifier", "digits", "cpu")
         g, _ = load_model(flags.purifier, "purifier", "digits", "cpu")
         figures.draw_pictures(f, g, flags.out, flags.seed)
+    elif flags.command == "import-lisa":
+        train, test = import_lisa(flags.source, data.folder(flags.data_dir))
+        print(f"{train} crops to train on, {test} to test on")
     elif flags.command == "craft":
         split = _dataset(flags).split(flags.split).every(flags.every)
         f, card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)
