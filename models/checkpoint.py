@@ -24,7 +24,18 @@ from torch import Tensor, nn
 
 from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, Hgd, HgdConfig
-from .classifiers import LeNet5, LeNet5Config
+from .classifiers import (
+    LeNet5,
+    LeNet5Config,
+    LisaCnn,
+    LisaCnnConfig,
+    ResNet,
+    ResNetConfig,
+    Vgg19,
+    Vgg19Config,
+    WideResNet,
+    WideResNetConfig,
+)
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]
@@ -35,6 +46,10 @@ _ARCHITECTURES: dict[str, tuple[type, type[nn.Module], Kind]] = {
     "ape-g": (ApeGConfig, ApeG, "purifier"),
     "hgd": (HgdConfig, Hgd, "purifier"),
     "lenet5": (LeNet5Config, LeNet5, "classifier"),
+    "resnet": (ResNetConfig, ResNet, "classifier"),
+    "wide-resnet": (WideResNetConfig, WideResNet, "classifier"),
+    "vgg19": (Vgg19Config, Vgg19, "classifier"),
+    "lisa-cnn": (LisaCnnConfig, LisaCnn, "classifier"),
 }
 
 

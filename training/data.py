@@ -246,7 +246,7 @@ def _lisa(root: Path, name: str) -> Dataset:
     """
     if not all((root / file).is_file() for file in ("train.npz", "test.npz", "classes.json")):
         raise DataError(
-            f"LISA is not in {root} and has no official download: ask its authors (UC San Diego, LISA traffic signs) for "
+            f"LISA is not in {root} and has no official download: ask its authors at UC San Diego for "
             "a copy, then `arn-train import-lisa FOLDER`; or name the folder above with --data-dir"
         )
     train, test = (_load_npz(root / f"{part}.npz") for part in ("train", "test"))
