@@ -173,11 +173,11 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     arch: PurifierConfig
     match flags.arch:
         case "ape-g":
-            arch = ApeGConfig(channels, size)
+            arch = ApeGConfig.preset(channels, size)
         case "hgd":
-            arch = HgdConfig(channels, size)
+            arch = HgdConfig.preset(channels, size)
         case _:
-            arch = ArnConfig(flags.arch, channels, size)
+            arch = ArnConfig.preset(flags.arch, channels, size)
     Trainer(
         TrainConfig(arch, recipe_, seen, flags.seed, flags.device, not flags.fp32),
         dataset,

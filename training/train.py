@@ -377,7 +377,7 @@ class Trainer:
             mean, log_variance = mean.float(), log_variance.float()
             z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if recipe.sample else mean
             with autocast:
-                purified = self.purifier.decode(z).float()
+                purified = self.purifier.decode(z, x).float()
             values.update(self._update_discriminators(z.detach(), purified.detach(), natural, domains))
             if weights.att:
                 confusion = losses.attack_confusion_loss_released if released else losses.attack_confusion_loss
