@@ -66,8 +66,14 @@ class Split:
     def __getitem__(self, indices: Tensor | slice) -> Split:
         return Split(self.images[indices], self.labels[indices])
 
+    def to(self, device: torch.device | str) -> Split:
+        """The split where it is worked on: CIFAR-10's training images are 138 MB."""
+        return Split(self.images.to(device), self.labels.to(device))
+
     def batch(self, indices: Tensor | slice, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Images float32 in [0, 1], channels last in memory, and labels."""
+        if isinstance(indices, Tensor):
+            indices = indices.to(self.images.device)
         images = self.images[indices].to(device).float().div_(255)
         return images.contiguous(memory_format=torch.channels_last), self.labels[indices].to(device)
 
@@ -118,6 +124,11 @@ def shift_images(images: Tensor, offsets: Tensor, largest: int) -> Tensor:
     batch = torch.arange(n, device=images.device)[:, None, None, None]
     channel = torch.arange(c, device=images.device)[None, :, None, None]
     return padded[batch, channel, rows, columns].contiguous(memory_format=torch.channels_last)
+
+
+def flip_images(images: Tensor, flipped: Tensor) -> Tensor:
+    """Mirror those of ``images`` ``(N, C, H, W)`` for which ``flipped`` ``(N,)`` bool says so."""
+    return torch.where(flipped.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
 def folder(data_dir: str | Path | None = None) -> Path:
