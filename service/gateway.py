@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from models import Card
@@ -362,9 +362,6 @@ def _route(template: str, methods: list[str], module: ModuleType | None, health:
             if module is not None:
                 return await infer(request, service, module, path)
             return await _pass_through(request, service, path, health)
-        except ServiceError as error:
-            service.metrics.rejected.labels(error.code).inc()
-            return JSONResponse(_error(template, error), error.status, error.headers)
         finally:
             service.in_flight -= 1
 
@@ -381,13 +378,6 @@ async def _pass_through(request: Request, service: Service, path: str, health: b
     async with stopping_when_client_leaves(request):
         answer = await ask(service, timings, request.method, target, client_headers(request), body)
     return verbatim(answer, {})
-
-
-def _error(template: str, error: ServiceError) -> dict[str, Any]:
-    """A refusal in the protocol's own form."""
-    if template.startswith(("/predictions", "/ping")):
-        return {"code": error.status, "type": type(error).__name__, "message": str(error)}
-    return {"error": str(error), "code": error.code}
 
 
 # -- at start -----------------------------------------------------------------------------------------------------

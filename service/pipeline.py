@@ -166,10 +166,10 @@ async def purify(
 
 def evidence(service: Service, items: Sequence[Item], timings: Timings) -> dict[str, str]:
     """The headers of a purified answer; of several images the largest norms. Also where the stages are recorded."""
-    names = list(dict.fromkeys(item.model for item in items))
+    models = list(dict.fromkeys((item.model, item.purified.sha256) for item in items))
     return {
-        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name in names),
-        "X-ARN-Model-SHA256": ", ".join(service.engine.card(name).sha256 for name in names),
+        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name, _ in models),
+        "X-ARN-Model-SHA256": ", ".join(sha256 for _, sha256 in models),
         "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
         "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
         "X-ARN-Purified": "true",

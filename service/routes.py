@@ -242,12 +242,14 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.ErrorAnswer, "description": description}
     for status, description in {
         400: "a broken image or body",
+        401: "no key in X-API-Key, where one is asked for",
         404: "no such model",
         406: "nothing acceptable",
+        408: "the body was not whole in time",
         413: "too many bytes or images",
         415: "a content type that is not read",
         422: "a size, a number of pixels or a parameter that is not taken",
-        429: "the queue is full; Retry-After says when to come back",
+        429: "the queue, the client's share or the memory for bodies is full; Retry-After says when to come back",
         503: "warming up or shutting down",
         504: "the deadline passed",
     }.items()
@@ -374,7 +376,8 @@ async def root(request: Request) -> Response:
     """The page for a browser, a sign of life for everything else."""
     if "text/html" in request.headers.get("accept", ""):
         return _static(request, "index.html")
-    return JSONResponse({"status": "alive", "service": "arn-purify", "docs": "/docs"}, headers={"Vary": "Accept"})
+    docs = {"docs": "/docs"} if _service(request).settings.docs else {}
+    return JSONResponse({"status": "alive", "service": "arn-purify", **docs}, headers={"Vary": "Accept"})
 
 
 @router.get("/static/{path:path}", include_in_schema=False)
@@ -389,7 +392,7 @@ def _static(request: Request, path: str) -> Response:
         raise HTTPException(404)
     headers = {
         "ETag": file.etag, "Cache-Control": "no-cache", "Content-Security-Policy": demo.CONTENT_SECURITY_POLICY,
-        "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Vary": "Accept",
+        "Referrer-Policy": "no-referrer", "Vary": "Accept",
     }  # fmt: skip
     if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)

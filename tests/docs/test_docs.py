@@ -27,7 +27,7 @@ def test_every_setting_is_documented_with_its_default(name):
     default = Settings.model_fields[name].default
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    shown = f"{default:g}" if isinstance(default, float) else default
+    shown = f"{default:g}" if isinstance(default, float) else str(default)
     cell = f"`{shown}`" if shown != "" else ""
     assert f"| `ARN_{name.upper()}` | `--{name.replace('_', '-')}` | {cell}{' ' if cell else ''}|" in text(
         "settings.md"
