@@ -184,12 +184,34 @@ def _ddn(targeted: bool) -> Perturb:
     return perturb
 
 
+class _PlainGradient(nn.Module):
+    """A classifier whose input gradient lies in memory as NCHW, which some libraries take for granted."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(_Plain.apply(x))  # type: ignore[no-untyped-call]
+        return logits
+
+
+class _Plain(torch.autograd.Function):
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
+
+
 def _carlini_wagner(targeted: bool) -> Perturb:
     def perturb(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
         from .advertorch_shim import attacks
 
         attack = attacks.CarliniWagnerL2Attack(
-            classifier,
+            _PlainGradient(classifier),
             num_classes=_classes(classifier, images),
             confidence=settings["confidence"],
             learning_rate=settings["step"],
@@ -198,7 +220,7 @@ def _carlini_wagner(targeted: bool) -> Perturb:
             initial_const=settings["initial_const"],
             targeted=targeted,
         )
-        out: Tensor = attack.perturb(images, labels)
+        out: Tensor = attack.perturb(images.contiguous(), labels)
         return out
 
     return perturb
@@ -208,10 +230,10 @@ def _jsma(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Setti
     from .advertorch_shim import attacks
 
     attack = attacks.JacobianSaliencyMapAttack(
-        classifier, _classes(classifier, images), theta=settings["theta"], gamma=settings["gamma"]
+        _PlainGradient(classifier), _classes(classifier, images), theta=settings["theta"], gamma=settings["gamma"]
     )
     # Its map has the square of the pixels' number for each image: few at a time.
-    parts = zip(images.split(_JSMA_BATCH), labels.split(_JSMA_BATCH), strict=True)
+    parts = zip(images.contiguous().split(_JSMA_BATCH), labels.split(_JSMA_BATCH), strict=True)
     return torch.cat([attack.perturb(x, y) for x, y in parts])
 
 
@@ -249,8 +271,8 @@ def _autoattack(version: str) -> Perturb:
         from pyautoattack import AutoAttack
 
         attack = AutoAttack(
-            classifier, norm="Linf", eps=settings["eps"], device=images.device, seed=int(settings["seed"]),
-            version="rand" if version == "rand" else "standard",
+            _PlainGradient(classifier), norm="Linf", eps=settings["eps"], device=images.device,
+            seed=int(settings["seed"]), version="rand" if version == "rand" else "standard",
         )  # fmt: skip
         others = _classes(classifier, images) - 1
         attack.apgd_targeted.n_target_classes = min(9, others)
@@ -260,7 +282,7 @@ def _autoattack(version: str) -> Perturb:
         if version == "square":
             attack.attacks_to_run = ["square"]
             attack.square.n_queries = int(settings["queries"])
-        found, _ = attack.run_standard_evaluation(images, labels, batch_size=500)
+        found, _ = attack.run_standard_evaluation(images.contiguous(), labels, batch_size=500)
         # It may overstep by a rounding of float32.
         out: Tensor = torch.min(torch.max(found, images - settings["eps"]), images + settings["eps"]).clamp(0, 1)
         return out
