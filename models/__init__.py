@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, ApeGDiscriminator, Hgd, HgdConfig
-from .checkpoint import Card, CheckpointError, card_of
+from .checkpoint import Card, CheckpointError, any_size, card_of
 from .classifiers import (
     LeNet5,
     LeNet5Config,
@@ -49,6 +49,7 @@ __all__ = [
     "Vgg19Config",
     "WideResNet",
     "WideResNetConfig",
+    "any_size",
     "available",
     "card_of",
     "load",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,7 @@ class HgdConfig:
     channels: int = 1
     size: int = 28
     width: int = 12
+    any_size: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.size % 4:

@@ -85,6 +85,12 @@ class Card:
     sha256: str = ""
 
 
+def any_size(card: Card) -> bool:
+    """Whether the network takes images of other sizes than the ``input_shape`` that it was evaluated at."""
+    entry = _ARCHITECTURES.get(card.architecture)
+    return entry is not None and getattr(entry[0](**card.config), "any_size", False)
+
+
 def card_of(model: nn.Module) -> Card:
     """The card of a loaded model; ``TypeError`` for a module that was not loaded."""
     card = getattr(model, "card", None)
