@@ -24,7 +24,18 @@ from torch import Tensor, nn
 
 from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, Hgd, HgdConfig
-from .classifiers import LeNet5, LeNet5Config
+from .classifiers import (
+    LeNet5,
+    LeNet5Config,
+    LisaCnn,
+    LisaCnnConfig,
+    ResNet,
+    ResNetConfig,
+    Vgg19,
+    Vgg19Config,
+    WideResNet,
+    WideResNetConfig,
+)
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]
@@ -35,6 +46,10 @@ _ARCHITECTURES: dict[str, tuple[type, type[nn.Module], Kind]] = {
     "ape-g": (ApeGConfig, ApeG, "purifier"),
     "hgd": (HgdConfig, Hgd, "purifier"),
     "lenet5": (LeNet5Config, LeNet5, "classifier"),
+    "resnet": (ResNetConfig, ResNet, "classifier"),
+    "wide-resnet": (WideResNetConfig, WideResNet, "classifier"),
+    "vgg19": (Vgg19Config, Vgg19, "classifier"),
+    "lisa-cnn": (LisaCnnConfig, LisaCnn, "classifier"),
 }
 
 
@@ -68,6 +83,12 @@ class Card:
     command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sha256: str = ""
+
+
+def any_size(card: Card) -> bool:
+    """Whether the network takes images of other sizes than the ``input_shape`` that it was evaluated at."""
+    entry = _ARCHITECTURES.get(card.architecture)
+    return entry is not None and getattr(entry[0](**card.config), "any_size", False)
 
 
 def card_of(model: nn.Module) -> Card:

@@ -47,7 +47,7 @@ from .errors import (
     WrongSize,
 )
 from .http import read_body, stopping_when_client_leaves
-from .pipeline import Item, Timings
+from .pipeline import Item, Sizes, Timings
 from .protocols import Found, Images, Wire, torchserve, v1, v2
 
 if TYPE_CHECKING:
@@ -186,13 +186,13 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
         ServiceError: an image that cannot be decoded, or does not fit the contract; the queue's refusals.
     """
     started = time.perf_counter()
-    contract, cards = service.contract, list(service.engine.cards())
+    contract, cards, sizes = service.contract, list(service.engine.cards()), service.settings.sizes
 
-    def takes(channels: int, height: int, width: int, among: Sequence[Card] = cards) -> bool:
-        return any(pipeline.takes(card, (height, width), channels) for card in among)
+    def takes(channels: int, height: int, width: int, among: Sequence[Card] = cards, sizes: Sizes = sizes) -> bool:
+        return any(pipeline.takes(card, (height, width), channels, sizes) for card in among)
 
     # A purifier of any size would see an image in every matrix: it is asked only where none of a fixed size sees one.
-    particular = partial(takes, among=[card for card in cards if any(card.input_shape)])
+    particular = partial(takes, among=[card for card in cards if any(card.input_shape)], sizes="evaluated")
     chosen = contract.choose(found.slots, particular) or contract.choose(found.slots, takes)
     if not chosen:
         wanted = f"as input {contract.input!r}" if contract.input else "of a shape that a loaded purifier takes"
@@ -402,9 +402,11 @@ def check(service: Service) -> None:
         logger.warning("the contract is not checked: %s does not answer (%s)", url, error)
         return
     cards = list(service.engine.cards())
-    reason = mismatch(
-        service.contract, metadata, lambda c, h, w: any(pipeline.takes(card, (h, w), c) for card in cards)
-    )
+
+    def takes(channels: int, height: int, width: int) -> bool:
+        return any(pipeline.takes(card, (height, width), channels, settings.sizes) for card in cards)
+
+    reason = mismatch(service.contract, metadata, takes)
     if reason:
         raise ValueError(f"the model {settings.downstream_model!r} behind us does not fit: {reason}")
 

@@ -7,11 +7,11 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from models import Card
+from models import Card, any_size
 
 from . import codec, tracing
 from .batcher import Answer
@@ -22,6 +22,8 @@ from .errors import UnknownModel, WrongSize
 
 if TYPE_CHECKING:
     from .app import Service
+
+Sizes = Literal["evaluated", "any"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,6 +85,9 @@ def choose(
             return card
     if resize:
         return cards[0]
+    for card in cards:
+        if takes(card, size, channels, service.settings.sizes):
+            return card
     sizes = ", ".join(
         f"{c.name} {c.input_shape[2]}x{c.input_shape[1]} with {c.input_shape[0]} channel(s)" for c in cards
     )
@@ -91,11 +96,15 @@ def choose(
     raise WrongSize(f"no model takes {given}: {sizes}{hint}")
 
 
-def takes(card: Card, size: tuple[int, ...], channels: int | None = None) -> bool:
-    """Whether a purifier takes images of (height, width), and of so many channels where they are fixed."""
+def takes(card: Card, size: tuple[int, ...], channels: int | None = None, sizes: Sizes = "evaluated") -> bool:
+    """Whether a purifier takes images of (height, width), and of so many channels where they are fixed.
+
+    ``sizes`` tells whether another size than the evaluated one will do, where the network can take it.
+    """
     if not any(card.input_shape):
         return True
-    return tuple(size) == card.input_shape[1:] and channels in (None, card.input_shape[0])
+    fits = tuple(size) == card.input_shape[1:] or (sizes == "any" and any_size(card))
+    return fits and channels in (None, card.input_shape[0])
 
 
 async def decode(

@@ -40,6 +40,8 @@ class Recipe:
     anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
     ``corrupted``: share of the inputs damaged at random on top, in one of the ways ``damage`` (of
     :data:`training.corrupt.KINDS`), the target staying natural.
+    ``flip`` mirrors half of the images of each generation. ``budgets``: each batch is attacked at one drawn from this
+    range instead of the attack's own.
     ``continues``: the recipe whose run it is meant to go on from (``--init``).
     ``form``: the losses as the paper has them, as the authors' ``released`` code does, or ``averaged`` over pixels and
     domains alike, as APE-GAN has them.
@@ -57,6 +59,8 @@ class Recipe:
     shift: int = 0
     corrupted: float = 0.0
     damage: tuple[str, ...] = ("specks", "scatter", "grain")
+    flip: bool = False
+    budgets: tuple[float, float] | None = None
     continues: str = ""
     form: Literal["paper", "released", "averaged"] = "paper"
     gradient_penalty: float = 0.0
@@ -69,7 +73,7 @@ class Recipe:
             )
         if self.refresh_epochs < 0 or self.shift < 0:
             raise ValueError("refresh_epochs and shift cannot be negative")
-        if self.shift and not self.refresh_epochs:
+        if (self.shift or self.flip or self.budgets) and not self.refresh_epochs:
             raise ValueError("shifted images need attacks crafted against them: set refresh_epochs")
         restoring = self.weights.mse or self.weights.l1 or self.weights.guide
         if min(dataclasses.astuple(self.weights)) < 0 or not restoring:
@@ -181,6 +185,46 @@ def hgd() -> Recipe:
     )
 
 
+def cifar10() -> Recipe:
+    """Ours for CIFAR-10, on the ``colour`` network or ``skips``: ``transparent``, crafted anew in every epoch."""
+    return Recipe(
+        name="cifar10",
+        weights=LossWeights(l1=10.0, feature=1.0, logit=1.0, att=0.1, nor=1e-5),
+        epochs=30,
+        batch_size=256,
+        learning_rate=2e-3,
+        refresh_epochs=1,
+        shift=4,
+        flip=True,
+    )
+
+
+def cifar10_wide() -> Recipe:
+    """``cifar10`` at budgets from 2 to 12 grey levels, meant for ``--seen PGD_N,PGD_T,DDN_N``: a row of its own."""
+    return dataclasses.replace(cifar10(), name="cifar10-wide", budgets=(2 / 255, 12 / 255))
+
+
+def lisa() -> Recipe:
+    """Ours for LISA, meant for ``--seen AP_1,AP_2``; signs are not mirrored."""
+    return dataclasses.replace(
+        cifar10(), name="lisa", epochs=60, batch_size=128, refresh_epochs=5, shift=3, flip=False
+    )  # fmt: skip
+
+
+def paper_colour() -> Recipe:
+    """The paper's recipe with its weights for CIFAR-10 and LISA."""
+    weights = LossWeights(mse=1.0, att=100.0, nor=10.0, adv=100.0)
+    return dataclasses.replace(paper(), name="paper-colour", weights=weights, epochs=20)
+
+
+def _beside(recipe: Recipe, ours: Recipe) -> Recipe:
+    """A baseline's losses and optimiser over the images, and the number of steps, of a recipe of ours."""
+    return dataclasses.replace(
+        recipe, name=f"{ours.name}-{recipe.name}", epochs=ours.epochs, batch_size=ours.batch_size,
+        refresh_epochs=ours.refresh_epochs, shift=ours.shift, flip=ours.flip,
+    )  # fmt: skip
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "transparent": transparent,
     "augmented": augmented,
@@ -189,4 +233,19 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "released": released,
     "ape-g": ape_g,
     "hgd": hgd,
+    "cifar10": cifar10,
+    "cifar10-wide": cifar10_wide,
+    "cifar10-ape-g": lambda: _beside(ape_g(), cifar10()),
+    "cifar10-hgd": lambda: _beside(hgd(), cifar10()),
+    "lisa": lisa,
+    "lisa-ape-g": lambda: _beside(ape_g(), lisa()),
+    "lisa-hgd": lambda: _beside(hgd(), lisa()),
+    "paper-colour": paper_colour,
 }
+
+
+def default_recipe(arch: str, dataset: str) -> str:
+    """The recipe that a network trains by on a data set where none is named."""
+    ours = {"cifar10": "cifar10", "digits-colour": "cifar10", "lisa": "lisa", "lisa-track": "lisa"}.get(dataset, "")
+    baseline = arch if arch in ("ape-g", "hgd") else ""
+    return "-".join(part for part in (ours, baseline) if part) or "transparent"
