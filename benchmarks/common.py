@@ -88,13 +88,12 @@ def running(
     up: Callable[[], object],
     log: Path,
     environment: Mapping[str, str] | None = None,
-    cwd: Path = ROOT,
 ) -> Iterator[int]:
     """A server from when ``up`` raises no ``OSError`` until the block ends, when all its children go too; its pid."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*map(str, command)], cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            [*map(str, command)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     try:
