@@ -18,8 +18,8 @@ torch.set_num_threads(1)
 
 @contextmanager
 def running(**settings) -> Iterator[TestClient]:
-    """The service in this process, warm, over ASGI."""
-    with TestClient(create_app(Settings(**settings)), raise_server_exceptions=False) as client:
+    """The service in this process, warm, over ASGI; in float32, so that its answers are the same on every machine."""
+    with TestClient(create_app(Settings(**{"precision": "fp32", **settings})), raise_server_exceptions=False) as client:
         while client.get("/health/ready").status_code != 200:
             time.sleep(0.02)
         yield client

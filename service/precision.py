@@ -1,0 +1,61 @@
+"""Inference in bfloat16: which devices gain by it, and the copy of a network that computes in it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Precision = Literal["fp32", "bf16"]
+Wanted = Literal["auto", "fp32", "bf16"]
+
+
+def resolve(precision: Wanted, device: str) -> Precision:
+    """``auto`` is bf16 where the device multiplies it natively, and so faster than float32."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    found = torch.cpu.get_capabilities()
+    return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
+
+
+def lowered(network: nn.Module) -> nn.Module:
+    """A copy in eval mode that takes and gives float32 and computes in bfloat16 between its first and last convolution.
+
+    These two touch the pixels: in float32 they halve the deviation and cost next to nothing. Batch normalisation is
+    folded into the convolution before it, in float32, so that bfloat16 rounds once.
+    """
+    out = copy.deepcopy(network).eval()
+    for module in out.modules():
+        children = list(module.named_children()) if isinstance(module, nn.Sequential) else []
+        for (name, layer), (next_name, norm) in itertools.pairwise(children):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
+                transposed = isinstance(layer, nn.ConvTranspose2d)
+                setattr(module, name, fuse_conv_bn_eval(layer, norm, transpose=transposed))
+                setattr(module, next_name, nn.Identity())
+    convolutions = {n: m for n, m in out.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
+    if len(convolutions) > 2:
+        first, *inner, last = convolutions
+        for name in inner:
+            convolutions[name].to(torch.bfloat16)
+        out.set_submodule(first, _Cast(convolutions[first], torch.bfloat16))
+        out.set_submodule(last, _Cast(convolutions[last], torch.float32))
+    return out
+
+
+class _Cast(nn.Module):
+    """A layer that takes any floating type, computes in float32 and answers in ``dtype``."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.dtype = layer, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        out: Tensor = self.layer(x.float()).to(self.dtype)
+        return out
