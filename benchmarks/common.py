@@ -115,6 +115,11 @@ def running(
         process.wait()
 
 
+PRECISIONS = ("auto", "fp32", "bf16")
+LEVELS = {"fp32": 1, "bf16": 4}
+"""Grey levels that a value may be off, by the service's arithmetic."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Served:
     """This service as a process."""

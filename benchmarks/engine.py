@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import models
-from service.engine import Engine, Precision, Work
+from service.engine import Engine, Work
+from service.precision import Precision
 
 from . import common
 
