@@ -97,7 +97,7 @@ def _target(records: Sequence[Record], dataset: str) -> str:
     """The classifier that the tables of a data set are about: the paper's, a stand-in, or the most measured one."""
     measured = Counter(record.classifier for record in records)
     names = (name.removeprefix(f"{dataset}-") for name in _TARGETS.get(dataset, ()))
-    return next((name for name in names if name in measured), measured.most_common(1)[0][0])
+    return next((name for name in (*names, *(name for name, _ in measured.most_common(1))) if name in measured), "")
 
 
 def _cell(record: Record | None) -> str:
