@@ -17,15 +17,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import admin, gateway
+from . import admin, gateway, tracing
 from .batcher import Batcher
 from .contract import Contract
+from .decoder import Decoder
 from .doors import Admission, Doors
 from .downstream import Downstream
 from .engine import Engine
 from .errors import Draining, EngineFailure, OutOfMemory, ServiceError, Warming
 from .grpc_gateway import GrpcGateway
-from .http import SAFE, RequestContext, refusal
+from .http import QUIET, SAFE, RequestContext, refusal
 from .metrics import Metrics
 from .routes import router
 from .settings import Settings
@@ -44,10 +45,14 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(VERSION)
         self.doors = Doors(settings, self.metrics)
+        self.traces = tracing.start(VERSION)
         self.engine = Engine(
             settings.models, settings.classifier, settings.device, settings.precision, settings.threads
         )
         self.tell_models()
+        self.decoder = Decoder(
+            settings.decode_seconds, settings.deadline_seconds, settings.max_pixels, settings.max_body_bytes
+        )
         self.batcher: Batcher | None = None
         self.downstream: Downstream | None = None
         self.contract = Contract(
@@ -117,23 +122,34 @@ class Service:
         self.draining = True
         if self.batcher:
             await asyncio.to_thread(self.batcher.close, self.settings.drain_seconds)
+        await asyncio.to_thread(self.decoder.close)
         for task in self._background:
             task.cancel()
         if self.downstream:
             await self.downstream.close()
         if self.grpc:
             await self.grpc.stop()
+        if self.traces:
+            await asyncio.to_thread(tracing.stop, self.traces)
 
     def ready_batcher(self) -> Batcher:
-        """The queue, if it takes work now.
+        """The queue, if the service takes work now.
 
         Raises:
             Draining: the service is shutting down.
-            Warming: the models are not warm yet.
-            EngineFailure: the device's thread is gone; only a restart helps.
+            Warming, EngineFailure: as :meth:`warm_batcher` says.
         """
         if self.draining:
             raise Draining("the service is shutting down")
+        return self.warm_batcher()
+
+    def warm_batcher(self) -> Batcher:
+        """The queue, for a request that was accepted, be it before a shutdown began.
+
+        Raises:
+            Warming: the models are not warm yet.
+            EngineFailure: the device's thread is gone; only a restart helps.
+        """
         if self.batcher is None or (self.batcher.alive and not self.batcher.warm):
             raise Warming("the models are being warmed up")
         if not self.batcher.alive:
@@ -159,6 +175,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Removes adversarial noise from images before a classifier sees them.",
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope.get("path") in QUIET,
+        },
     )
     app.state.service = service
     app.include_router(router)

@@ -39,6 +39,7 @@ class Answer:
     result: Purified
     queue_seconds: float
     infer_seconds: float
+    submitted: float
 
 
 @dataclasses.dataclass(eq=False)
@@ -206,7 +207,12 @@ class Batcher:
             rate = images / seconds
             self._images_a_second = 0.9 * self._images_a_second + 0.1 * rate if self._images_a_second else rate
         return [
-            (entry, Answer(result, started - entry.submitted, seconds) if isinstance(result, Purified) else result)
+            (
+                entry,
+                Answer(result, started - entry.submitted, seconds, entry.submitted)
+                if isinstance(result, Purified)
+                else result,
+            )
             for entry, result in zip(batch, results, strict=True)
         ]
 

@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from models import Card
 
-from . import codec, pipeline
+from . import codec, pipeline, tracing
 from .contract import Contract, Entered
 from .downstream import DownstreamAnswer
 from .errors import (
@@ -59,7 +59,7 @@ logger = logging.getLogger("service.gateway")
 # a broken one would be the way past the purifier.
 FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
 # So many of a tensor's numbers are converted, or bytes of a body read, in the time that a PNG's pixel is decoded.
-_NUMBERS_A_PIXEL = _BYTES_A_PIXEL = 64
+NUMBERS_A_PIXEL = BYTES_A_PIXEL = 64
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
 _TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
 
@@ -88,7 +88,9 @@ async def ask(
         raise UnknownModel("no server is configured behind us: ARN_DOWNSTREAM_URL")
     started = time.perf_counter()
     try:
-        answer = await service.downstream.ask(method, path, headers, body, seconds_left(headers, timings))
+        with tracing.asking(headers.items()) as passed_on:
+            left = seconds_left(headers, timings)
+            answer = await service.downstream.ask(method, path, dict(passed_on), body, left)
     except DownstreamError as error:
         service.metrics.downstream_requests.labels(error.code).inc()
         raise
@@ -140,7 +142,7 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
         if random.random() >= settings.purify_share:
             return await bypass(request, service, timings, path, came, "canary")
         try:
-            found = await pipeline.pooled(len(came) // _BYTES_A_PIXEL, find)
+            found = await pipeline.pooled(len(came) // BYTES_A_PIXEL, find)
             purified, items = await purify(service, found, timings)
         except FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
@@ -204,11 +206,11 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             entered.append(None)
         else:
             size = 0 if slot.images is None else slot.images.size
-            tensor = await pipeline.pooled(size // _NUMBERS_A_PIXEL, contract.enter, slot, takes)
+            tensor = await pipeline.pooled(size // NUMBERS_A_PIXEL, contract.enter, slot, takes)
             card = pipeline.choose(service, None, tensor.size, tensor.channels)
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(tensor)
-    timings["decode"] = time.perf_counter() - started
+    timings.stage("decode", started)
     items = await pipeline.purify(service, items, timings)
     started = time.perf_counter()
 
@@ -220,9 +222,9 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             )
         return found.put_back(new)
 
-    work = sum(i.images.size // (1 if t is None else _NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
+    work = sum(i.images.size // (1 if t is None else NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
     wire = await pipeline.pooled(work, write)
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     return wire, items
 
 

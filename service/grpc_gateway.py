@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 from multidict import CIMultiDict
 
-from . import gateway, pipeline
+from . import gateway, pipeline, tracing
 from .downstream import DownstreamAnswer
 from .errors import Draining, ServiceError, Unauthorized
 from .log import REQUEST_ID, access
@@ -50,6 +50,7 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_OUR_FAULTS = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 # gRPC's own, which the channel sets anew; and ours.
 _OWN_METADATA = ("grpc-", ":", "user-agent", "content-type", "te", "x-admin-token", "x-api-key")
 
@@ -125,7 +126,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         return grpc.unary_unary_rpc_method_handler(self._guarded(method, admitted))
 
     def _guarded(self, method: str, handler: Callable[..., Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
-        """Count, log, and turn refusals and the server's own errors into statuses."""
+        """Count, log, trace, and turn refusals and the server's own errors into statuses."""
         route = method.rpartition("/")[2]
 
         async def call(request: bytes, context: Any) -> bytes:
@@ -133,6 +134,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             service.in_flight += 1
             arrived = _Call.of(context)
             REQUEST_ID.set(arrived.id)
+            tracing.note(arrived.id)
             try:
                 return await handler(request, arrived)
             except ServiceError as error:
@@ -152,8 +154,13 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 service.in_flight -= 1
                 service.metrics.requests.labels(f"grpc:{route}", status).inc()
                 access(logging.INFO, arrived.id, "gRPC", route, status, time.perf_counter() - started)
+                tracing.outcome(status, status in _OUR_FAULTS)
 
-        return call
+        async def traced(request: bytes, context: Any) -> bytes:
+            with tracing.called(method.lstrip("/"), dict(context.invocation_metadata() or ())):
+                return await call(request, context)
+
+        return traced
 
     async def _infer(self, request: bytes, call: _Call) -> bytes:
         service, timings = self._service, Timings()
@@ -163,7 +170,9 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         if random.random() >= settings.purify_share:
             return await self._bypass(request, call, timings, "canary")
         try:
-            wire, items = await gateway.purify(service, v2_grpc.find(Wire(request, {})), timings)
+            pixels = len(request) // gateway.BYTES_A_PIXEL
+            found = await pipeline.pooled(pixels, v2_grpc.find, Wire(request, {}))
+            wire, items = await gateway.purify(service, found, timings)
         except gateway.FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
@@ -194,7 +203,9 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         seconds = min(self._service.settings.downstream_timeout_seconds, max(0.001, call.deadline - time.monotonic()))
         outcome = "OK"
         try:
-            answer: bytes = await self._channel.unary_unary(method)(request, timeout=seconds, metadata=call.metadata)
+            with tracing.asking(call.metadata) as passed_on:
+                ask = self._channel.unary_unary(method)
+                answer: bytes = await ask(request, timeout=seconds, metadata=tuple(passed_on))
         except grpc.aio.AioRpcError as error:
             outcome = error.code().name
             raise

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from . import tracing
 from .errors import BodyTooLarge, BrokenBody, ClientGone, ServiceError
 from .log import REQUEST_ID, access
 from .metrics import Metrics
@@ -23,7 +24,7 @@ from .metrics import Metrics
 # An answer is what its type says, and about nobody's images but the asker's.
 SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-_QUIET = ("/metrics", "/health/live", "/health/ready")
+QUIET = ("/metrics", "/health/live", "/health/ready")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytearray:
@@ -130,6 +131,7 @@ class RequestContext:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         REQUEST_ID.set(request_id)
+        tracing.note(request_id)
         status = 500
         started = time.perf_counter()
 
@@ -149,5 +151,5 @@ class RequestContext:
             # The template, never the path: a scanner must not be able to make new series.
             route = getattr(scope.get("route"), "path", "unmatched")
             self.metrics.requests.labels(route, status).inc()
-            level = logging.DEBUG if route in _QUIET else logging.INFO
+            level = logging.DEBUG if route in QUIET else logging.INFO
             access(level, request_id, scope["method"], route, status, time.perf_counter() - started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
@@ -12,9 +13,10 @@ import numpy as np
 
 from models import Card, any_size
 
-from . import codec
+from . import codec, tracing
 from .batcher import Answer
 from .codec import Images
+from .decoder import Plan
 from .engine import Attack, Purified, Work
 from .errors import UnknownModel, WrongSize
 
@@ -26,11 +28,20 @@ Sizes = Literal["evaluated", "any"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Decoding and encoding less than this is quicker than handing it to a thread.
-_INLINE_PIXELS = 128 * 128
+# Decoding and encoding less than this is quicker than handing it to a thread or another process.
+_INLINE_PIXELS, _INLINE_BYTES = 128 * 128, 64 * 2**10
+# Names of PNG chunks that grow by a thousand as a header is read: a small file with one of them is not small.
+_COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 
-Timings = dict[str, float]
-"""Seconds of each stage of one request."""
+
+class Timings(dict[str, float]):
+    """Seconds of each stage of one request; where it is traced, each is a span too."""
+
+    def stage(self, name: str, started: float, ended: float | None = None) -> None:
+        """Note a stage by ``time.perf_counter``; of several side by side the longest counts."""
+        ended = time.perf_counter() if ended is None else ended
+        self[name] = max(self.get(name, 0.0), ended - started)
+        tracing.stage(name, started, ended)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +116,28 @@ async def decode(
 ) -> Item:
     """An encoded image as pixels for the model that takes it; in ``channels`` where that model takes any number.
 
+    Small ones are decoded here, all others in a process that can be killed.
+
     Raises:
         BrokenImage: not decodable.
         TooManyPixels: told from the header.
+        DecodeTimeout: not decoded in time.
+        DeadlineExceeded: no decoder was free in time.
         UnknownModel, WrongSize: as :func:`choose` says.
     """
-    opened = codec.open_image(data, service.settings.max_pixels)
-    card = choose(service, wanted, opened.size, resize=resize)
-    fixed, height, width = card.input_shape
-    resize_to = (height, width) if resize and height else None
-    pixels = await pooled(math.prod(opened.size), opened.decode, fixed or channels or opened.channels, resize_to)
-    return Item(None, card.name, pixels)
+
+    def plan(size: tuple[int, int], enough: int) -> Plan:
+        card = choose(service, wanted, size, resize=resize)
+        fixed, height, width = card.input_shape
+        return Plan(card.name, fixed or channels or enough, (height, width) if resize and height else None)
+
+    if len(data) <= _INLINE_BYTES and not any(name in data for name in _COMPRESSED):
+        opened = codec.open_image(data, service.settings.max_pixels)
+        planned = plan(opened.size, opened.channels)
+        if math.prod(opened.size) <= _INLINE_PIXELS:
+            return Item(None, planned.model, opened.decode(planned.channels, planned.resize_to))
+    planned, pixels = await service.decoder.decode(data, plan)
+    return Item(None, planned.model, pixels)
 
 
 async def purify(
@@ -131,7 +153,7 @@ async def purify(
     Raises:
         ServiceError: whatever :meth:`service.batcher.Batcher.submit` does; all items or none.
     """
-    batcher, deadline = service.ready_batcher(), service.settings.deadline_seconds
+    batcher, deadline = service.warm_batcher(), service.settings.deadline_seconds
     alike: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
         alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
@@ -154,8 +176,10 @@ async def purify(
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         answers = [task.result() for task in running]
-    timings["queue"] = max(answer.queue_seconds for answer in answers)
-    timings["infer"] = max(answer.infer_seconds for answer in answers)
+    for answer in answers:
+        begun = answer.submitted + answer.queue_seconds
+        timings.stage("queue", answer.submitted, begun)
+        timings.stage("infer", begun, begun + answer.infer_seconds)
     results: dict[int, Purified] = {}
     for group, answer in zip(alike.values(), answers, strict=True):
         start = 0

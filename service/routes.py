@@ -82,7 +82,8 @@ async def _upload(request: Request, service: Service) -> Upload:
     if kind == _MULTIPART:
         return Upload(kind, await read_multipart(content_type, body, settings.queue_images))
     if kind == codec.NPY_TYPE or (kind in _UNTYPED and body.startswith(_NPY_MAGIC)):
-        return Upload(codec.NPY_TYPE, tensor=codec.decode_npy(body))
+        tensor = await pipeline.pooled(len(body) // gateway.BYTES_A_PIXEL, codec.decode_npy, body)
+        return Upload(codec.NPY_TYPE, tensor=tensor)
     return Upload("image", [(None, body)])
 
 
@@ -124,7 +125,7 @@ async def _purified(
     """The common way of every request: decode, queue, infer."""
     started = time.perf_counter()
     items = await _items(request, service, upload, classify)
-    timings["decode"] = time.perf_counter() - started
+    timings.stage("decode", started)
     if classify:
         _check_classifier(service, items)
     async with stopping_when_client_leaves(request):
@@ -250,6 +251,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         415: "a content type that is not read",
         422: "a size, a number of pixels or a parameter that is not taken",
         429: "the queue, the client's share or the memory for bodies is full; Retry-After says when to come back",
+        500: "the network failed on the batch",
         503: "warming up or shutting down",
         504: "the deadline passed",
     }.items()
@@ -279,14 +281,14 @@ async def purify(request: Request) -> Response:
 
 
 async def _purify(request: Request, service: Service) -> Response:
-    timings: Timings = {}
+    timings = Timings()
     upload = await _upload(request, service)
     media_type = negotiate.choose(request.headers.get("accept"), _offers(upload))
     items = await _purified(request, service, upload, timings)
     started = time.perf_counter()
     pixels = sum(math.prod(item.images.shape) for item in items)
     body, content_type = await pipeline.pooled(pixels, _encode, items, media_type)
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     headers = {**pipeline.evidence(service, items, timings), "Content-Type": content_type, "Vary": "Accept"}
     return Response(body, headers=headers)
 
@@ -309,7 +311,7 @@ async def classify(request: Request) -> Response:
 
 
 async def _classify(request: Request, service: Service) -> Response:
-    timings: Timings = {}
+    timings = Timings()
     compare = _flag(request, "compare")
     negotiate.choose(request.headers.get("accept"), ("application/json",))
     upload = await _upload(request, service)
@@ -345,13 +347,13 @@ async def _forward(request: Request, service: Service) -> Response:
     """Purify one image and pass it on as PNG; the classifier's answer comes back as it is."""
     if _flag(request, "compare"):
         raise BadParameter("compare works with the embedded classifier only")
-    timings: Timings = {}
+    timings = Timings()
     items = await _purified(request, service, await _upload(request, service), timings)
     if len(items) > 1 or len(items[0].purified) > 1:
         raise BadParameter("one image a request is forwarded")
     started = time.perf_counter()
     body = codec.encode_image(_pictures(items[0])[0])
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     headers = {**gateway.client_headers(request), "content-type": "image/png"}
     async with stopping_when_client_leaves(request):
         answer = await gateway.ask(service, timings, "POST", "", headers, body)
@@ -415,7 +417,7 @@ async def _attack(request: Request, service: Service) -> Response:
     if not 0 <= eps <= 1:
         raise BadParameter("eps is a number from 0 to 1")
     through = _flag(request, "through_purifier")
-    timings: Timings = {}
+    timings = Timings()
     upload = await _upload(request, service)
     if upload.tensor is not None or len(upload.files) != 1:
         raise BadParameter("one image a request is attacked")
@@ -430,7 +432,11 @@ async def _attack(request: Request, service: Service) -> Response:
     return Response(body, media_type="image/png", headers=headers)
 
 
-@router.get("/health/live", summary="200 while the process can still serve")
+@router.get(
+    "/health/live",
+    summary="200 while the process can still serve",
+    responses={503: {"description": "the device's thread is gone"}},
+)
 async def live(request: Request) -> Response:
     """503 once the device's thread is gone: only a restart helps then."""
     service = _service(request)
@@ -438,7 +444,11 @@ async def live(request: Request) -> Response:
     return JSONResponse({"status": "alive" if alive else "dead"}, 200 if alive else 503)
 
 
-@router.get("/health/ready", summary="200 when requests are taken; 503 while warming and draining", responses=_ERRORS)
+@router.get(
+    "/health/ready",
+    summary="200 when requests are taken",
+    responses={503: {"description": "warming up or shutting down"}},
+)
 async def ready(request: Request) -> Response:
     """For load balancers."""
     try:

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from torch import nn
 
+import models
 from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
 from models.arn import Architecture
 from models.checkpoint import Kind
@@ -128,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--attack", default="PGD_N")
     detect.add_argument("--out", type=Path, default=Path("results"))
 
-    draw = commands.add_parser("figures", parents=[common], help="draw the pictures of the documents again")
+    draw = commands.add_parser("figures", parents=[common], help="draw the pictures of documents and model cards again")
     draw.add_argument("--purifier", default="mnist-transparent", help="name or path")
     draw.add_argument("--out", type=Path, default=Path("docs/figures"))
 
@@ -324,6 +325,9 @@ def _run(flags: argparse.Namespace, command: str) -> int:
         f, _ = load_model(flags.classifier, "classifier", "digits", "cpu")
         g, _ = load_model(flags.purifier, "purifier", "digits", "cpu")
         figures.draw_pictures(f, g, flags.out, flags.seed)
+        for shipped in map(models.load, models.available()):
+            if figures.has_sheet(card_of(shipped)):
+                figures.draw_sheet(f, shipped, models.ZOO, flags.seed)
     elif flags.command == "import-lisa":
         train, test = import_lisa(flags.source, data.folder(flags.data_dir))
         print(f"{train} crops to train on, {test} to test on")

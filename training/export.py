@@ -12,6 +12,7 @@ import models
 from models import Card, any_size, checkpoint
 from models.checkpoint import write_atomically
 
+from . import figures
 from .attacks import get
 from .classifier import error_rate
 from .data import Dataset
@@ -56,6 +57,9 @@ def export(
     sha256 = checkpoint.save(model, card, path, torch.float16)
     card = dataclasses.replace(card, sha256=sha256)
     write_atomically(target / f"{name}.md", model_card(card, sum(p.numel() for p in model.parameters())).encode())
+    if figures.has_sheet(card):
+        f, _ = load_model(classifier, "classifier", dataset.name, "cpu")
+        figures.draw_sheet(f, checkpoint.load(path), target)
     return card
 
 
@@ -72,7 +76,8 @@ def model_card(card: Card, parameters: int) -> str:
         "seen attacks": ", ".join(f"{a['attack']} eps {a['eps']}" for a in card.seen_attacks),
         "trained in front of": card.classifier_sha256,
         "validation error, oblivious" if card.kind == "purifier" else "validation error": ", ".join(
-            f"{k.removeprefix('error/')} {v:.2f} %" for k, v in card.metrics.items()
+            f"{name.removeprefix('error/')} {rate:.2f} %"
+            for name, rate in sorted(card.metrics.items(), key=lambda item: (item[0] != "error/none", item[0]))
         ),
         "command": f"`{card.command}`" if card.command else "",
         "versions": ", ".join(f"{k} {v}" for k, v in card.versions.items()),
@@ -85,4 +90,11 @@ def model_card(card: Card, parameters: int) -> str:
         if card.profile == "transparent"
         else ""
     )
-    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}"
+    sheet = ""
+    if figures.has_sheet(card):
+        names = " and ".join(str(seen["attack"]) for seen in card.seen_attacks)
+        sheet = (
+            f"\n![Digits, attacked and purified]({card.name}.png)\n\n"
+            f"*scikit-learn's digits, for {names} each: natural, adversarial, the noise ten times over, purified.*\n"
+        )
+    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{sheet}"

@@ -38,7 +38,8 @@ class Recipe:
     training split. ``schedule``: ``constant``, or ``one_cycle`` (linear warm-up over a tenth, cosine to zero).
     ``sample`` draws z ~ N(mu, sigma^2) in training instead of taking mu. ``refresh_epochs`` crafts the seen attacks
     anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
-    ``corrupted``: share of the inputs damaged at random on top (:mod:`training.corrupt`), the target staying natural.
+    ``corrupted``: share of the inputs damaged at random on top, in one of the ways ``damage`` (of
+    :data:`training.corrupt.KINDS`), the target staying natural.
     ``flip`` mirrors half of the images of each generation. ``budgets``: each batch is attacked at one drawn from this
     range instead of the attack's own.
     ``continues``: the recipe whose run it is meant to go on from (``--init``).
@@ -57,6 +58,7 @@ class Recipe:
     refresh_epochs: int = 0
     shift: int = 0
     corrupted: float = 0.0
+    damage: tuple[str, ...] = ("specks", "scatter", "grain")
     flip: bool = False
     budgets: tuple[float, float] | None = None
     continues: str = ""
@@ -113,6 +115,16 @@ def augmented() -> Recipe:
     return dataclasses.replace(
         base, name="augmented", epochs=6, learning_rate=2e-3, corrupted=0.5, continues="transparent"
     )
+
+
+def speckled() -> Recipe:
+    """``augmented`` with white specks that crowd, as JSMA's do, in the place of scattered ones.
+
+    20 minutes on two busy CPU cores. Validation error in percent, every 20th image, of ``augmented`` and of this:
+    JSMA_T 16.4 and 10.0, STA_N 2.8 and 4.0, STA_T 6.4 and 8.4, FWA_N 19.2 and 16.0; all images, natural .64 and .68.
+    Light moved to neighbours and smooth flows as two ways more gave 12.4, 4.0, 7.2 and 21.2: they do not help.
+    """
+    return dataclasses.replace(augmented(), name="speckled", damage=("crowds", "scatter", "grain"))
 
 
 def paper() -> Recipe:
@@ -216,6 +228,7 @@ def _beside(recipe: Recipe, ours: Recipe) -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "transparent": transparent,
     "augmented": augmented,
+    "speckled": speckled,
     "paper": paper,
     "released": released,
     "ape-g": ape_g,

@@ -391,7 +391,7 @@ class Trainer:
         x = torch.cat(list(batch))
         if recipe.corrupted:
             generator = torch.Generator().manual_seed(seed_of(self.config.seed, "corrupt", self.step, self.rank))
-            x = corrupt(x, recipe.corrupted, generator)
+            x = corrupt(x, recipe.corrupted, recipe.damage, generator)
         x = x.contiguous(memory_format=torch.channels_last)
         target = natural.repeat(k, 1, 1, 1)
         domains = torch.arange(k, device=self.device).repeat_interleave(len(natural))

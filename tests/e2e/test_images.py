@@ -62,7 +62,8 @@ def test_what_the_image_installs_is_pinned_by_hash_to_the_versions_that_are_test
     versions, tested = named(pinned), named((ROOT / "constraints.txt").read_text())
     assert {name: version for name, version in versions.items() if tested.get(name, version) != version} == {}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*extras["dependencies"], *extras["optional-dependencies"]["serve"]]
+    optional = extras["optional-dependencies"]
+    wanted = [*extras["dependencies"], *optional["serve"], *optional["otel"]]
     assert {re.split(r"[\[>=]", requirement)[0] for requirement in wanted} <= set(versions)
     for block in re.split(r"\n(?=\S)", pinned):
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block

@@ -17,6 +17,8 @@ def checkout(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "models" / "zoo", tmp_path / "models" / "zoo")
     shutil.copytree(ROOT / "results" / "checkpoints", tmp_path / "results" / "checkpoints")
     shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "choosing.md", tmp_path / "docs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
