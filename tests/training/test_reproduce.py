@@ -48,7 +48,7 @@ def test_the_smoke_run_goes_from_data_to_tables(checkout, capsys):
         "Detection by LID",
     ):
         assert row in page, row
-    assert (checkout / "runs/smoke/project/docs/figures/ablation.png").is_file()
+    assert (checkout / "runs/smoke/project/docs/figures/ablation-digits.png").is_file()
     capsys.readouterr()
     assert reproduce.main(["mnist", "--smoke", "--only", "train"]) == 0
     assert capsys.readouterr().out.startswith("0 of ")
