@@ -12,7 +12,7 @@ from . import checkpoint
 from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, ApeGDiscriminator, Hgd, HgdConfig
 from .checkpoint import Card, CheckpointError, card_of
-from .classifiers import LeNet5, LeNet5Config
+from .classifiers import LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet8, ResNet8Config
 from .discriminators import AttackDiscriminator, ImageDiscriminator
 
 __all__ = [
@@ -30,6 +30,10 @@ __all__ = [
     "ImageDiscriminator",
     "LeNet5",
     "LeNet5Config",
+    "Mlp",
+    "MlpConfig",
+    "ResNet8",
+    "ResNet8Config",
     "available",
     "card_of",
     "load",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, Hgd, HgdConfig
-from .classifiers import LeNet5, LeNet5Config
+from .classifiers import LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet8, ResNet8Config
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]
@@ -35,6 +35,8 @@ _ARCHITECTURES: dict[str, tuple[type, type[nn.Module], Kind]] = {
     "ape-g": (ApeGConfig, ApeG, "purifier"),
     "hgd": (HgdConfig, Hgd, "purifier"),
     "lenet5": (LeNet5Config, LeNet5, "classifier"),
+    "mlp": (MlpConfig, Mlp, "classifier"),
+    "resnet8": (ResNet8Config, ResNet8, "classifier"),
 }
 
 

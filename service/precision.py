@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from models.folding import folded
 
 Precision = Literal["fp32", "bf16"]
 Wanted = Literal["auto", "fp32", "bf16"]
@@ -28,16 +27,9 @@ def lowered(network: nn.Module) -> nn.Module:
     """A copy in eval mode that takes and gives float32 and computes in bfloat16 between its first and last convolution.
 
     These two touch the pixels: in float32 they halve the deviation and cost next to nothing. Batch normalisation is
-    folded into the convolution before it, in float32, so that bfloat16 rounds once.
+    folded first, in float32, so that bfloat16 rounds once.
     """
-    out = copy.deepcopy(network).eval()
-    for module in out.modules():
-        children = list(module.named_children()) if isinstance(module, nn.Sequential) else []
-        for (name, layer), (next_name, norm) in itertools.pairwise(children):
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
-                transposed = isinstance(layer, nn.ConvTranspose2d)
-                setattr(module, name, fuse_conv_bn_eval(layer, norm, transpose=transposed))
-                setattr(module, next_name, nn.Identity())
+    out = folded(network)
     convolutions = {n: m for n, m in out.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
     if len(convolutions) > 2:
         first, *inner, last = convolutions

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models import LeNet5, LeNet5Config
+from models import LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet8, ResNet8Config
 
 from .attacks import Attack, get, seed_of
 from .data import Dataset, Split, shift_images
@@ -63,16 +63,25 @@ def doa() -> ClassifierRecipe:
 CLASSIFIER_RECIPES = {"natural": natural, "at-pgd": at_pgd, "doa-7x7": doa}
 
 
+def build(arch: str, dataset: Dataset) -> nn.Module:
+    """A classifier for ``dataset`` with fresh weights."""
+    channels, size, _ = dataset.shape
+    classes = len(dataset.class_names)
+    if arch == "mlp":
+        return Mlp(MlpConfig(channels, size, classes))
+    return ResNet8(ResNet8Config(channels, classes)) if arch == "resnet8" else LeNet5(LeNet5Config(channels, classes))
+
+
 def train_classifier(
     dataset: Dataset, recipe: ClassifierRecipe, device: str = "cpu", initial: nn.Module | None = None,
-    out: Path | None = None,
+    out: Path | None = None, arch: str = "lenet5",
 ) -> nn.Module:  # fmt: skip
-    """Train a LeNet-5 on ``dataset``, from ``initial``'s weights if given, and return it frozen, in eval mode.
+    """Train a classifier on ``dataset``, from ``initial``'s weights if given, and return it frozen, in eval mode.
 
     With ``out`` the state is saved there after each epoch, and a run that was killed goes on from it.
     """
     torch.manual_seed(recipe.seed)
-    model: nn.Module = LeNet5(LeNet5Config(dataset.shape[0], len(dataset.class_names)))
+    model: nn.Module = build(arch, dataset)
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -13,6 +13,7 @@ from pathlib import Path
 from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
 
 from . import attacks, data, figures, lid, tables
+from .adaptive import as_learned
 from .classifier import CLASSIFIER_RECIPES, train_classifier
 from .convert import convert
 from .craft import crafted_set, versions
@@ -20,13 +21,21 @@ from .data import DATASETS, Dataset
 from .evaluate import Subject, evaluate, over_http
 from .export import export
 from .load import load_model
-from .recipes import RECIPES, LossWeights
+from .recipes import RECIPES, LossWeights, Recipe
 from .records import read_all
 from .redflags import annotate
 from .threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
 from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
 
-_KINDS = {"compact": "purifier", "released": "purifier", "ape-g": "purifier", "hgd": "purifier", "lenet5": "classifier"}
+_CLASSIFIERS = ("lenet5", "mlp", "resnet8")
+_KINDS = {
+    **dict.fromkeys(("compact", "released", "ape-g", "hgd"), "purifier"),
+    **dict.fromkeys(_CLASSIFIERS, "classifier"),
+}
+
+
+# Of the compact network, each a flag and a field of its configuration.
+_SHAPE = ("width", "code_channels", "blocks")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -39,6 +48,15 @@ def _weights(text: str) -> tuple[tuple[str, float], ...]:
     if any(term not in known for term, _, _ in pairs):
         raise argparse.ArgumentTypeError(f"terms are {', '.join(known)}")
     return tuple((term, float(weight)) for term, _, weight in pairs)
+
+
+def _fields(text: str) -> tuple[tuple[str, float | int], ...]:
+    known = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in dataclasses.fields(Recipe)}
+    numbers = {name: number for name, number in known.items() if number}
+    pairs = [part.partition("=") for part in _names(text)]
+    if any(name not in numbers for name, _, _ in pairs):
+        raise argparse.ArgumentTypeError(f"a recipe's numbers are {', '.join(numbers)}")
+    return tuple((name, numbers[name](value)) for name, _, value in pairs)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,22 +77,31 @@ def _parser() -> argparse.ArgumentParser:
     craft.add_argument("--attacks", type=_names, default=("PGD_N", "PGD_T", "DDN_N"))
     craft.add_argument("--split", default="test", choices=["train", "validation", "test"])
 
-    train = commands.add_parser("train", parents=[common], help="train a purifier, or the classifier (--arch lenet5)")
+    train = commands.add_parser("train", parents=[common], help="train a purifier, or a classifier (--arch lenet5)")
     train.add_argument("--arch", default="compact", choices=list(_KINDS))
     train.add_argument(
         "--recipe",
         choices=sorted([*RECIPES, *CLASSIFIER_RECIPES]),
         help="transparent, unless --arch is a baseline or a classifier, which have their own",
     )
-    train.add_argument("--seen", type=_names, default=("PGD_N", "PGD_T"))
+    train.add_argument("--seen", type=_names, help="attacks to learn from, instead of the recipe's")
     train.add_argument("--init", type=Path, help="go on from this checkpoint's weights")
     train.add_argument("--out", type=Path, required=True, help="run folder; a run that was killed goes on there")
+    train.add_argument("--width", type=int, help="of the compact network; 32 otherwise")
+    train.add_argument("--code-channels", type=int, help="of the compact network; 32 otherwise")
+    train.add_argument(
+        "--blocks", type=int, help="residual blocks on each side of the compact network's code; 1 otherwise"
+    )
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--save-seconds", type=float, default=60.0, help="how often the state is saved")
     train.add_argument(
         "--weights", type=_weights, default=(), help="of loss terms instead of the recipe's: att=0,adv=.1"
     )
+    train.add_argument(
+        "--with", type=_fields, default=(), dest="fields", metavar="FIELD=NUMBER,...",
+        help="other numbers of the recipe: inner_steps=20,ema=0",
+    )  # fmt: skip
     train.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     train.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
     train.add_argument("--fp32", action="store_true", help="no bf16 autocast in training")
@@ -132,12 +159,12 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     dataset = dataclasses.replace(dataset, train=dataset.train.every(flags.every))
     initial = load_model(str(flags.init), _KINDS[flags.arch], dataset.name, "cpu")[0] if flags.init else None
     overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v}
-    if flags.arch == "lenet5":
+    if flags.arch in _CLASSIFIERS:
         make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
         if make is None:
-            raise ValueError(f"--arch lenet5 takes --recipe {', '.join(CLASSIFIER_RECIPES)}, not {flags.recipe}")
+            raise ValueError(f"--arch {flags.arch} takes --recipe {', '.join(CLASSIFIER_RECIPES)}, not {flags.recipe}")
         recipe = dataclasses.replace(make(), seed=flags.seed, **overrides)
-        model = train_classifier(dataset, recipe, flags.device, initial, flags.out)
+        model = train_classifier(dataset, recipe, flags.device, initial, flags.out, flags.arch)
         architecture, config, kind = checkpoint.architecture_of(model)
         card = Card(
             flags.out.name, kind, architecture, config, dataset.name, dataset.shape, recipe=recipe.name,
@@ -148,22 +175,35 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         return
     chosen = flags.recipe or {"ape-g": "ape-g", "hgd": "hgd"}.get(flags.arch, "transparent")
     if chosen not in RECIPES:
-        raise ValueError(f"recipe {chosen} is for --arch lenet5")
+        raise ValueError(f"recipe {chosen} is for a classifier: --arch {', '.join(_CLASSIFIERS)}")
     recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
     # A run that is not the recipe as it is known says so in its name.
-    name = recipe_.name + "".join(f"-{term}{weight:g}" for term, weight in flags.weights)
+    name = recipe_.name + "".join(f"-{term}{value:g}" for term, value in (*flags.weights, *flags.fields))
+    shape = {key: value for key in _SHAPE if (value := getattr(flags, key)) is not None}
+    name += "".join(f"-{key.replace('_', '')}{value}" for key, value in shape.items())
+    if shape and flags.arch != "compact":
+        raise ValueError(f"--arch {flags.arch} has a shape of its own: no --width, --code-channels or --blocks")
     if flags.static:
         name, recipe_ = f"{name}-static", dataclasses.replace(recipe_, refresh_epochs=0, shift=0)
     if overrides or flags.static or flags.every > 1:
         name = f"{name}-{recipe_.epochs * (len(dataset.train) // recipe_.batch_size)}"
+    seen = flags.seen or recipe_.seen
+    if recipe_.inner_steps and seen != recipe_.seen:
+        name = f"{name}-{'+'.join(seen)}"
+    specs = _names(flags.classifier)
+    if len(specs) > 1:
+        name = f"{name}-{len(specs)}f"
     if initial and not (recipe_.continues and recipe_.continues == card_of(initial).recipe):
         name = f"{name}-from-{flags.init.stem}"
     if flags.seed:
         name = f"{name}-seed{flags.seed}"
     weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
-    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights)
-    classifier, classifier_card = load_model(flags.classifier, "classifier", dataset.name, flags.device)
-    seen = tuple(attacks.for_training(attacks.get(name, dataset.name)) for name in flags.seen)
+    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights, **dict(flags.fields))
+    classifiers, cards = zip(
+        *(load_model(spec, "classifier", dataset.name, flags.device) for spec in specs), strict=True
+    )
+    by_name = [attacks.get(attack, dataset.name) for attack in seen]
+    learned = [as_learned(a, recipe_) if recipe_.inner_steps else attacks.for_training(a) for a in by_name]
     channels, size, _ = dataset.shape
     arch: PurifierConfig
     match flags.arch:
@@ -172,17 +212,18 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         case "hgd":
             arch = HgdConfig(channels, size)
         case _:
-            arch = ArnConfig(flags.arch, channels, size)
+            arch = ArnConfig(flags.arch, channels, size, **shape)
     Trainer(
-        TrainConfig(arch, recipe_, seen, flags.seed, flags.device, not flags.fp32),
+        TrainConfig(arch, recipe_, tuple(learned), flags.seed, flags.device, not flags.fp32),
         dataset,
-        classifier,
-        classifier_card.sha256,
+        classifiers[0],
+        "+".join(card.sha256 for card in cards),
         flags.out,
         command,
         initial,
         flags.save_seconds,
         flags.pools,
+        classifiers[1:],
     ).fit()
 
 

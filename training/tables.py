@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,28 @@ import models
 from models.checkpoint import write_atomically
 
 from . import figures
-from .records import Record, ablation, has_other_weights, read_all, sweep
+from .records import Record, ablation, has_other_weights, is_choice, of_first_classifier, read_all, sweep
 from .redflags import with_flags
+from .threats import ThreatName
 
 # The columns of the paper's Table 1 and Table 2.
 _COLUMNS = (
     ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "JSMA_T", "PGD_N_eps2", "AA_N_eps2"),
     ("STA_N", "STA_T", "FWA_N", "FWA_N_eps2"),
 )
-_WHITE_BOX = ("PGD_N", "PGD_T", "PGD_Nx100", "CW_N", "DDN_N", "AA_N", "SQUARE_N", "STA_N", "ROA_N")
+_WHITE_BOX = (
+    "PGD_N",
+    "PGD_T",
+    "PGD_Nx100",
+    "PGD_Nx100r10",
+    "PGDM_Nx100r10",
+    "CW_N",
+    "DDN_N",
+    "AA_N",
+    "SQUARE_N",
+    "STA_N",
+    "ROA_N",
+)
 _NAMES = {"none": "natural", "PGD_N_eps2": "PGD_N ε'", "AA_N_eps2": "AA_N ε'", "FWA_N_eps2": "FWA_N ε'"}
 _TABLES = {
     "oblivious": (
@@ -145,11 +159,13 @@ def _difference(record: Record | None, published: float | None) -> str:
 
 
 def _adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) -> str:
-    """Tables 3 and 4: a row for each of the paper's, ours beside it."""
+    """Tables 3 and 4: a row for each of the paper's, ours beside it, the hardened purifier under the transparent."""
     lines = ["| attacked | attack | defence | threat model | ours | the paper's | ours less |"]
     lines.append("| --- | --- | --- | --- | ---: | ---: | ---: |")
     for cell in published:
-        attack, ours = _adaptive_name(cell), None
+        attack = _adaptive_name(cell)
+        ours: Record | None = None
+        hardened: Record | None = None
         for record in records:
             method = record.defence.partition("_")[0]
             surrogate = str(record.settings.get("surrogate", "")).partition("_")[0]
@@ -157,15 +173,18 @@ def _adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) ->
                 (method, record.threat_model, record.attack) == (cell["defence"], cell["threat_model"], attack)
                 and (surrogate or method) == cell["attacked"].partition("+")[0]
                 and record.settings.get("backward", "identity") == "identity"
-                and (ours is None or record.recipe == _shipped_recipe())
             ):
-                ours = record
-        row = _label((ours.defence, ours.recipe, "in-process")) if ours else cell["defence"]
+                if record.recipe == "hardened":
+                    hardened = record
+                elif not is_choice(record.recipe) and (ours is None or record.recipe == _shipped_recipe()):
+                    ours = record
         attacked = cell["attacked"].replace("+L", " + LeNet-5")
-        lines.append(
-            f"| {attacked} | {attack} | {row} | {cell['threat_model']} | {_cell(ours)} "
-            f"| {cell['error_rate']:.2f} | {_difference(ours, cell['error_rate'])} |"
-        )
+        for found in (ours, hardened) if hardened else (ours,):
+            row = _label((found.defence, found.recipe, "in-process")) if found else cell["defence"]
+            lines.append(
+                f"| {attacked} | {attack} | {row} | {cell['threat_model']} | {_cell(found)} "
+                f"| {cell['error_rate']:.2f} | {_difference(found, cell['error_rate'])} |"
+            )
     return "\n".join(lines)
 
 
@@ -179,12 +198,110 @@ def _adaptive_name(cell: dict[str, Any]) -> str:
     return attack + (f"x{cell['iterations']}" if cell["iterations"] not in (None, 40) else "")
 
 
+_HARDENED = (
+    "Trained against attacks that went through f after g, f frozen and ordinary; beside it the transparent one that\n"
+    "ships. `PGDM` climbs the margin in place of cross-entropy, `MATCH` pulls E's features to those of another class,\n"
+    "`x100r10` is 100 steps from 10 random starts."
+)
+_REACH = (
+    "A purifier may learn to write the class into the image for the one classifier that it was trained with. These\n"
+    "classifiers are others, trained for themselves; a white-box attack goes through each of them."
+)
+_FIDELITY = (
+    "Purified images beside the natural ones: PSNR of the mean squared error over all images, and mean SSIM\n"
+    "(Gaussian window of 11 pixels)."
+)
+_CHOICES = (
+    "Each row changes what its name says of the recipe: loss weights, numbers of the recipe, shape of the network,\n"
+    "several classifiers (`3f`), steps in all."
+)
+_ROWS = ("none", "ARN_PP", "ARN_W")
+_REACHED: tuple[tuple[str, ThreatName], ...] = (
+    ("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box"), ("PGDM_Nx100r10", "white_box"),
+    ("AA_N", "white_box"), ("SQUARE_N", "white_box"),
+)  # fmt: skip
+
+
+def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[str]:
+    """What a sceptic asks of the hardened profile, from the records of a data set, whose ``first`` classifier it is for."""
+    shown = [r for r in everything if r.defence in _ROWS and r.recipe in ("", "hardened", "joint", _shipped_recipe())]
+    shown = [r for r in shown if r.settings["transport"] == "in-process"]
+    if not any(r.defence == "ARN_W" for r in everything):
+        return []
+    of_first = [r for r in shown if r.classifier == first and r.defence != "none"]
+    parts = [f"{heading} The hardened profile\n\n{_HARDENED}\n\n{_by_attack(of_first)}"]
+    reach = _by_row(shown, _REACHED, lambda r: (r.classifier, _label((r.defence, r.recipe, "in-process"))))
+    parts.append(f"{heading} In front of other classifiers\n\n{_REACH}\n\n{reach}")
+    fidelity = _by_row(
+        [r for r in shown if r.classifier == first and r.measures],
+        (("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box")),
+        lambda r: (_label((r.defence, r.recipe, "in-process")),),
+        lambda r: f"{r.measures['psnr']:.1f} dB, {r.measures['ssim']:.3f}" if "psnr" in r.measures else "equal",
+    )
+    parts.append(f"{heading} Fidelity\n\n{_FIDELITY}\n\n{fidelity}")
+    choices = [r for r in everything if r.defence == "ARN_W" and (is_choice(r.recipe) or r.classifier == first)]
+    if any(is_choice(r.recipe) for r in choices):
+        table = _by_row(choices, _REACHED, lambda r: (r.recipe, r.classifier))
+        parts.append(f"{heading} What each choice of the hardened recipe buys\n\n{_CHOICES}\n\n{table}")
+    return parts
+
+
+def _by_attack(records: Sequence[Record]) -> str:
+    """A row an attack and threat model, a column a defence; the loss of f beside the error, where it was measured."""
+    defences = sorted({(r.defence, r.recipe, "in-process") for r in records}, key=_place)
+    threats = ("white_box", "bpda", "gray_box", "oblivious")
+    cells: dict[tuple[int, str, str], dict[Row, Record]] = {}
+    for r in records:
+        what = " ".join([r.threat_model, *(str(r.settings[k]) for k in ("surrogate", "backward") if k in r.settings)])
+        key = (threats.index(r.threat_model), what, r.attack)
+        cells.setdefault(key, {})[r.defence, r.recipe, "in-process"] = r
+    lines = ["| error rate, % | threat model | " + " | ".join(_label(row) for row in defences) + " |"]
+    lines.append("| --- | --- |" + " ---: |" * len(defences))
+    for (_, what, attack), found in sorted(cells.items(), key=lambda item: (item[0][:2], _by_number(item[0][2]))):
+        texts = []
+        for row in defences:
+            loss = found[row].measures.get("loss") if row in found else None
+            texts.append(_cell(found.get(row)) + (f" <sub>loss {loss:.3g}</sub>" if loss is not None else ""))
+        lines.append(f"| {_NAMES.get(attack, attack)} | {what} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def _by_number(text: str) -> list[tuple[int, float, str]]:
+    """A key by which ``PGD_Nx40`` comes before ``PGD_Nx100``."""
+    parts = re.split(r"([0-9]+(?:[.][0-9]+)?)", text)
+    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts)]
+
+
+def _by_row(
+    records: Sequence[Record],
+    columns: Sequence[tuple[str, ThreatName]],
+    row_of: Callable[[Record], tuple[str, ...]],
+    cell_of: Callable[[Record], str] = lambda record: _cell(record),
+) -> str:
+    """A row for each ``row_of``, a column an attack and threat model, those that nothing was measured at left out."""
+    cells = {(row_of(r), (r.attack, r.threat_model)): cell_of(r) for r in records}
+    kept = [column for column in columns if any(column == key[1] for key in cells)]
+    rows = sorted({row for row, column in cells if column in kept})
+    width = len(rows[0]) if rows else 1
+    heads = [
+        f"{_NAMES.get(attack, attack)}, {what.replace('_', ' ')}".replace("natural, oblivious", "natural")
+        for attack, what in kept
+    ]
+    lines = ["|" + "  |" * width + " " + " | ".join(heads) + " |", "|" + " --- |" * width + " ---: |" * len(kept)]
+    lines.extend(f"| {' | '.join(row)} | " + " | ".join(cells.get((row, c), "") for c in kept) + " |" for row in rows)
+    return "\n".join(lines)
+
+
 def _sections(records: Sequence[Record], dataset: str, results: Path, heading: str, whole: bool) -> str:
     """The tables of one data set, a heading a threat model; all of them only where ``whole``."""
+    everything, records = records, of_first_classifier(records)
     paper = _paper(results, dataset)
     parts = []
     for threat_model, (title, remark) in _TABLES.items():
-        chosen = [r for r in records if r.threat_model == threat_model and not has_other_weights(r.recipe)]
+        chosen = [
+            r for r in records
+            if r.threat_model == threat_model and not has_other_weights(r.recipe) and not is_choice(r.recipe)
+        ]  # fmt: skip
         groups = _COLUMNS if threat_model == "oblivious" else (_WHITE_BOX,)
         # The paper's numbers are oblivious ones; beside a white box they would say nothing.
         beside = paper if threat_model == "oblivious" else {}
@@ -211,6 +328,7 @@ def _sections(records: Sequence[Record], dataset: str, results: Path, heading: s
                 f"{heading} Without L_adv, L_nor, L_att (the paper's Figure 4)\n\n{_ABLATION}\n\n{_ablation(records)}"
                 f"\n\n{picture}"
             )
+        parts.extend(_hardened(everything, records[0].classifier, heading))
         detection = _detection(results, dataset)
         if detection:
             parts.append(f"{heading} Detection by LID (section 4.3 of the paper)\n\n{_DETECTION}\n\n{detection}")
@@ -323,12 +441,13 @@ def update(results: Path, check: bool = False) -> list[Path]:
     }
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     folder = root / "docs" / "figures"
-    outdated = figures.stale(folder, figures.plots(records))
+    plotted = of_first_classifier(records)
+    outdated = figures.stale(folder, figures.plots(plotted))
     if (folder / "restored.png").is_file():
         shipped_cards = [models.card_of(models.load(name)) for name in ("mnist-lenet5", "mnist-transparent")]
         outdated += figures.stale(folder, figures.pictures(*shipped_cards))
     if not check:
         for path in stale:
             write_atomically(path, wanted[path].encode())
-        figures.draw_plots(records, folder)
+        figures.draw_plots(plotted, folder)
     return [*stale, *outdated]
