@@ -195,6 +195,8 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         name = f"{name}-{len(specs)}f"
     if initial and not (recipe_.continues and recipe_.continues == card_of(initial).recipe):
         name = f"{name}-from-{flags.init.stem}"
+    elif recipe_.continues and not initial:
+        name = f"{name}-from-nothing"
     if flags.seed:
         name = f"{name}-seed{flags.seed}"
     weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))

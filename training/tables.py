@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,6 @@ _CHOICES = (
     "Each row changes what its name says of the recipe: loss weights, numbers of the recipe, shape of the network,\n"
     "several classifiers (`3f`), steps in all."
 )
-_ROWS = ("none", "ARN_PP", "ARN_W")
 _REACHED: tuple[tuple[str, ThreatName], ...] = (
     ("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box"), ("PGDM_Nx100r10", "white_box"),
     ("AA_N", "white_box"), ("SQUARE_N", "white_box"),
@@ -223,11 +223,13 @@ _REACHED: tuple[tuple[str, ThreatName], ...] = (
 
 
 def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[str]:
-    """What a sceptic asks of the hardened profile, from the records of a data set, whose ``first`` classifier it is for."""
-    shown = [r for r in everything if r.defence in _ROWS and r.recipe in ("", "hardened", "joint", _shipped_recipe())]
-    shown = [r for r in shown if r.settings["transport"] == "in-process"]
-    if not any(r.defence == "ARN_W" for r in everything):
+    """What a sceptic asks of the hardened profile, from a data set's records; ``first`` is its own f."""
+    counts = Counter(r.recipe for r in everything if r.defence == "ARN_W")
+    if not counts:
         return []
+    itself = "hardened" if "hardened" in counts else counts.most_common(1)[0][0]  # a toy run has its length in its name
+    rows = {"none": "", "ARN_PP": _shipped_recipe(), "ARN_W": itself}
+    shown = [r for r in everything if rows.get(r.defence) == r.recipe and r.settings["transport"] == "in-process"]
     of_first = [r for r in shown if r.classifier == first and r.defence != "none"]
     parts = [f"{heading} The hardened profile\n\n{_HARDENED}\n\n{_by_attack(of_first)}"]
     reach = _by_row(shown, _REACHED, lambda r: (r.classifier, _label((r.defence, r.recipe, "in-process"))))

@@ -254,7 +254,7 @@ def test_hardening_attacks_through_the_purifier_as_it_stands(digits, classifier,
     natural, early = source.batch(indices, 0, 0)
     _, late = source.batch(indices, 0, trainer.steps - 1)
     assert torch.equal(natural, digits.train.batch(indices)[0])
-    assert (early - natural).abs().max() <= 0.3 * (0.3 + 0.7 / 4) + 1e-6
+    assert (early - natural).abs().max() <= 0.3 * (0.3 + 0.77 / 4) + 1e-6
     assert (late - natural).abs().max() == pytest.approx(0.3 * 1.07, abs=1e-4)
     assert 0 <= late.min() <= late.max() <= 1
     pair = adaptive.frozen(start, classifier)
@@ -269,7 +269,7 @@ def test_hardening_attacks_through_the_purifier_as_it_stands(digits, classifier,
 
 
 def test_hardening_lowers_the_error_of_the_pair(digits, classifier, tmp_path):
-    chosen = hardened(epochs=12, batch_size=64, eps_from=0.3, eps_to=0.3, ramp=0.0, ema=0.9)
+    chosen = hardened(epochs=5, eps_from=0.3, eps_to=0.3, ramp=0.0, ema=0.9)
     start = models.load("mnist-transparent")
     trainer = train.Trainer(chosen, small(digits, 256), classifier, "f", tmp_path, initial=start)
     f_before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
@@ -322,6 +322,8 @@ def test_a_single_step_keeps_the_smallest_part_that_makes_the_pair_err(digits, c
 
     class Masked(torch.nn.Module):
         def forward(self, image):
+            if image.requires_grad:  # where the step is taken from
+                return classifier(image)
             far = ((image - x).abs().flatten(1).amax(1) > 0.25).float()[:, None]
             one_hot = torch.nn.functional.one_hot(labels, 10).float()
             return classifier(image) * (1 - far) + 100 * far * one_hot
@@ -349,6 +351,6 @@ def test_the_flags_of_a_hardened_run_are_in_its_name(tmp_path):
     more = {"every": 10, "width": 8, "blocks": 2, "with": "inner_steps=2,ema=0", "weights": "kl=2", "batch-size": 64}
     subprocess.run(command(out, recipe="hardened", epochs=1, **more), check=True, capture_output=True)
     card = models.card_of(models.load(out / "purifier.safetensors"))
-    assert card.recipe == "hardened-kl2-inner_steps2-ema0-width8-blocks2-2"
+    assert card.recipe == "hardened-kl2-inner_steps2-ema0-width8-blocks2-2-from-nothing"
     assert (card.config["width"], card.config["blocks"], card.loss_weights["kl"]) == (8, 2, 2.0)
     assert card.seen_attacks[0]["settings"]["iterations"] == 2
