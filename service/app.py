@@ -7,22 +7,25 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import metadata
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import gateway
+from . import admin, gateway, tracing
 from .batcher import Batcher
 from .contract import Contract
+from .doors import Admission, Doors
 from .downstream import Downstream
 from .engine import Engine
-from .errors import Draining, EngineFailure, ServiceError, Warming
+from .errors import Draining, EngineFailure, OutOfMemory, ServiceError, Warming
 from .grpc_gateway import GrpcGateway
-from .http import RequestContext
+from .http import QUIET, SAFE, RequestContext, refusal
 from .metrics import Metrics
 from .routes import router
 from .settings import Settings
@@ -40,12 +43,12 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics(VERSION)
+        self.doors = Doors(settings, self.metrics)
+        self.traces = tracing.start(VERSION)
         self.engine = Engine(
             settings.models, settings.classifier, settings.device, settings.precision, settings.threads
         )
-        for card in self.engine.cards():
-            labels = (card.name, card.sha256, card.profile, self.engine.device)
-            self.metrics.model_info.labels(*labels).set(1)
+        self.tell_models()
         self.batcher: Batcher | None = None
         self.downstream: Downstream | None = None
         self.contract = Contract(
@@ -77,6 +80,7 @@ class Service:
             settings.max_wait_seconds,
             settings.queue_images,
             on_batch=self.metrics.batch_images.observe,
+            on_halved=self.metrics.batches_halved.inc,
             warm_up=warm_up,
         )
         self.metrics.watch_queue(lambda: self.batcher.waiting_images if self.batcher else 0)
@@ -85,6 +89,12 @@ class Service:
         if settings.downstream_grpc:
             self.grpc = GrpcGateway(self)
             await self.grpc.start()
+
+    def tell_models(self) -> None:
+        """Write down which purifiers are loaded."""
+        self.metrics.model_info.clear()
+        for card in self.engine.cards():
+            self.metrics.model_info.labels(card.name, card.sha256, card.profile, self.engine.device).set(1)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something finish that no answer waits for; dropped where too much of it is under way already."""
@@ -114,6 +124,8 @@ class Service:
             await self.downstream.close()
         if self.grpc:
             await self.grpc.stop()
+        if self.traces:
+            await asyncio.to_thread(tracing.stop, self.traces)
 
     def ready_batcher(self) -> Batcher:
         """The queue, if it takes work now.
@@ -142,33 +154,49 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await service.stop()
 
-    app = FastAPI(
+    # Its documentation's scripts come from here, not from a CDN.
+    build = FastAPIOffline if service.settings.docs else partial(FastAPI, openapi_url=None)
+    app = build(
         title="ARN Purify",
         version=VERSION,
         summary="Removes adversarial noise from images before a classifier sees them.",
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope.get("path") in QUIET,
+        },
     )
     app.state.service = service
     app.include_router(router)
     if service.settings.downstream_url:
         app.router.routes.extend(gateway.routes(service.settings.downstream_protocol))
-    app.add_middleware(RequestContext, metrics=service.metrics)
+    if service.settings.admin_token:
+        app.router.routes.append(admin.route())
+    app.add_middleware(Admission, doors=service.doors, settings=service.settings, metrics=service.metrics)
+    app.add_middleware(RequestContext, metrics=service.metrics)  # the last one added is the outermost
 
-    async def refuse(request: Request, error: Any) -> Response:  # noqa: ARG001 (Starlette's signature)
-        service.metrics.rejected.labels(error.code).inc()
-        return JSONResponse({"error": str(error), "code": error.code}, error.status, error.headers)
+    async def refuse(request: Request, error: Any) -> Response:
+        return refusal(request.scope["path"], error, service.metrics)
 
-    async def refuse_route(request: Request, error: Any) -> Response:  # noqa: ARG001
+    async def refuse_for_memory(request: Request, error: Exception) -> Response:
+        logger.warning("no memory for a request", exc_info=error)
+        return await refuse(request, OutOfMemory("no memory for this request now"))
+
+    async def refuse_route(request: Request, error: Any) -> Response:  # noqa: ARG001 (Starlette's signature)
         code = error.detail.lower().replace(" ", "_")
         return JSONResponse({"error": error.detail, "code": code}, error.status_code, error.headers)
 
     async def confess(request: Request, error: Exception) -> Response:  # noqa: ARG001
         # Starlette raises the error again once this is sent, so the traceback reaches the log and nobody else.
         service.metrics.rejected.labels("internal").inc()
-        return JSONResponse({"error": "an internal error; the log has it", "code": "internal"}, 500)
+        return JSONResponse({"error": "an internal error; the log has it", "code": "internal"}, 500, SAFE)
 
     app.add_exception_handler(ServiceError, refuse)
+    app.add_exception_handler(MemoryError, refuse_for_memory)
     app.add_exception_handler(HTTPException, refuse_route)
     app.add_exception_handler(Exception, confess)
     return app

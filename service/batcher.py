@@ -4,6 +4,8 @@ There is no timer unless one is asked for: a batch forms whenever the device is 
 A caller that knows nobody else to be waiting may run its entry on its own thread: without company there is no batch to
 pay for two hand-overs between threads.
 Entries whose client left, or whose deadline passed, are dropped as the batch forms and never reach the device.
+A batch that the device's memory does not hold is run in halves, and one that fails otherwise entry by entry, so that
+nobody pays for another's request.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 
 from .codec import Images
 from .engine import Purified, Work
-from .errors import DeadlineExceeded, Draining, EngineFailure, QueueFull, TooManyImages
+from .errors import DeadlineExceeded, Draining, EngineFailure, OutOfMemory, QueueFull, ServiceError, TooManyImages
 
 logger = logging.getLogger(__name__)
+
+# How long batches stay as small as memory made them, before a full one is tried again.
+_SECONDS_HALVED = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Answer:
     result: Purified
     queue_seconds: float
     infer_seconds: float
+    submitted: float
 
 
 @dataclasses.dataclass(eq=False)
@@ -58,6 +65,7 @@ class Batcher:
         max_wait_seconds: how long the oldest entry may wait for company; 0 never waits.
         queue_images: most images waiting.
         on_batch: told the number of images of every call of ``run``.
+        on_halved: told of every batch that memory did not hold, which ``run`` says as ``MemoryError``.
         warm_up: called on the thread before it takes its first entry.
     """
 
@@ -68,13 +76,16 @@ class Batcher:
         max_wait_seconds: float = 0.0,
         queue_images: int = 1024,
         on_batch: Callable[[int], object] = lambda _: None,
+        on_halved: Callable[[], object] = lambda: None,
         warm_up: Callable[[], object] = lambda: None,
     ) -> None:
-        self._run, self._on_batch, self._warm_up = run, on_batch, warm_up
+        self._run, self._on_batch, self._on_halved, self._warm_up = run, on_batch, on_halved, warm_up
         self._warm = False
         self._max_batch_images, self._max_wait_seconds = max_batch_images, max_wait_seconds
         self._queue_images = queue_images
         self._entries: deque[_Entry] = deque()
+        self._changes: deque[tuple[Callable[[], object], Future[object]]] = deque()
+        self._halved: dict[tuple[object, ...], tuple[int, float]] = {}  # an entry's key: most images, until when
         self._waiting = 0
         self._images_a_second = 0.0
         self._closing = False
@@ -109,6 +120,7 @@ class Batcher:
             QueueFull: no room now; ``retry_after`` says when there should be.
             Draining: the batcher is closing.
             DeadlineExceeded: still waiting after ``deadline_seconds``.
+            OutOfMemory: the device's memory does not hold one of the images.
             EngineFailure: ``run`` raised, or answered another number of images.
         """
         loop = asyncio.get_running_loop()
@@ -135,6 +147,20 @@ class Batcher:
             return await entry.future
         finally:
             timer.cancel()
+
+    async def between_batches(self, change: Callable[[], object]) -> None:
+        """Call ``change`` on the device's thread, after the batch that it works on and before the next.
+
+        Raises:
+            Draining: the batcher is closing.
+        """
+        done: Future[object] = Future()
+        with self._condition:
+            if self._closing:
+                raise Draining("the service is shutting down")
+            self._changes.append((change, done))
+            self._condition.notify()
+        await asyncio.wrap_future(done)
 
     def _admit(self, images: int) -> None:
         if self._closing:
@@ -172,20 +198,21 @@ class Batcher:
                 outcomes = self._outcomes(batch)
             self._tell(outcomes)
 
-    def _outcomes(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Answer | Exception]]:
-        images = sum(len(entry.images) for entry in batch)
+    def _outcomes(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Answer | ServiceError]]:
         started = time.perf_counter()
-        try:
-            results = self._run_in_pieces(batch)
-        except Exception as error:
-            logger.exception("a batch of %d images failed", images)
-            failure = EngineFailure(f"the network failed on this batch: {type(error).__name__}")
-            return [(entry, failure) for entry in batch]
+        results = self._results(batch)
         seconds = time.perf_counter() - started
-        rate = images / seconds
-        self._images_a_second = 0.9 * self._images_a_second + 0.1 * rate if self._images_a_second else rate
+        images = sum(len(result) for result in results if isinstance(result, Purified))
+        if images:
+            rate = images / seconds
+            self._images_a_second = 0.9 * self._images_a_second + 0.1 * rate if self._images_a_second else rate
         return [
-            (entry, Answer(result, started - entry.submitted, seconds))
+            (
+                entry,
+                Answer(result, started - entry.submitted, seconds, entry.submitted)
+                if isinstance(result, Purified)
+                else result,
+            )
             for entry, result in zip(batch, results, strict=True)
         ]
 
@@ -193,6 +220,7 @@ class Batcher:
         """The next batch; empty only when the batcher is closed and nothing waits."""
         with self._condition:
             while True:
+                self._make_changes()
                 self._drop_dead()
                 if self._entries:
                     wait = self._entries[0].submitted + self._max_wait_seconds - time.perf_counter()
@@ -206,7 +234,7 @@ class Batcher:
             first = self._entries[0].key
             batch: list[_Entry] = []
             rest: deque[_Entry] = deque()
-            room = self._max_batch_images
+            room = self._most(first)
             for entry in self._entries:
                 # The oldest entry always goes, whatever its size. Once one of its kind does not fit, none behind it
                 # overtakes, so that a large entry is never starved by small ones.
@@ -222,6 +250,16 @@ class Batcher:
             self._waiting -= sum(len(entry.images) for entry in batch)
             return batch
 
+    def _make_changes(self) -> None:
+        while self._changes:
+            change, done = self._changes.popleft()
+            if done.set_running_or_notify_cancel():
+                try:
+                    with self._device:
+                        done.set_result(change())
+                except Exception as error:
+                    done.set_exception(error)
+
     def _drop_dead(self) -> None:
         """Forget entries whose client left or whose deadline passed."""
         now = time.perf_counter()
@@ -230,16 +268,65 @@ class Batcher:
             self._entries = alive
             self._waiting = sum(len(entry.images) for entry in alive)
 
-    def _run_in_pieces(self, batch: Sequence[_Entry]) -> list[Purified]:
-        if len(batch) == 1 and len(batch[0].images) > self._max_batch_images:
-            return [self._run_large(batch[0])]
+    def _most(self, key: tuple[object, ...]) -> int:
+        """Most images in one call of ``run``."""
+        images, until = self._halved.get(key, (self._max_batch_images, math.inf))
+        return images if time.monotonic() < until else self._max_batch_images
+
+    def _results(self, batch: Sequence[_Entry]) -> Sequence[Purified | ServiceError]:
+        """What comes of each entry: of a batch that fails, what comes of each alone."""
+        images = sum(len(entry.images) for entry in batch)
+        failure: ServiceError
+        try:
+            return self._run_together(batch)
+        except MemoryError as error:
+            logger.error("a batch of %d images failed for want of memory: %s", images, error)
+            failure = OutOfMemory("the device's memory does not hold this image now")
+        except Exception as error:
+            logger.exception("a batch of %d images failed", images)
+            failure = EngineFailure(f"the network failed on this batch: {type(error).__name__}")
+        if len(batch) == 1:
+            return [failure]
+        return [result for entry in batch for result in self._results([entry])]
+
+    def _run_together(self, batch: Sequence[_Entry]) -> list[Purified]:
         images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
-        result = self._run_checked(batch[0].work, images)
+        result = self._run_in_pieces(batch, images)
         parts, start = [], 0
         for entry in batch:
             parts.append(result.part(start, start + len(entry.images)))
             start += len(entry.images)
         return parts
+
+    def _run_in_pieces(self, batch: Sequence[_Entry], images: Images) -> Purified:
+        key, most, halved = batch[0].key, self._most(batch[0].key), False
+        pieces: list[Purified] = []
+        start = 0
+        while start < len(images):
+            if pieces and all(entry.future.done() for entry in batch):  # the clients left: nobody waits for the rest
+                break
+            piece = images[start : start + most]
+            try:
+                pieces.append(self._run_checked(batch[0].work, piece))
+            except MemoryError:
+                if len(piece) == 1:
+                    raise
+                most, halved = len(piece) // 2, True
+                self._on_halved()
+                continue  # outside of this block, where the error no longer holds what the device had allocated
+            start += len(piece)
+            if halved:
+                halved = False
+                self._remember(key, most)
+        return pieces[0] if len(pieces) == 1 else Purified.join(pieces)
+
+    def _remember(self, key: tuple[object, ...], most: int) -> None:
+        """Form batches of what worked for a while."""
+        now = time.monotonic()
+        halved = {k: v for k, v in self._halved.items() if v[1] > now}
+        if key not in halved:
+            logger.warning("memory holds %d images of %s and no more: smaller batches for a while", most, key[-1])
+        self._halved = halved | {key: (most, now + _SECONDS_HALVED)}
 
     def _run_checked(self, work: Work, images: Images) -> Purified:
         self._on_batch(len(images))
@@ -248,15 +335,7 @@ class Batcher:
             raise RuntimeError(f"{len(images)} images went in, {len(result)} came out")
         return result
 
-    def _run_large(self, entry: _Entry) -> Purified:
-        pieces: list[Purified] = []
-        for start in range(0, len(entry.images), self._max_batch_images):
-            if pieces and entry.future.done():  # the client left: nobody waits for the rest
-                break
-            pieces.append(self._run_checked(entry.work, entry.images[start : start + self._max_batch_images]))
-        return Purified.join(pieces)
-
-    def _tell(self, outcomes: list[tuple[_Entry, Answer | Exception]]) -> None:
+    def _tell(self, outcomes: list[tuple[_Entry, Answer | ServiceError]]) -> None:
         """Resolve futures on their own loop, all of a batch in one call to it."""
 
         def resolve() -> None:

@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,9 +21,9 @@ from models.checkpoint import write_atomically
 
 from . import codec, gateway
 from .app import Service, create_app
+from .connection import Connection
 from .engine import Engine, Work
 from .errors import ServiceError
-from .http import BoundedHead
 from .log import configure
 from .settings import Settings, add_flags, add_transformer_flags, from_flags
 
@@ -38,7 +39,10 @@ class _Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        if self.config.is_ssl:  # uvicorn has no setting for how long a handshake may take; the loop's own is a minute
+            seconds = self._service.settings.head_seconds
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=seconds)  # type: ignore[method-assign]
         await super().serve(sockets)  # type: ignore[arg-type]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
@@ -70,7 +74,10 @@ def serve(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        http=BoundedHead,
+        http=partial(Connection, app.state.service),  # type: ignore[arg-type] # called as the class would be
+        ws="none",
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
     )
     server = _Server(config, app.state.service)
     server.run()

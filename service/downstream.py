@@ -29,7 +29,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 # Ours, or of this connection; the rest of a client's headers concern the server.
-_KEPT_HERE = frozenset({"host", "expect", "x-api-key", "x-arn-compare"}) | HOP_BY_HOP
+_KEPT_HERE = frozenset({"host", "expect", "x-admin-token", "x-api-key", "x-arn-compare"}) | HOP_BY_HOP
 # How long the client still waits: the header that Envoy and its kin read, in milliseconds.
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
 

@@ -4,17 +4,27 @@ ServiceError
 ├── BadRequest
 │   ├── BrokenImage          400  not decodable, or truncated
 │   ├── BrokenBody           400  a malformed multipart or .npy body
+│   ├── Unauthorized         401  no key in X-API-Key that ARN_API_KEY has
+│   ├── WrongAdminToken      401  X-Admin-Token is not ARN_ADMIN_TOKEN
 │   ├── UnknownModel         404  ?model= names none that is loaded
 │   ├── NotAcceptable        406  nothing in Accept that we produce
+│   ├── BodyTimeout          408  the body took longer than ARN_BODY_SECONDS; the connection is closed
+│   ├── SwapUnderWay         409  one model is being swapped already
 │   ├── BodyTooLarge         413  more bytes than ARN_MAX_BODY_BYTES
+│   ├── HeadTooLarge         431  a request's line and headers, or trailers, without end; the connection is closed
 │   ├── TooManyImages        413  more images than the whole queue holds
 │   ├── UnsupportedMedia     415  neither an image nor a tensor that we read
 │   ├── WrongSize            422  no loaded model takes this size
 │   ├── NoImage              422  a request to the model server in which no image can be told
 │   ├── TooManyPixels        422  more than ARN_MAX_PIXELS, told from the header
+│   ├── SwapRefused          422  a checkpoint that may not, or cannot, take a loaded model's place
 │   └── BadParameter         422  a query parameter or an array out of range
 ├── Busy
 │   ├── QueueFull            429  with Retry-After
+│   ├── ClientLimit          429  ARN_CLIENT_REQUESTS of this client's are under way already
+│   ├── BodiesFull           429  ARN_BODIES_BYTES of bodies are in memory already
+│   ├── TooManyConnections   503  ARN_CONNECTIONS are open already
+│   ├── OutOfMemory          503  the device's memory does not hold one image
 │   ├── Warming              503
 │   └── Draining             503
 ├── ClientGone               499  hung up; nobody reads this answer, the log and the metrics do
@@ -60,6 +70,28 @@ class BrokenBody(BadRequest):
     status, code = 400, "broken_body"
 
 
+class Unauthorized(BadRequest):
+    """Without a key, or with a wrong one."""
+
+    status, code = 401, "unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries; RFC 9110 section 15.5.2 asks for the challenge."""
+        return {**super().headers, "WWW-Authenticate": "X-API-Key"}
+
+
+class WrongAdminToken(BadRequest):
+    """Without ``ARN_ADMIN_TOKEN``'s word, or with another."""
+
+    status, code = 401, "wrong_admin_token"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries; RFC 9110 section 15.5.2 asks for the challenge."""
+        return {**super().headers, "WWW-Authenticate": "X-Admin-Token"}
+
+
 class UnknownModel(BadRequest):
     """A model that is not loaded."""
 
@@ -72,10 +104,33 @@ class NotAcceptable(BadRequest):
     status, code = 406, "not_acceptable"
 
 
+class BodyTimeout(BadRequest):
+    """A body that was not whole in time."""
+
+    status, code = 408, "body_timeout"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries; what is still to come is not waited for."""
+        return {**super().headers, "Connection": "close"}
+
+
+class SwapUnderWay(BadRequest):
+    """Another swap has not ended yet."""
+
+    status, code = 409, "swap_under_way"
+
+
 class BodyTooLarge(BadRequest):
     """More bytes than ``ARN_MAX_BODY_BYTES``."""
 
     status, code = 413, "body_too_large"
+
+
+class HeadTooLarge(BadRequest):
+    """A head that does not end."""
+
+    status, code = 431, "head_too_large"
 
 
 class TooManyImages(BadRequest):
@@ -108,6 +163,12 @@ class TooManyPixels(BadRequest):
     status, code = 422, "too_many_pixels"
 
 
+class SwapRefused(BadRequest):
+    """A checkpoint that may not, or cannot, take a loaded model's place; the model stays."""
+
+    status, code = 422, "swap_refused"
+
+
 class BadParameter(BadRequest):
     """A parameter, or an array's dtype, shape or range, that is not taken."""
 
@@ -133,6 +194,30 @@ class QueueFull(Busy):
     """The queue holds as many images as it may."""
 
     status, code = 429, "queue_full"
+
+
+class ClientLimit(Busy):
+    """One client has as many requests under way as it may."""
+
+    status, code = 429, "client_limit"
+
+
+class BodiesFull(Busy):
+    """No room in memory for another body, or for the rest of this one."""
+
+    status, code = 429, "bodies_full"
+
+
+class TooManyConnections(Busy):
+    """As many connections are open as may be."""
+
+    status, code = 503, "too_many_connections"
+
+
+class OutOfMemory(Busy):
+    """The device's memory does not hold an image now, not even alone."""
+
+    status, code = 503, "out_of_memory"
 
 
 class Warming(Busy):

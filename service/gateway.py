@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from models import Card
 
-from . import codec, pipeline
+from . import codec, pipeline, tracing
 from .contract import Contract, Entered
 from .downstream import DownstreamAnswer
 from .errors import (
@@ -88,7 +88,9 @@ async def ask(
         raise UnknownModel("no server is configured behind us: ARN_DOWNSTREAM_URL")
     started = time.perf_counter()
     try:
-        answer = await service.downstream.ask(method, path, headers, body, seconds_left(headers, timings))
+        with tracing.asking(headers.items()) as passed_on:
+            left = seconds_left(headers, timings)
+            answer = await service.downstream.ask(method, path, dict(passed_on), body, left)
     except DownstreamError as error:
         service.metrics.downstream_requests.labels(error.code).inc()
         raise
@@ -208,7 +210,7 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             card = pipeline.choose(service, None, tensor.size, tensor.channels)
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(tensor)
-    timings["decode"] = time.perf_counter() - started
+    timings.stage("decode", started)
     items = await pipeline.purify(service, items, timings)
     started = time.perf_counter()
 
@@ -222,7 +224,7 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
 
     work = sum(i.images.size // (1 if t is None else _NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
     wire = await pipeline.pooled(work, write)
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     return wire, items
 
 
@@ -362,9 +364,6 @@ def _route(template: str, methods: list[str], module: ModuleType | None, health:
             if module is not None:
                 return await infer(request, service, module, path)
             return await _pass_through(request, service, path, health)
-        except ServiceError as error:
-            service.metrics.rejected.labels(error.code).inc()
-            return JSONResponse(_error(template, error), error.status, error.headers)
         finally:
             service.in_flight -= 1
 
@@ -381,13 +380,6 @@ async def _pass_through(request: Request, service: Service, path: str, health: b
     async with stopping_when_client_leaves(request):
         answer = await ask(service, timings, request.method, target, client_headers(request), body)
     return verbatim(answer, {})
-
-
-def _error(template: str, error: ServiceError) -> dict[str, Any]:
-    """A refusal in the protocol's own form."""
-    if template.startswith(("/predictions", "/ping")):
-        return {"code": error.status, "type": type(error).__name__, "message": str(error)}
-    return {"error": str(error), "code": error.code}
 
 
 # -- at start -----------------------------------------------------------------------------------------------------

@@ -10,15 +10,17 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 from multidict import CIMultiDict
 
-from . import gateway, pipeline
+from . import gateway, pipeline, tracing
 from .downstream import DownstreamAnswer
-from .errors import Draining, ServiceError
+from .errors import Draining, ServiceError, Unauthorized
 from .log import REQUEST_ID, access
 from .pipeline import Timings
 from .protocols import Wire, v2_grpc
@@ -36,8 +38,11 @@ _PASSED = {
     )
 } | {"/grpc.health.v1.Health/Check": True}  # fmt: skip
 _INFER = f"/{v2_grpc.SERVICE}/ModelInfer"
+# As over HTTP, probes need no key.
+_OPEN = (f"/{v2_grpc.SERVICE}/ServerLive", f"/{v2_grpc.SERVICE}/ServerReady", "/grpc.health.v1.Health/Check")
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
@@ -45,8 +50,9 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_OUR_FAULTS = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 # gRPC's own, which the channel sets anew; and ours.
-_OWN_METADATA = ("grpc-", ":", "user-agent", "content-type", "te", "x-api-key")
+_OWN_METADATA = ("grpc-", ":", "user-agent", "content-type", "te", "x-admin-token", "x-api-key")
 
 
 class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base class has no types
@@ -70,7 +76,12 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         settings = self._service.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
+            address = f"{host}:{settings.grpc_port}"
+            if settings.tls_cert:
+                pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
+                self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            else:
+                self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"gRPC cannot listen on {host}:{settings.grpc_port}") from error
         await self._server.start()
@@ -94,10 +105,28 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 return await self._ask(method, request, call, Timings())
         else:
             return None
-        return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler))
+        if method in _OPEN:
+            return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler))
+        doors = self._service.doors
+        try:
+            doors.authorise(str(dict(handler_call_details.invocation_metadata).get("x-api-key", "")).encode())
+        except Unauthorized as error:
+            refused = error
+
+            async def refuse(request: Any, call: _Call) -> bytes:  # noqa: ARG001 (a handler's signature)
+                raise refused
+
+            # Of a stream no message is read unless asked for.
+            return grpc.stream_unary_rpc_method_handler(self._guarded(method, refuse))
+
+        async def admitted(request: bytes, call: _Call) -> bytes:
+            with doors.client(_address(call.context.peer())), doors.room(len(request)):
+                return await handler(request, call)
+
+        return grpc.unary_unary_rpc_method_handler(self._guarded(method, admitted))
 
     def _guarded(self, method: str, handler: Callable[..., Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
-        """Count, log, and turn refusals and the server's own errors into statuses."""
+        """Count, log, trace, and turn refusals and the server's own errors into statuses."""
         route = method.rpartition("/")[2]
 
         async def call(request: bytes, context: Any) -> bytes:
@@ -105,6 +134,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             service.in_flight += 1
             arrived = _Call.of(context)
             REQUEST_ID.set(arrived.id)
+            tracing.note(arrived.id)
             try:
                 return await handler(request, arrived)
             except ServiceError as error:
@@ -124,8 +154,13 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 service.in_flight -= 1
                 service.metrics.requests.labels(f"grpc:{route}", status).inc()
                 access(logging.INFO, arrived.id, "gRPC", route, status, time.perf_counter() - started)
+                tracing.outcome(status, status in _OUR_FAULTS)
 
-        return call
+        async def traced(request: bytes, context: Any) -> bytes:
+            with tracing.called(method.lstrip("/"), dict(context.invocation_metadata() or ())):
+                return await call(request, context)
+
+        return traced
 
     async def _infer(self, request: bytes, call: _Call) -> bytes:
         service, timings = self._service, Timings()
@@ -166,7 +201,9 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         seconds = min(self._service.settings.downstream_timeout_seconds, max(0.001, call.deadline - time.monotonic()))
         outcome = "OK"
         try:
-            answer: bytes = await self._channel.unary_unary(method)(request, timeout=seconds, metadata=call.metadata)
+            with tracing.asking(call.metadata) as passed_on:
+                ask = self._channel.unary_unary(method)
+                answer: bytes = await ask(request, timeout=seconds, metadata=tuple(passed_on))
         except grpc.aio.AioRpcError as error:
             outcome = error.code().name
             raise
@@ -197,3 +234,8 @@ class _Call:
 
 def _answer(body: bytes) -> DownstreamAnswer:
     return DownstreamAnswer(200, CIMultiDict(), body)
+
+
+def _address(peer: str) -> str:
+    """The address in gRPC's ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")

@@ -1,4 +1,4 @@
-"""What the routes need of HTTP beyond Starlette: bounded bodies, clients that hang up, and the outermost middleware."""
+"""What HTTP needs here beyond Starlette: bounded bodies, clients that hang up, refusals, the outermost middleware."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .errors import BodyTooLarge, BrokenBody, ClientGone
+from . import tracing
+from .errors import BodyTooLarge, BrokenBody, ClientGone, ServiceError
 from .log import REQUEST_ID, access
 from .metrics import Metrics
 
-MAX_HEAD_BYTES = 64 * 2**10
+# An answer is what its type says, and about nobody's images but the asker's.
+SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-_QUIET = ("/metrics", "/health/live", "/health/ready")
+QUIET = ("/metrics", "/health/live", "/health/ready")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytearray:
@@ -105,62 +106,14 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
     return files
 
 
-class _Gathering:
-    """A transport that sends an answer's head with its body: one system call, and the client wakes once."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Keep a head until what follows it, which comes in the same turn of the loop or never."""
-        if not self._head and data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
-            self._head = data
-            asyncio.get_running_loop().call_soon(self._flush)
-        else:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
-
-    def close(self) -> None:
-        """Send what is kept, then close."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._head:
-            self.write(b"")
-
-
-class BoundedHead(HttpToolsProtocol):
-    """Uvicorn's protocol with an end to a request's head, which else takes memory for as long as a client sends."""
-
-    _in_head = False
-    _head_bytes = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there."""
-        super().connection_made(_Gathering(transport))  # type: ignore[arg-type]
-
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
-
-    def on_headers_complete(self) -> None:
-        """Its head is whole."""
-        self._in_head = False
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the client; 431 and the end of the connection once they are too many for a head."""
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
-                self.transport.close()
+def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
+    """The answer that says no, counted, in the form of the protocol that ``path`` belongs to."""
+    metrics.rejected.labels(error.code).inc()
+    if path.startswith(("/predictions", "/ping")):  # TorchServe's
+        body = {"code": error.status, "type": type(error).__name__, "message": str(error)}
+    else:
+        body = {"error": str(error), "code": error.code}
+    return JSONResponse(body, error.status, error.headers)
 
 
 class RequestContext:
@@ -178,6 +131,7 @@ class RequestContext:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         REQUEST_ID.set(request_id)
+        tracing.note(request_id)
         status = 500
         started = time.perf_counter()
 
@@ -185,7 +139,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SAFE.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         try:
@@ -194,5 +151,5 @@ class RequestContext:
             # The template, never the path: a scanner must not be able to make new series.
             route = getattr(scope.get("route"), "path", "unmatched")
             self.metrics.requests.labels(route, status).inc()
-            level = logging.DEBUG if route in _QUIET else logging.INFO
+            level = logging.DEBUG if route in QUIET else logging.INFO
             access(level, request_id, scope["method"], route, status, time.perf_counter() - started)

@@ -11,10 +11,11 @@ import orjson
 _access = logging.getLogger("service.access")
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
 
 
 class JsonFormatter(logging.Formatter):
-    """``time`` (RFC 3339), ``level``, ``logger``, ``message``, ``request_id``, and what a line has as ``fields``."""
+    """``time`` (RFC 3339), ``level``, ``logger``, ``message``, the request's and trace's ids, a line's ``fields``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -26,6 +27,8 @@ class JsonFormatter(logging.Formatter):
         }
         if REQUEST_ID.get():
             line["request_id"] = REQUEST_ID.get()
+        if TRACE_ID.get():
+            line["trace_id"] = TRACE_ID.get()
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps({**line, **getattr(record, "fields", {})}, default=str).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from models import Card
 
-from . import codec
+from . import codec, tracing
 from .batcher import Answer
 from .codec import Images
 from .engine import Attack, Purified, Work
@@ -27,8 +28,15 @@ T = TypeVar("T")
 # Decoding and encoding less than this is quicker than handing it to a thread.
 _INLINE_PIXELS = 128 * 128
 
-Timings = dict[str, float]
-"""Seconds of each stage of one request."""
+
+class Timings(dict[str, float]):
+    """Seconds of each stage of one request; where it is traced, each is a span too."""
+
+    def stage(self, name: str, started: float, ended: float | None = None) -> None:
+        """Note a stage by ``time.perf_counter``; of several side by side the longest counts."""
+        ended = time.perf_counter() if ended is None else ended
+        self[name] = max(self.get(name, 0.0), ended - started)
+        tracing.stage(name, started, ended)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +153,10 @@ async def purify(
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         answers = [task.result() for task in running]
-    timings["queue"] = max(answer.queue_seconds for answer in answers)
-    timings["infer"] = max(answer.infer_seconds for answer in answers)
+    for answer in answers:
+        begun = answer.submitted + answer.queue_seconds
+        timings.stage("queue", answer.submitted, begun)
+        timings.stage("infer", begun, begun + answer.infer_seconds)
     results: dict[int, Purified] = {}
     for group, answer in zip(alike.values(), answers, strict=True):
         start = 0
@@ -166,10 +176,10 @@ async def purify(
 
 def evidence(service: Service, items: Sequence[Item], timings: Timings) -> dict[str, str]:
     """The headers of a purified answer; of several images the largest norms. Also where the stages are recorded."""
-    names = list(dict.fromkeys(item.model for item in items))
+    models = list(dict.fromkeys((item.model, item.purified.sha256) for item in items))
     return {
-        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name in names),
-        "X-ARN-Model-SHA256": ", ".join(service.engine.card(name).sha256 for name in names),
+        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name, _ in models),
+        "X-ARN-Model-SHA256": ", ".join(sha256 for _, sha256 in models),
         "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
         "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
         "X-ARN-Purified": "true",

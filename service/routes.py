@@ -124,7 +124,7 @@ async def _purified(
     """The common way of every request: decode, queue, infer."""
     started = time.perf_counter()
     items = await _items(request, service, upload, classify)
-    timings["decode"] = time.perf_counter() - started
+    timings.stage("decode", started)
     if classify:
         _check_classifier(service, items)
     async with stopping_when_client_leaves(request):
@@ -242,12 +242,14 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.ErrorAnswer, "description": description}
     for status, description in {
         400: "a broken image or body",
+        401: "no key in X-API-Key, where one is asked for",
         404: "no such model",
         406: "nothing acceptable",
+        408: "the body was not whole in time",
         413: "too many bytes or images",
         415: "a content type that is not read",
         422: "a size, a number of pixels or a parameter that is not taken",
-        429: "the queue is full; Retry-After says when to come back",
+        429: "the queue, the client's share or the memory for bodies is full; Retry-After says when to come back",
         503: "warming up or shutting down",
         504: "the deadline passed",
     }.items()
@@ -277,14 +279,14 @@ async def purify(request: Request) -> Response:
 
 
 async def _purify(request: Request, service: Service) -> Response:
-    timings: Timings = {}
+    timings = Timings()
     upload = await _upload(request, service)
     media_type = negotiate.choose(request.headers.get("accept"), _offers(upload))
     items = await _purified(request, service, upload, timings)
     started = time.perf_counter()
     pixels = sum(math.prod(item.images.shape) for item in items)
     body, content_type = await pipeline.pooled(pixels, _encode, items, media_type)
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     headers = {**pipeline.evidence(service, items, timings), "Content-Type": content_type, "Vary": "Accept"}
     return Response(body, headers=headers)
 
@@ -307,7 +309,7 @@ async def classify(request: Request) -> Response:
 
 
 async def _classify(request: Request, service: Service) -> Response:
-    timings: Timings = {}
+    timings = Timings()
     compare = _flag(request, "compare")
     negotiate.choose(request.headers.get("accept"), ("application/json",))
     upload = await _upload(request, service)
@@ -343,13 +345,13 @@ async def _forward(request: Request, service: Service) -> Response:
     """Purify one image and pass it on as PNG; the classifier's answer comes back as it is."""
     if _flag(request, "compare"):
         raise BadParameter("compare works with the embedded classifier only")
-    timings: Timings = {}
+    timings = Timings()
     items = await _purified(request, service, await _upload(request, service), timings)
     if len(items) > 1 or len(items[0].purified) > 1:
         raise BadParameter("one image a request is forwarded")
     started = time.perf_counter()
     body = codec.encode_image(_pictures(items[0])[0])
-    timings["encode"] = time.perf_counter() - started
+    timings.stage("encode", started)
     headers = {**gateway.client_headers(request), "content-type": "image/png"}
     async with stopping_when_client_leaves(request):
         answer = await gateway.ask(service, timings, "POST", "", headers, body)
@@ -374,7 +376,8 @@ async def root(request: Request) -> Response:
     """The page for a browser, a sign of life for everything else."""
     if "text/html" in request.headers.get("accept", ""):
         return _static(request, "index.html")
-    return JSONResponse({"status": "alive", "service": "arn-purify", "docs": "/docs"}, headers={"Vary": "Accept"})
+    docs = {"docs": "/docs"} if _service(request).settings.docs else {}
+    return JSONResponse({"status": "alive", "service": "arn-purify", **docs}, headers={"Vary": "Accept"})
 
 
 @router.get("/static/{path:path}", include_in_schema=False)
@@ -389,7 +392,7 @@ def _static(request: Request, path: str) -> Response:
         raise HTTPException(404)
     headers = {
         "ETag": file.etag, "Cache-Control": "no-cache", "Content-Security-Policy": demo.CONTENT_SECURITY_POLICY,
-        "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Vary": "Accept",
+        "Referrer-Policy": "no-referrer", "Vary": "Accept",
     }  # fmt: skip
     if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)
@@ -412,7 +415,7 @@ async def _attack(request: Request, service: Service) -> Response:
     if not 0 <= eps <= 1:
         raise BadParameter("eps is a number from 0 to 1")
     through = _flag(request, "through_purifier")
-    timings: Timings = {}
+    timings = Timings()
     upload = await _upload(request, service)
     if upload.tensor is not None or len(upload.files) != 1:
         raise BadParameter("one image a request is attacked")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """Each field is the variable ``ARN_<NAME>`` and the flag ``--<name>``; a flag wins over the variable."""
 
-    model_config = SettingsConfigDict(env_prefix="ARN_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="ARN_", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    tls_cert: str = Field("", description="PEM file of the certificate and its chain; with it HTTP and gRPC speak TLS")
+    tls_key: str = Field("", description="PEM file of its private key")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mnist-transparent",),
         min_length=1,
@@ -35,6 +38,15 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(10.0, gt=0, description="longest wait in the queue before a 504")
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="largest request body")
     max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, told from its header")
+    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="comma list of keys, one of which a request must have as X-API-Key; empty: open to everyone"
+    )
+    client_requests: int = Field(0, ge=0, description="most requests under way from one client address; 0: no limit")
+    connections: int = Field(1000, ge=1, description="most open connections; more are closed with a 503")
+    head_seconds: float = Field(10.0, gt=0, description="longest wait for a request's line and headers")
+    body_seconds: float = Field(30.0, gt=0, description="longest wait for a body, and for an answer to be taken")
+    bodies_bytes: int = Field(512 * 2**20, ge=1, description="most bytes of request bodies in memory at once")
+    docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
     drain_seconds: float = Field(20.0, ge=0, description="longest time to finish accepted requests after SIGTERM")
     downstream_url: str = Field(
         "", description="the model server behind us: its base, or with protocol raw the address that takes images"
@@ -64,6 +76,10 @@ class Settings(BaseSettings):
     demo_attacks: bool = Field(
         False, description="let the page at / attack the embedded classifier (POST /demo/attack)"
     )
+    admin_token: SecretStr = Field(
+        SecretStr(""), description="what X-Admin-Token must be to swap a model (POST /admin/models/{name}); empty: off"
+    )
+    admin_folder: str = Field("", description="folder whose checkpoints may be swapped in")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people, or JSON objects")
 
@@ -80,13 +96,25 @@ class Settings(BaseSettings):
             raise ValueError("input_std is greater than 0")
         if self.input_std and self.input_range != "auto":
             raise ValueError("input_range and input_mean exclude each other")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key come together")
+        for path in filter(None, (self.tls_cert, self.tls_key)):
+            if not Path(path).is_file():
+                raise ValueError(f"{path}: no such file")
+        if self.bodies_bytes < self.max_body_bytes:
+            raise ValueError("bodies_bytes has room for one body of max_body_bytes at least")
+        if self.admin_token and not (self.admin_folder and Path(self.admin_folder).is_dir()):
+            raise ValueError("admin_token needs a folder of checkpoints as admin_folder")
         return self
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "api_key", mode="before")
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+            parts = tuple(part.strip() for part in value.split(",") if part.strip())
+            if value and not parts:
+                raise ValueError("a comma list without anything in it")  # an API key of "," must not open the door
+            return parts
         return value
 
 

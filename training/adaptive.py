@@ -20,7 +20,7 @@ _PARTIAL = (1 / 3, 2 / 3)
 
 def as_learned(attack: Attack, recipe: Recipe) -> Attack:
     """The attack with the steps of ``recipe``, at the budget that its ramp ends at."""
-    eps = recipe.eps_to * (attack.eps or 0.0)
+    eps = round(recipe.eps_to * (attack.eps or 0.0), 6)
     return attack.with_settings(eps, iterations=recipe.inner_steps, step=recipe.inner_step * eps)
 
 

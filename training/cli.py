@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import models
 from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
 
 from . import attacks, data, figures, lid, tables
@@ -136,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--attack", default="PGD_N")
     detect.add_argument("--out", type=Path, default=Path("results"))
 
-    draw = commands.add_parser("figures", parents=[common], help="draw the pictures of the documents again")
+    draw = commands.add_parser("figures", parents=[common], help="draw the pictures of documents and model cards again")
     draw.add_argument("--purifier", default="mnist-transparent", help="name or path")
     draw.add_argument("--out", type=Path, default=Path("docs/figures"))
 
@@ -331,6 +332,9 @@ def _run(flags: argparse.Namespace, command: str) -> int:
         f, _ = load_model(flags.classifier, "classifier", "digits", "cpu")
         g, _ = load_model(flags.purifier, "purifier", "digits", "cpu")
         figures.draw_pictures(f, g, flags.out, flags.seed)
+        for shipped in map(models.load, models.available()):
+            if figures.has_sheet(card_of(shipped)):
+                figures.draw_sheet(f, shipped, models.ZOO, flags.seed)
     elif flags.command == "craft":
         split = _dataset(flags).split(flags.split).every(flags.every)
         f, card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)

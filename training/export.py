@@ -12,6 +12,7 @@ import models
 from models import Card, checkpoint
 from models.checkpoint import write_atomically
 
+from . import figures
 from .attacks import get
 from .classifier import error_rate
 from .data import Dataset
@@ -59,6 +60,9 @@ def export(
     sha256 = checkpoint.save(model, card, path, torch.float16)
     card = dataclasses.replace(card, sha256=sha256)
     write_atomically(target / f"{name}.md", model_card(card, sum(p.numel() for p in model.parameters())).encode())
+    if figures.has_sheet(card):
+        f, _ = load_model(classifier, "classifier", dataset.name, "cpu")
+        figures.draw_sheet(f, checkpoint.load(path), target)
     return card
 
 
@@ -72,12 +76,13 @@ def model_card(card: Card, parameters: int) -> str:
         "recipe": f"{card.recipe}, {card.step:,} steps, seed {card.seed}" if card.recipe else f"seed {card.seed}",
         "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),
         "seen attacks": ", ".join(
-            " ".join(filter(None, (f"{a['attack']} eps {a['eps']:g}", a.get("through") and f"through {a['through']}")))
+            f"{a['attack']} eps {a['eps']}" + (f" through {a['through']}" if "through" in a else "")
             for a in card.seen_attacks
         ),
         "trained in front of": card.classifier_sha256,
         "validation error, oblivious" if card.profile == "transparent" else "validation error": ", ".join(
-            f"{k.removeprefix('error/')} {v:.2f} %" for k, v in card.metrics.items()
+            f"{name.removeprefix('error/')} {rate:.2f} %"
+            for name, rate in sorted(card.metrics.items(), key=lambda item: (item[0] != "error/none", item[0]))
         ),
         "command": f"`{card.command}`" if card.command else "",
         "versions": ", ".join(f"{k} {v}" for k, v in card.versions.items()),
@@ -90,4 +95,11 @@ def model_card(card: Card, parameters: int) -> str:
         if card.profile == "transparent"
         else ""
     )
-    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}"
+    sheet = ""
+    if figures.has_sheet(card):
+        names = " and ".join(str(seen["attack"]) for seen in card.seen_attacks)
+        sheet = (
+            f"\n![Digits, attacked and purified]({card.name}.png)\n\n"
+            f"*scikit-learn's digits, for {names} each: natural, adversarial, the noise ten times over, purified.*\n"
+        )
+    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{sheet}"

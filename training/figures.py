@@ -24,6 +24,7 @@ from models.checkpoint import write_atomically
 from . import attacks
 from .attacks import seed_of
 from .records import Record, ablation, sweep
+from .sheet import contact_sheet, save_png
 from .threats import Defended, WhiteBox
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -47,6 +48,16 @@ def pictures(classifier: Card, purifier: Card) -> dict[str, str]:
     """File name of each picture, and the hash of what it was made with."""
     made_with = {"classifier": classifier.sha256, "purifier": purifier.sha256, "attacks": _PICTURED}
     return {name: _hash([name, made_with]) for name in ("features.png", "restored.png", "adaptive.png")}
+
+
+def has_sheet(card: Card) -> bool:
+    """Whether a checkpoint is a purifier of digits, such as the examples, which alone may be shown."""
+    return card.kind == "purifier" and card.dataset in ("mnist", "digits") and bool(card.seen_attacks)
+
+
+def sheets(classifier: Card, cards: Sequence[Card]) -> dict[str, str]:
+    """File name of each contact sheet, and the hash of what it was made with."""
+    return {f"{card.name}.png": _hash(["sheet", classifier.sha256, card.sha256]) for card in cards if has_sheet(card)}
 
 
 def stale(folder: Path, wanted: Mapping[str, str]) -> list[Path]:
@@ -95,6 +106,22 @@ def draw_pictures(classifier: nn.Module, purifier: nn.Module, folder: Path, seed
             else:
                 adversarial = oblivious
             _save(_restored_figure(purifier, classifier, natural, adversarial), out_of_date[name], wanted[name])
+
+
+def draw_sheet(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: int = 0) -> None:
+    """Draw a purifier's contact sheet, four rows a seen attack, where :func:`stale` finds that it has none."""
+    card = checkpoint.card_of(purifier)
+    wanted = sheets(checkpoint.card_of(classifier), [card])
+    for path in stale(folder, wanted):
+        natural, labels = _digits()
+        rows = []
+        for seen in card.seen_attacks:
+            name = str(seen["attack"])
+            target = nn.Sequential(purifier, classifier) if "through" in seen else classifier
+            adversarial = attacks.get(name)(target, natural, labels, seed_of(seed, "picture", name)).images
+            with torch.no_grad():
+                rows.append(contact_sheet(natural, adversarial, purifier(adversarial)))
+        save_png(torch.cat(rows, dim=1), path, wanted[path.name])
 
 
 def _digits() -> tuple[Tensor, Tensor]:

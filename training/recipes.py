@@ -54,7 +54,7 @@ class Recipe:
     ``inner_steps``: with 0 the seen attacks see f alone. Otherwise each batch is attacked by that many steps of
     ``inner_step`` times the budget, through f after g as it stands; the budget goes from ``eps_from`` to ``eps_to``
     times the attack's own over the first ``ramp`` of the run. ``ema``: the weights that are kept are a moving average
-    of this decay. ``joint``: f learns too, from its own rate of ``joint`` times g's.
+    of this decay. ``joint``: f learns too, at ``joint`` times g's rate.
     ``form``: the losses as the paper has them, as the authors' ``released`` code does, or ``averaged`` over pixels and
     domains alike, as APE-GAN has them.
     """
@@ -98,6 +98,8 @@ class Recipe:
             raise ValueError("weights cannot be negative, and one of mse, l1, guide, ce and kl must restore the image")
         if min(self.inner_steps, self.inner_step, self.eps_from, self.ramp, self.ema) < 0 or self.ema >= 1:
             raise ValueError("inner_steps, inner_step, eps_from and ramp cannot be negative, nor ema 1 or more")
+        if self.eps_to <= 0:
+            raise ValueError("eps_to must be positive: the budget that the ramp ends at")
         if self.joint and (self.joint < 0 or self.weights.adv):
             raise ValueError("a jointly tuned f has a positive rate, and D_I's loss none to give it")
 

@@ -363,6 +363,7 @@ def _toy_project(runs: Path) -> Path:
     (root / "docs").mkdir(parents=True, exist_ok=True)
     shutil.copytree("results/paper", root / "results" / "paper", dirs_exist_ok=True)
     shutil.copy("README.md", root)
+    shutil.copy("docs/choosing.md", root / "docs")
     return root
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from models.checkpoint import write_atomically
@@ -20,9 +21,12 @@ def contact_sheet(x_natural: Tensor, x_adv: Tensor, x_purified: Tensor, scale: i
     return sheet.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
-def save_png(picture: Tensor, path: Path) -> None:
-    """Write a uint8 ``(C, H, W)`` picture, C 1 or 3, as PNG."""
+def save_png(picture: Tensor, path: Path, made_from: str = "") -> None:
+    """Write a uint8 ``(C, H, W)`` picture, C 1 or 3, as PNG, with the hash of what it was made from in its metadata."""
+    metadata = PngInfo()
+    if made_from:
+        metadata.add_text("made-from", made_from)
     array = picture.permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(buffer, "PNG", pnginfo=metadata)
     write_atomically(path, buffer.getvalue())

@@ -241,8 +241,8 @@ def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[st
         lambda r: f"{r.measures['psnr']:.1f} dB, {r.measures['ssim']:.3f}" if "psnr" in r.measures else "equal",
     )
     parts.append(f"{heading} Fidelity\n\n{_FIDELITY}\n\n{fidelity}")
-    choices = [r for r in everything if r.defence == "ARN_W" and (is_choice(r.recipe) or r.classifier == first)]
-    if any(is_choice(r.recipe) for r in choices):
+    choices = [r for r in everything if r.defence == "ARN_W" and (r.recipe != itself or r.classifier == first)]
+    if any(r.recipe != itself for r in choices):
         table = _by_row(choices, _REACHED, lambda r: (r.recipe, r.classifier))
         parts.append(f"{heading} What each choice of the hardened recipe buys\n\n{_CHOICES}\n\n{table}")
     return parts
@@ -387,6 +387,37 @@ def _detection(results: Path, dataset: str) -> str:
     return "\n".join(lines)
 
 
+def _choice(records: Sequence[Record]) -> str:
+    """No defence, the shipped purifiers and the robust classifier, by what the attacker knows; no other rows."""
+    kinds = (("none", ""), ("ARN_PP", _shipped_recipe()), ("ARN_W", "hardened"))
+    chosen = [r for r in records if (r.defence, r.recipe) in kinds or r.defence == "AT_PGD"]
+    cells: dict[tuple[Row, str, str], Record] = {
+        ((r.defence, r.recipe, "in-process"), r.threat_model, r.attack): r
+        for r in chosen
+        if r.dataset == "mnist" and r.settings["transport"] == "in-process"
+    }
+    lines = ["| error rate, % | natural | unknown: PGD_N | unknown: AA_N | known: PGD_N | known: AA_N |"]
+    lines.append("| --- |" + " ---: |" * 5)
+    for row in sorted({row for row, _, _ in cells}, key=_place):
+        known = "oblivious" if row[0] == "none" else "white_box"  # without a defence there is nothing to know
+        wanted = [("oblivious", "none"), *((model, a) for model in ("oblivious", known) for a in ("PGD_N", "AA_N"))]
+        lines.append(f"| {_label(row)} | " + " | ".join(_cell(cells.get((row, *key))) for key in wanted) + " |")
+    return "\n".join(lines)
+
+
+def _between(path: Path, text: str) -> str:
+    """A page with another text where its results stand.
+
+    Raises:
+        ValueError: it has no place for them.
+    """
+    head, _, rest = path.read_text().partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    if not end:
+        raise ValueError(f"{path} has no place for the results: {_BEGIN} ... {_END}")
+    return f"{head}{_BEGIN}\n\n{text}\n\n{_END}{tail}"
+
+
 def _flags(records: Sequence[Record]) -> str:
     """A line a flag, and the rows and attacks that carry it."""
     carriers: dict[str, list[str]] = {}
@@ -418,7 +449,7 @@ def _results_page(records: Sequence[Record], results: Path) -> str:
 
 
 def update(results: Path, check: bool = False) -> list[Path]:
-    """Write the tables into ``docs/results.md`` and the README, and the plots; returns what was not up to date.
+    """Write the tables into the README and two pages of ``docs/``, and the plots; returns what was not up to date.
 
     With ``check`` nothing is written.
 
@@ -429,25 +460,22 @@ def update(results: Path, check: bool = False) -> list[Path]:
     records = list(read_all(results))
     if records != with_flags(records):
         raise ValueError(f"{results}: flags that do not follow from the records; evaluate something again")
-    readme_path, page_path = root / "README.md", root / "docs" / "results.md"
-    readme = readme_path.read_text()
-    head, _, rest = readme.partition(_BEGIN)
-    _, _, tail = rest.partition(_END)
-    if not tail:
-        raise ValueError(f"{readme_path} has no place for the results: {_BEGIN} ... {_END}")
+    readme, choosing = root / "README.md", root / "docs" / "choosing.md"
     shipped = (("none", ""), ("ARN_PP", _shipped_recipe()))
     mnist = [r for r in records if r.dataset == "mnist" and (r.defence, r.recipe) in shipped]
     wanted = {
-        page_path: _results_page(records, results),
-        readme_path: f"{head}{_BEGIN}\n\n{_sections(mnist, 'mnist', results, '####', whole=False)}\n\n{_END}{tail}",
+        root / "docs" / "results.md": _results_page(records, results),
+        readme: _between(readme, _sections(mnist, "mnist", results, "####", whole=False)),
+        choosing: _between(choosing, _choice(of_first_classifier(records))),
     }
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     folder = root / "docs" / "figures"
     plotted = of_first_classifier(records)
     outdated = figures.stale(folder, figures.plots(plotted))
     if (folder / "restored.png").is_file():
-        shipped_cards = [models.card_of(models.load(name)) for name in ("mnist-lenet5", "mnist-transparent")]
-        outdated += figures.stale(folder, figures.pictures(*shipped_cards))
+        cards = {name: models.card_of(models.load(name)) for name in models.available()}
+        outdated += figures.stale(folder, figures.pictures(cards["mnist-lenet5"], cards["mnist-transparent"]))
+        outdated += figures.stale(models.ZOO, figures.sheets(cards["mnist-lenet5"], list(cards.values())))
     if not check:
         for path in stale:
             write_atomically(path, wanted[path].encode())

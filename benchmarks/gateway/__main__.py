@@ -13,69 +13,48 @@ import contextlib
 import http.client
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import common
 from examples import servers
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "results" / "benchmarks"
-CLIENTS = ROOT / "examples" / "servers" / "clients"
+CLIENTS = common.ROOT / "examples" / "servers" / "clients"
 SHAPES = [(1, 3, 32, 32), (1, 3, 224, 224)]
 BLOCK = 25  # calls of one way before the next has its turn
 
 
 @contextlib.contextmanager
-def running(command: list[str], url: str, ready: str, folder: Path) -> Iterator[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (folder / "served.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url + ready):
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((folder / "served.log").read_text(errors="replace")[-2000:])
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextlib.contextmanager
-def gateway(behind: servers.Server, folder: Path, *flags: str) -> Iterator[tuple[str, str]]:
-    port, grpc = servers.free_port(), servers.free_port()
-    command = [
-        sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "warning",
-        "--downstream-url", behind.http, "--downstream-protocol", "any",
-        "--downstream-grpc", behind.grpc, "--grpc-port", str(grpc), *flags,
+def gateway(behind: servers.Server, *flags: str) -> Iterator[tuple[str, str]]:
+    grpc = servers.free_port()
+    downstream = [
+        "--downstream-url", behind.http, "--downstream-protocol", "any", "--downstream-grpc", behind.grpc,
+        "--grpc-port", str(grpc),
     ]  # fmt: skip
-    with running(command, f"http://127.0.0.1:{port}", "/health/ready", folder) as url:
-        yield url, f"127.0.0.1:{grpc}"
+    with common.serving(*downstream, *flags, threads=1) as ours:
+        yield ours.url, f"127.0.0.1:{grpc}"
 
 
 def latency(requests: int, folder: Path) -> None:
     transformer_port = servers.free_port()
-    with servers.serving("triton", folder) as triton, gateway(triton, folder, "--models", "identity") as (ours, _):
+    with servers.serving("triton", folder) as triton, gateway(triton, "--models", "identity") as (ours, _):
         command = [
             str(servers.python("kserve")), "-m", "benchmarks.gateway.kserve_transformer",
             "--http_port", str(transformer_port), "--predictor_host", triton.http.removeprefix("http://"),
             "--model_name", "identity", "--predictor_protocol", "v2",
         ]  # fmt: skip
-        with running(command, f"http://127.0.0.1:{transformer_port}", "/v2/health/live", folder) as theirs:
+        theirs = f"http://127.0.0.1:{transformer_port}"
+        with common.running(
+            command, lambda: common.fetch(f"{theirs}/v2/health/live"), folder / "transformer.log",
+            {"OMP_NUM_THREADS": "1"},
+        ):  # fmt: skip
             ways = {"direct": triton.http, "this gateway": ours, "KServe SDK transformer": theirs}
             figures = {}
             for shape in SHAPES:
@@ -103,10 +82,7 @@ def latency(requests: int, folder: Path) -> None:
         for name, row in by_way.items():
             added = row["p50_ms"] - by_way["direct"]["p50_ms"]
             print(f"| {shape_name} | {name} | {row['p50_ms']:.2f} | {added:.2f} | {row['p99_ms']:.2f} |")
-    write(
-        "gateway-latency.json",
-        {"requests": requests, "block": BLOCK, "what": "V2 binary FP32, one at a time", "figures": figures},
-    )
+    write("gateway-latency.json", "V2 binary FP32, one at a time", requests=requests, block=BLOCK, figures=figures)
 
 
 def clients(requests: int, folder: Path) -> None:
@@ -152,10 +128,7 @@ def clients(requests: int, folder: Path) -> None:
                 figures[name].append(requests / (time.perf_counter() - started))
     medians = {name: statistics.median(rates) for name, rates in figures.items()}
     print({name: f"{rate:.0f} calls/s" for name, rate in medians.items()})
-    write(
-        "gateway-clients.json",
-        {"requests": requests, "what": "calls a second to Triton, 32 at a time", "figures": medians},
-    )
+    write("gateway-clients.json", "calls a second to Triton, 32 at a time", requests=requests, figures=medians)
 
 
 def infer_request(image: np.ndarray) -> tuple[dict[str, str], bytes]:
@@ -183,9 +156,8 @@ def accuracy(every: int, folder: Path) -> None:
 
     classifier = models.load("mnist-lenet5")
     split = data.load("mnist", None).test.every(every)
-    crafted = crafted_set(
-        split, attacks.get("PGD_N"), classifier, models.card_of(classifier).sha256, ROOT / "data/crafted", 0, "cpu"
-    )
+    sha256, cache = models.card_of(classifier).sha256, common.ROOT / "data" / "crafted"
+    crafted = crafted_set(split, attacks.get("PGD_N"), classifier, sha256, cache, 0, "cpu")
     images = crafted.images.numpy().astype(np.float32)
     file = folder / "images.npy"
     np.save(file, images)
@@ -200,7 +172,7 @@ def accuracy(every: int, folder: Path) -> None:
     }.items():
         scratch = folder / name
         scratch.mkdir()
-        with servers.serving(name, scratch) as behind, gateway(behind, scratch) as (url, grpc):
+        with servers.serving(name, scratch) as behind, gateway(behind) as (url, grpc):
             for mode in modes:
                 row: dict[str, object] = {"server": name, "protocol": mode or "v2", "n": len(labels)}
                 for way, address in {
@@ -211,7 +183,7 @@ def accuracy(every: int, folder: Path) -> None:
                     row[f"accuracy_{way}"] = round(100 * float((np.array(told) == labels).mean()), 2)
                 rows.append(row)
                 print(row, flush=True)
-    write("gateway-accuracy.json", {"what": f"PGD_N on every {every}th MNIST test image, oblivious", "rows": rows})
+    write("gateway-accuracy.json", f"PGD_N on every {every}th MNIST test image, oblivious", rows=rows)
 
 
 def ask(name: str, mode: str, address: str, file: Path) -> list[int]:
@@ -235,12 +207,9 @@ def ask(name: str, mode: str, address: str, file: Path) -> list[int]:
     return labels
 
 
-def write(name: str, record: dict[str, object]) -> None:
-    versions = {server: list(pins) for server, pins in servers.REQUIREMENTS.items()}
-    command = "python -m benchmarks.gateway " + " ".join(sys.argv[1:])
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    record |= {"cores": os.cpu_count(), "machine": platform.machine(), "servers": versions, "command": command}
-    (RESULTS / name).write_text(json.dumps(record, indent=1) + "\n")
+def write(name: str, what: str, **fields: object) -> None:
+    pins = {server: list(requirements) for server, requirements in servers.REQUIREMENTS.items()}
+    common.write(common.RESULTS / name, what, pins, **fields)
 
 
 def main() -> None:

@@ -1,39 +1,33 @@
 """LitServe with its own batching: raw PNG bytes in and out."""
 
-import io
 import sys
 from typing import Annotated
 
 import litserve as ls
-import numpy as np
-import torch
 from fastapi import Body, Response
-from PIL import Image
 
-import models
+from . import network
+from .network import Pixels
 
 
 class Purify(ls.LitAPI):
     def setup(self, device: str) -> None:  # noqa: ARG002 (LitServe's signature)
-        self.model = models.load("mnist-transparent")
+        self.model = network.load()
 
-    def decode_request(self, request: Annotated[bytes, Body()]) -> np.ndarray:
-        return np.array(Image.open(io.BytesIO(request)))
+    def decode_request(self, request: Annotated[bytes, Body()]) -> Pixels:
+        return network.decode(request)
 
-    def batch(self, inputs: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(inputs))[:, None].float() / 255
+    def batch(self, inputs: list[Pixels]) -> list[Pixels]:
+        return inputs
 
-    def predict(self, batch: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return self.model(batch)
+    def predict(self, batch: list[Pixels]) -> list[Pixels]:
+        return network.purify(self.model, batch)
 
-    def unbatch(self, output: torch.Tensor) -> list[np.ndarray]:
-        return list(output[:, 0].mul(255).round().byte().numpy())
+    def unbatch(self, output: list[Pixels]) -> list[Pixels]:
+        return output
 
-    def encode_response(self, output: np.ndarray) -> Response:
-        buffer = io.BytesIO()
-        Image.fromarray(output).save(buffer, "PNG", compress_level=1)
-        return Response(buffer.getvalue(), media_type="image/png")
+    def encode_response(self, output: Pixels) -> Response:
+        return Response(network.encode(output), media_type="image/png")
 
 
 if __name__ == "__main__":

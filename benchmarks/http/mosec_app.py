@@ -1,33 +1,25 @@
-"""mosec with dynamic batching in one worker: raw PNG bytes in and out."""
+"""mosec with dynamic batching in one worker: raw PNG bytes in and out. ``--port`` is read by mosec itself."""
 
-import io
-
-import numpy as np
-import torch
 from mosec import Server, Worker
-from PIL import Image
 
-import models
+from . import network
+from .network import Pixels
 
 
 class Purify(Worker):
     def __init__(self) -> None:
         super().__init__()
-        self.model = models.load("mnist-transparent")
+        self.model = network.load()
         self.resp_mime_type = "image/png"
 
-    def deserialize(self, data: bytes) -> np.ndarray:
-        return np.array(Image.open(io.BytesIO(data)))
+    def deserialize(self, data: bytes) -> Pixels:
+        return network.decode(data)
 
-    def serialize(self, data: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(data).save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
+    def serialize(self, data: Pixels) -> bytes:
+        return network.encode(data)
 
-    def forward(self, data: list[np.ndarray]) -> list[np.ndarray]:
-        with torch.inference_mode():
-            purified = self.model(torch.from_numpy(np.stack(data))[:, None].float() / 255)
-        return list(purified[:, 0].mul(255).round().byte().numpy())
+    def forward(self, data: list[Pixels]) -> list[Pixels]:
+        return network.purify(self.model, data)
 
 
 if __name__ == "__main__":

@@ -50,17 +50,21 @@ class Unavailable(RuntimeError):
 
 def python(name: str) -> Path:
     """The interpreter of a server's environment, which is made at the first call."""
-    folder = BUILD / name
-    stamp, wanted = folder / "installed", "\n".join(REQUIREMENTS[name])
+    try:
+        return environment(BUILD / name, REQUIREMENTS[name])
+    except subprocess.CalledProcessError as error:
+        raise Unavailable(f"{name} cannot be installed: {error.stderr.strip().splitlines()[-1:]}") from error
+
+
+def environment(folder: Path, requirements: Sequence[str]) -> Path:
+    """The interpreter of a virtual environment with these requirements, made anew when they change."""
+    stamp, wanted = folder / "installed", "\n".join(requirements)
     if not stamp.exists() or stamp.read_text() != wanted:
-        commands = (
-            [sys.executable, "-m", "venv", str(folder)],
-            [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]],
-        )
-        for command in commands:
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise Unavailable(f"{name} cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
+        for command in (
+            [sys.executable, "-m", "venv", "--clear", str(folder)],
+            [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *requirements],
+        ):
+            subprocess.run(command, capture_output=True, text=True, check=True)
         stamp.write_text(wanted)
     return folder / "bin" / "python"
 

@@ -2,16 +2,21 @@
 // to the model's size once, and the service sees that PNG.
 
 const $ = (id) => document.getElementById(id);
-const state = { models: [], natural: null, adversarial: null, label: null, run: 0 };
+const state = { models: [], natural: null, adversarial: null, label: null, run: 0, key: "" };
 
 class Refusal extends Error {}
 
-async function ask(path, options) {
+async function ask(path, options = {}) {
+  const key = state.key ? { "X-API-Key": state.key } : {};
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(path, { ...options, headers: { ...options.headers, ...key } });
   } catch {
     throw new Refusal("The service cannot be reached. Is it still running?");
+  }
+  if (answer.status === 401) {
+    $("key").hidden = false;
+    $("keyed").hidden = true; // a link cannot send it
   }
   if (!answer.ok) {
     const body = await answer.json().catch(() => ({}));
@@ -140,7 +145,8 @@ async function show() {
     ["SHA-256", answer.headers.get("X-ARN-Model-SHA256")],
   ]);
   const url = new URL(`purify?${query()}`, document.baseURI);
-  $("curl").textContent = `curl --data-binary @image.png '${url}' -o purified.png`;
+  const header = state.key ? ` -H "X-API-Key: $ARN_API_KEY"` : "";
+  $("curl").textContent = `curl --data-binary @image.png${header} '${url}' -o purified.png`;
   $("panels").hidden = $("evidence").hidden = false;
   $("status").textContent = verdict(natural, seen, right);
 }
@@ -257,6 +263,13 @@ $("attack").addEventListener("submit", (event) => {
     await show();
     $("results").focus({ preventScroll: true });
   });
+});
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.key = $("key-value").value; // here and nowhere else: a reload forgets it
+  $("key-value").value = "";
+  $("key").hidden = true;
+  guarded(state.natural ? show : start);
 });
 $("copy").addEventListener("click", async () => {
   try {

@@ -1,6 +1,7 @@
 """The real command as a process of its own, on a loopback port."""
 
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +14,14 @@ import pytest
 class Served:
     """A running ``arn serve``."""
 
-    def __init__(self, process, log, url):
+    def __init__(self, process, log, url, trusted):
         self.process, self.log, self.url = process, log, url
-        self.client = httpx2.Client(base_url=url, timeout=60)
+        self.client = httpx2.Client(base_url=url, timeout=60, verify=trusted)
+
+    def connect(self):
+        """A bare connection."""
+        host, port = self.url.partition("://")[2].split(":")
+        return socket.create_connection((host, int(port)), timeout=30)
 
     @property
     def said(self):
@@ -28,7 +34,7 @@ class Served:
 
 
 @contextmanager
-def serving(tmp_path, *flags, command=(sys.executable, "-m", "service"), **how):
+def serving(tmp_path, *flags, command=(sys.executable, "-m", "service"), trusted=True, **how):
     """``arn serve`` with flags, once it is ready; ``how`` goes to the process (``cwd``, ``env``)."""
     log = tmp_path / "serve.log"
     served = None
@@ -36,11 +42,11 @@ def serving(tmp_path, *flags, command=(sys.executable, "-m", "service"), **how):
         process = subprocess.Popen([*command, "serve", "--port", "0", *flags], stderr=file, **how)
     try:
         deadline = time.monotonic() + 60
-        while not (found := re.search(r"running on (http://[\d.:]+)", log.read_text())):
+        while not (found := re.search(r"running on (https?://[\d.:]+)", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        served = Served(process, log, found[1])
+        served = Served(process, log, found[1], trusted)
         while served.client.get("/health/ready").status_code != 200:
             time.sleep(0.05)
         yield served

@@ -62,7 +62,7 @@ def test_the_first_example_is_shown_restored(page):
         "Attacked, the classifier says 8; purified, 3: the right class is back."
     )
     assert (labels(page, "natural"), labels(page, "adversarial"), labels(page, "purified")) == ("3", "8", "3")
-    assert "mnist-transparent@fp32" in page.inner_text("#facts")
+    assert "mnist-transparent@" in page.inner_text("#facts")
     for stage in ("decode", "queue", "infer", "encode"):
         assert stage in page.inner_text("#facts")
 
@@ -84,7 +84,7 @@ def test_an_upload_is_purified_and_attacked_and_a_stronger_attacker_wins(page):
 
 def test_another_model_answers_once_it_is_chosen(page):
     page.select_option("#model", "identity")
-    expect(page.locator("#facts")).to_contain_text("identity@fp32")
+    expect(page.locator("#facts")).to_contain_text("identity@")
     expect(page.locator("#status")).to_contain_text("the class is not restored")
     assert "model=identity" in page.inner_text("#curl")
 
@@ -125,6 +125,26 @@ def test_errors_are_sentences(page, service):
     page.unroute("**/purify*")
     page.locator("#examples button").first.click()
     expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_key_is_asked_for_sent_and_forgotten(browser, tmp_path):
+    with serving(tmp_path, "--api-key", "open-sesame") as served:
+        page = browser.new_page()
+        page.goto(served.url)
+        expect(page.locator("#error")).to_contain_text("A key")
+        for given, shown in (("guess", "#key"), ("open-sesame", "#panels")):
+            page.fill("#key-value", given)
+            page.click("#key button")
+            expect(page.locator(shown)).to_be_visible()
+        expect(page.locator("#key")).to_be_hidden()
+        expect(page.locator("#error")).to_be_hidden()
+        assert '-H "X-API-Key: $ARN_API_KEY"' in page.inner_text("#curl")
+        assert "open-sesame" not in page.content()
+        assert page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])") == '[{},{},""]'
+        assert Axe().run(page).violations_count == 0
+        page.reload()
+        expect(page.locator("#key")).to_be_visible()
+        page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -41,7 +41,7 @@ for line in sys.stdin:
 def ray_serve():
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "ARN_PRECISION": "fp32"}, start_new_session=True,
     )  # fmt: skip
     try:
         while (line := process.stdout.readline()).strip() != "ready":

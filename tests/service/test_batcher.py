@@ -2,15 +2,17 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batcher import Batcher
-from service.engine import Purified, Work
-from service.errors import DeadlineExceeded, Draining, EngineFailure, QueueFull, TooManyImages
+from service.engine import Engine, Purified, Work
+from service.errors import DeadlineExceeded, Draining, EngineFailure, OutOfMemory, QueueFull, TooManyImages
 
 WORK = Work("m")
 
@@ -184,6 +186,124 @@ async def test_a_failure_reaches_the_whole_batch_and_only_it(kind, caplog):
     broken.clear()
     assert (await submit(queue, 3)).result.images.flat[0] == 252
     queue.close(5)
+
+
+async def test_a_poisonous_request_fails_alone(device):
+    def run(work, batch):
+        if (batch == 3).any():
+            raise ValueError("poison")
+        return device(work, batch)
+
+    queue = batcher(run, max_wait_seconds=0.2)
+    outcomes = await asyncio.gather(*(submit(queue, value) for value in (1, 2, 3, 4)), return_exceptions=True)
+    assert isinstance(outcomes.pop(2), EngineFailure)
+    assert [int(answer.result.images.flat[0]) for answer in outcomes] == [254, 253, 251]
+    assert device.seen == [1, 2, 4]
+    assert (await submit(queue, 5)).result.images.flat[0] == 250
+    queue.close(5)
+
+
+async def test_a_batch_beyond_memory_is_halved_and_the_size_that_works_is_remembered_for_a_while(
+    device, monkeypatch, caplog
+):
+    tried = []
+
+    def run(work, batch):
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise MemoryError
+        return device(work, batch)
+
+    halved = []
+    queue = batcher(run, max_batch_images=16, on_halved=lambda: halved.append(1))
+    answer = await submit(queue, *range(16))
+    assert np.array_equal(answer.result.images, 255 - images(*range(16)))
+    assert tried == [16, 8, 4, *[2] * 8]
+    assert len(halved) == 3
+    tried.clear()
+    first = await held(queue, device)
+    others = [asyncio.create_task(submit(queue, value)) for value in (1, 2, 3)]
+    of_another_shape = asyncio.create_task(submit(queue, 4, 5, 6, side=3))
+    await asyncio.sleep(0.01)
+    device.open.set()
+    await asyncio.gather(first, *others, of_another_shape)
+    assert tried == [1, 2, 1, 3]
+    assert caplog.text.count("smaller batches for a while") == 1
+    tried.clear()
+    now = time.monotonic()
+    monkeypatch.setattr("service.batcher.time.monotonic", lambda: now + 61)
+    await submit(queue, *range(4))
+    assert tried == [4, 2, 2]
+    queue.close(5)
+
+
+async def test_an_image_beyond_memory_fails_alone(device):
+    def run(work, batch):
+        if len(batch) > 1 or (batch == 2).any():
+            raise MemoryError
+        return device(work, batch)
+
+    queue = batcher(run, max_wait_seconds=0.2)
+    outcomes = await asyncio.gather(*(submit(queue, value) for value in (1, 2, 3, 4)), return_exceptions=True)
+    assert isinstance(outcomes.pop(1), OutOfMemory)
+    assert [int(answer.result.images.flat[0]) for answer in outcomes] == [254, 252, 251]
+    queue.close(5)
+
+
+def _allocates():
+    torch.empty(2**50, dtype=torch.uint8)
+
+
+def _cuda():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("fail", [_allocates, _cuda])
+async def test_the_networks_ways_to_run_out_of_memory_are_known(fail, monkeypatch):
+    engine = Engine(("identity",), "", "cpu", "fp32")
+    monkeypatch.setattr(engine.purifiers["identity"], "forward", lambda x: fail() if len(x) > 2 else x)
+    queue = batcher(engine.run)
+    answer = await submit(queue, *range(4), work=Work("identity"))
+    assert np.array_equal(answer.result.images, images(*range(4)))
+    queue.close(5)
+
+
+async def test_a_change_is_made_between_batches_and_never_within_an_entry(device):
+    queue = batcher(device)
+    first = await held(queue, device)
+    large = asyncio.create_task(submit(queue, *range(1, 11)))
+    await asyncio.sleep(0.01)
+    made = []
+    change = asyncio.create_task(queue.between_batches(lambda: made.append(len(device.calls))))
+    given_up = asyncio.create_task(queue.between_batches(lambda: made.append("never")))
+    await asyncio.sleep(0.01)
+    assert not made
+    given_up.cancel()
+    await asyncio.sleep(0.01)
+    device.open.set()
+    await asyncio.gather(first, large, change)
+    assert made == [1]
+    assert [len(batch) for _, batch in device.calls] == [1, 4, 4, 2]
+
+    device.open.clear()
+    device.entered.clear()
+    large = asyncio.create_task(submit(queue, *range(1, 11)))
+    await asyncio.to_thread(device.entered.wait, 5)
+    change = asyncio.create_task(queue.between_batches(lambda: made.append(len(device.calls))))
+    await asyncio.sleep(0.01)
+    device.open.set()
+    await asyncio.gather(large, change)
+    assert made == [1, 7]
+
+    def slip():
+        raise ValueError("slip")
+
+    with pytest.raises(ValueError, match="slip"):
+        await queue.between_batches(slip)
+    assert queue.alive
+    await asyncio.to_thread(queue.close, 5)
+    with pytest.raises(Draining):
+        await queue.between_batches(slip)
 
 
 async def test_closing_finishes_what_was_accepted_and_refuses_the_rest(device):

@@ -2,10 +2,12 @@
 examples of TensorFlow Serving, which has no package to run here."""
 
 import base64
+import contextlib
 import gzip
 import io
 import json
 import select
+import socketserver
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -225,6 +227,91 @@ def test_a_server_that_is_down_or_slow_is_told_apart_and_left_alone_after_a_whil
     with running(downstream_url=upstream, downstream_protocol="v1", downstream_timeout_seconds=0.2) as client:
         answer = client.post("/v1/models/slow:predict", content=json.dumps({"instances": ROWS}))
         assert (answer.status_code, answer.json()["code"]) == (504, "downstream_timeout")
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+SOUND = _HEAD + b"Content-Length: 2\r\n\r\n{}"
+GARBAGE = {
+    "nothing": b"",
+    "nonsense": bytes(range(128, 256)) * 9,
+    "another protocol": b"220 mail.example ESMTP\r\n",
+    "half a head": _HEAD,
+    "half a body": _HEAD + b"Content-Length: 100\r\n\r\n{",
+    "half a chunk": _HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    "no chunk": _HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    "a length in words": _HEAD + b"Content-Length: many\r\n\r\n{}",
+    "a negative length": _HEAD + b"Content-Length: -1\r\n\r\n{}",
+    "two lengths": _HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "a header without end": _HEAD + b"X: " + b"a" * 2**20,
+    "a header without a colon": _HEAD + b"\x00no colon\r\nContent-Length: 2\r\n\r\n{}",
+    "a status of four digits": b"HTTP/1.1 9000 OK\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+class Says(socketserver.StreamRequestHandler):
+    """Reads a request, says what it is told to, and hangs up unless told to stay."""
+
+    what: ClassVar[bytes] = SOUND
+    stays: ClassVar[bool] = False
+
+    def handle(self):
+        while (head := self.rfile.readline()).strip():
+            length = 0
+            while (line := self.rfile.readline()).strip():
+                length = int(line.split()[1]) if line.lower().startswith(b"content-length") else length
+            assert head.startswith(b"POST /")
+            self.rfile.read(length)
+            with contextlib.suppress(ConnectionError):  # who is told nonsense may leave before its end
+                self.wfile.write(self.what)
+            if not self.stays:
+                break
+
+
+@pytest.fixture(scope="module")
+def says():
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Says) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "path", "body"),
+    [
+        ("raw", "/classify", PNG),
+        ("v1", "/v1/models/m:predict", json.dumps({"instances": ROWS}).encode()),
+        ("torchserve", "/predictions/m", PNG),
+    ],
+)
+def test_a_server_that_answers_garbage_is_a_502_in_our_own_form(says, monkeypatch, protocol, path, body):
+    with running(downstream_url=says, downstream_protocol=protocol) as client:
+        for name, garbage in GARBAGE.items():
+            monkeypatch.setattr(Says, "what", garbage)
+            answer = client.post(path, content=body)
+            assert answer.status_code == 502, name
+            code = answer.json()["code"]
+            assert code == ("downstream_unreachable" if protocol != "torchserve" else 502)
+            assert answer.headers["x-arn-refused-by"] == "downstream"
+            monkeypatch.setattr(Says, "what", SOUND)
+            assert client.post(path, content=body).content == b"{}", f"after {name}"
+        assert sample(client, 'arn_requests_total{route="' + path.replace("/m", "/{model}") + '",status="500"}') == 0
+
+
+def test_what_follows_an_answer_is_never_taken_for_the_next_one(says, monkeypatch):
+    smuggled = _HEAD + b"Content-Length: 8\r\n\r\nsmuggled"
+    monkeypatch.setattr(Says, "stays", True)
+    with running(downstream_url=says) as client:
+        for _ in range(3):
+            monkeypatch.setattr(Says, "what", SOUND + smuggled)
+            first = client.post("/classify", content=PNG)
+            assert first.status_code == 502 or first.content == b"{}"
+            monkeypatch.setattr(Says, "what", SOUND)
+            assert client.post("/classify", content=PNG).content == b"{}"
 
 
 def test_the_breaker_lets_one_probe_through_a_pause_and_closes_at_the_first_answer(monkeypatch):

@@ -180,6 +180,7 @@ def project(tmp_path, split):
     shutil.copytree(ROOT / "results" / "paper", tmp_path / "results" / "paper")
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copy(ROOT / "docs" / "choosing.md", tmp_path / "docs")
     chosen = subject(models.Identity(), Card("identity", "purifier", "x", {}, "", (0, 0, 0)))
     record = dataclasses.replace(measure(chosen, split, tmp_path), dataset="mnist")
     return tmp_path, record.write(tmp_path / "results")

@@ -17,6 +17,8 @@ def checkout(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "models" / "zoo", tmp_path / "models" / "zoo")
     shutil.copytree(ROOT / "results" / "checkpoints", tmp_path / "results" / "checkpoints")
     shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "choosing.md", tmp_path / "docs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -50,3 +52,30 @@ def test_the_smoke_run_goes_from_data_to_tables(checkout, capsys):
     capsys.readouterr()
     assert reproduce.main(["mnist", "--smoke", "--only", "train"]) == 0
     assert capsys.readouterr().out.startswith("0 of ")
+
+
+def test_the_hardened_plan_asks_what_a_sceptic_would(capsys, checkout):
+    for flags in ([], ["--smoke"], ["--device", "cuda"]):
+        assert reproduce.main(["mnist-hardened", "--list", *flags]) == 0
+        listed = capsys.readouterr().out.splitlines()
+        assert listed[-1].startswith("arn-train tables")
+        for word in (
+            "--recipe hardened", "joint", "--arch mlp", "--arch resnet8", "--surrogate", "AA_N", "PGDM_Nx100r10",
+            "MATCH_N", "SQUARE_N", "bpda_through", "PGD_N@0.7", "PGD_Nx200", "at-pgd", "three-classifiers",
+        ):  # fmt: skip
+            assert any(word in line for line in listed), word
+
+
+@pytest.mark.slow
+def test_the_hardened_smoke_run_goes_from_training_to_its_tables(checkout):
+    assert reproduce.main(["mnist-hardened", "--smoke"]) == 0
+    page = (checkout / "runs/smoke/project/docs/results.md").read_text()
+    for part in (
+        "The hardened profile",
+        "In front of other classifiers",
+        "| mlp |",
+        "Fidelity",
+        "What each choice",
+        "-3f",
+    ):
+        assert part in page, part

@@ -126,11 +126,12 @@ def test_a_classifier_that_does_not_fit_is_refused(digits, tmp_path):
         {"weights": recipes.LossWeights(att=1)},
         {"inner_steps": -1},
         {"ema": 1.0},
+        {"eps_to": 0.0},
         {"joint": 1.0, "weights": recipes.LossWeights(l1=1, adv=1)},
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"small|shifted|restore|negative|rate"):
+    with pytest.raises(ValueError, match=r"small|shifted|restore|negative|positive"):
         dataclasses.replace(recipes.transparent(), **wrong)
 
 

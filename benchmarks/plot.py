@@ -1,0 +1,98 @@
+"""The records as plots: ``python -m benchmarks.plot`` writes ``docs/figures/speed.png`` and ``soak.png``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from . import common
+
+plt.switch_backend("Agg")
+
+Record = dict[str, Any]
+
+OURS = "arn"
+_COLOURS = ("#222222", "#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
+
+
+def speed(records: Sequence[Record]) -> Figure:
+    """Requests a second of each server relative to this service, a panel each network and number of threads."""
+    figure, grid = plt.subplots(
+        1, len(records), figsize=(1 + 4 * len(records), 3.8), layout="constrained", squeeze=False, sharey=True
+    )
+    for axis, record in zip(grid[0], records, strict=True):
+        ours = record["medians"][OURS]
+        for colour, (server, by_connections) in zip(_COLOURS, record["medians"].items(), strict=False):
+            counts = sorted(by_connections, key=int)
+            relative = [by_connections[count]["rps"] / ours[count]["rps"] for count in counts]
+            axis.plot(range(len(counts)), relative, "o-", label=server, color=colour)
+        axis.set_xticks(range(len(counts)), counts)
+        axis.set(xlabel="connections", title=f"{record['network']}, {record['threads']} thread(s)", yscale="log")
+        ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_yticks([], minor=True)
+    grid[0][0].set_ylabel("requests a second, this service = 1")
+    grid[0][-1].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def soak(record: Record) -> Figure:
+    """What the process looked like over the minutes of a soak."""
+    samples = record["samples"]
+    minutes = [sample["seconds"] / 60 for sample in samples]
+    figure, axes = plt.subplots(5, figsize=(8, 9), layout="constrained", sharex=True)
+    for axis, (key, label) in zip(
+        axes,
+        {
+            "rss_mb": "memory, MB",
+            "queue_images": "images waiting",
+            "open_files": "open files",
+            "lag_p50_ms": "loop's lag, ms",
+        }.items(),
+        strict=False,
+    ):
+        axis.plot(minutes, [sample[key] for sample in samples], color=_COLOURS[1])
+        axis.set_ylabel(label)
+    for status, colour, label in (("200", _COLOURS[3], "answered"), ("429", _COLOURS[2], "refused")):
+        rates = [
+            (after["answered"].get(status, 0) - before["answered"].get(status, 0))
+            / (after["seconds"] - before["seconds"])
+            for before, after in pairwise(samples)
+        ]
+        axes[-1].plot(minutes[1:], rates, color=colour, label=label)
+    axes[-1].set(xlabel="minutes", ylabel="requests/s")
+    axes[-1].legend(frameon=False, fontsize="small")
+    for axis in axes:
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
+    axes[0].set_title(f"twice the capacity of {record['capacity_rps']:.0f} requests/s")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.plot", description=__doc__)
+    parser.add_argument("--results", type=Path, default=common.RESULTS)
+    parser.add_argument("--out", type=Path, default=common.ROOT / "docs" / "figures")
+    flags = parser.parse_args()
+    figures = {}
+    compared = [json.loads(path.read_text()) for path in sorted(flags.results.glob("http-*-*.json"))]
+    if compared := [record for record in compared if OURS in record["medians"] and "network" in record]:
+        figures["speed.png"] = speed(compared)
+    if (path := flags.results / "soak.json").is_file():
+        figures["soak.png"] = soak(json.loads(path.read_text()))
+    if not figures:
+        raise SystemExit(f"no record to draw in {flags.results}")
+    flags.out.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(flags.out / name, dpi=110)
+        print(f"wrote {flags.out / name}")
+
+
+if __name__ == "__main__":
+    main()

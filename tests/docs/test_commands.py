@@ -1,0 +1,204 @@
+"""Every command that a document shows: the README's are run, the others go through the parser of their program."""
+
+import argparse
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service import settings
+from tests.docs.test_docs import PAGES
+from tests.e2e.conftest import serving
+from training import attacks
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+# ARN_* settings of the machine have no say in what the README shows.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ARN_")}
+OTHERS = ("curl", "pip", "python", "tensorboard", "torchrun")
+MODULES = {"arn": "service", "arn-train": "training", "reproduce": "training.reproduce"}
+
+
+# -- the README's, run ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", re.findall(r"(?m)^\.venv/bin/.*", README))
+def test_the_readmes_commands_run(line, tmp_path):
+    program, *arguments = shlex.split(line)
+    if arguments[-1] == "out":
+        arguments[-1] = str(tmp_path / "out")
+    command = [Path(sys.executable).parent / Path(program).name, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def curl(address, folder):
+    """The README's calls, in an empty folder that has the examples; what they print."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    lines = re.findall(r"(?m)^curl .*", README)
+    assert [line for line in lines if "/purify" in line]
+    if not (folder / "examples").exists():
+        (folder / "examples").symlink_to(ROOT / "examples")
+    said = ""
+    for line in lines:
+        assert "localhost:8000" in line
+        command = line.replace("localhost:8000", address).replace("curl", "curl --fail --silent --show-error", 1)
+        done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise ConnectionError(done.stderr)
+        said += done.stdout
+    return said
+
+
+def check_what_curl_got(said, folder):
+    back, shown = (np.asarray(Image.open(path), np.int16) for path in
+                   (folder / "out.png", ROOT / "examples" / "purified_3.png"))  # fmt: skip
+    assert abs(back - shown).max() <= 4  # of 255, as bf16 may, which the machine may have chosen
+    answer = json.loads(said)
+    assert (answer["label"], answer["unpurified"]["label"]) == (3, 8)
+    assert "a 3, and an 8 without" in README
+
+
+def test_the_readmes_calls_work_on_the_service_as_it_starts(tmp_path):
+    with serving(tmp_path, env=ENVIRONMENT) as served:
+        check_what_curl_got(curl(served.url.removeprefix("http://"), tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_fresh_clone_serves_as_the_readme_says(tmp_path, capsys):
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["scripts/serve", "--port", str(port)], cwd=clone, env=ENVIRONMENT, stderr=log, start_new_session=True
+        )
+    try:
+        while True:
+            try:
+                said = curl(f"127.0.0.1:{port}", clone)
+                break
+            except ConnectionError:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() - started < 1800, (tmp_path / "log").read_text()
+                time.sleep(0.2)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    with capsys.disabled():
+        print(f"\n{time.monotonic() - started:.0f} s from the clone to the first answers")  # noqa: T201
+    check_what_curl_got(said, clone)
+
+
+# -- all, parsed ---------------------------------------------------------------------------------------------------
+
+
+class Parsed(BaseException):
+    """Ends a program once it knows its arguments."""
+
+
+def parse(module, arguments, monkeypatch):
+    """What the real parser of a program makes of the arguments; ValueError where it refuses them."""
+    real = argparse.ArgumentParser.parse_args
+
+    def parse_args(self, args=None, namespace=None):
+        raise Parsed(real(self, args, namespace))
+
+    def refuse(self, message):
+        raise ValueError(message)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.delitem(sys.modules, module, raising=False)  # it is to run anew
+    with pytest.raises(Parsed) as parsed:
+        runpy.run_module(module, run_name="__main__")
+    (namespace,) = parsed.value.args
+    return namespace
+
+
+def check(words, monkeypatch):
+    """Take one command, as split into words, for what it is."""
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    program, arguments = Path(words[0]).name, words[1:]
+    if words[0].startswith("scripts/"):
+        assert os.access(ROOT / words[0], os.X_OK)
+        if program == "serve":
+            program, arguments = "arn", ["serve", *arguments]
+        elif program != "reproduce":
+            assert set(arguments) <= {"--all", "--pin"}
+            return
+    if program.startswith("python") and arguments[0] == "-m" and arguments[1] != "venv":
+        module, arguments = arguments[1], arguments[2:]
+    elif program in MODULES:
+        module = MODULES[program]
+    else:
+        assert program.rstrip("3") in OTHERS, f"{program} is no program that a document may show"
+        return
+    flags = parse(module, arguments, monkeypatch)
+    if module == "service" and flags.command == "serve":
+        settings.from_flags(flags)
+    for name in getattr(flags, "attacks", None) or ():
+        assert name == "none" or attacks.get(name, "mnist")
+
+
+def commands(text):
+    """The commands of every ``sh`` block."""
+    for block in re.findall(r"(?ms)^```sh\n(.*?)^```", text):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("&&"):
+                if words := shlex.split(part, comments=True):
+                    yield shlex.join(words)
+
+
+SHOWN = [(page, command) for page in PAGES for command in commands(page.read_text())]
+INLINE = r"`((?:\.venv/bin/)?(?:arn|arn-train|scripts/\w+|python -m \w[\w.]*)(?: [^`]+)?)`"
+NAMED = [(page, command) for page in PAGES for command in re.findall(INLINE, page.read_text())]
+
+
+def test_there_are_commands():
+    assert len(SHOWN) > 40
+    assert len(NAMED) > 10
+
+
+@pytest.mark.parametrize(("page", "command"), SHOWN, ids=lambda value: getattr(value, "name", None))
+def test_a_commands_flags_exist(page, command, monkeypatch):
+    check(shlex.split(command), monkeypatch)
+
+
+@pytest.mark.parametrize(("page", "command"), NAMED, ids=lambda value: getattr(value, "name", None))
+def test_flags_in_the_text_exist(page, command, monkeypatch):
+    problem = ""
+    try:
+        check(shlex.split(command), monkeypatch)
+    except ValueError as error:
+        problem = str(error)
+    assert not problem or "are required" in problem  # which it is by its name alone
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["arn serve --no-such-flag 1", "arn serve --device tpu", "arn-train train --recipe x --out y", "made-up",
+     "arn-train evaluate --attacks PGD_X", "python -m benchmarks.http --no-such-flag", "scripts/no-such-script"],
+)  # fmt: skip
+def test_a_command_that_is_wrong_is_noticed(command, monkeypatch):
+    with pytest.raises((ValueError, AssertionError)):
+        check(shlex.split(command), monkeypatch)
