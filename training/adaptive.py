@@ -16,6 +16,8 @@ from .recipes import Recipe
 
 # Shares of a one-step attack that are tried on the way to all of it.
 _PARTIAL = (1 / 3, 2 / 3)
+# What the last step is, as a share of the first. 10 steps that shrink reach the loss of 20 that do not.
+_LAST = 0.05
 
 
 def as_learned(attack: Attack, recipe: Recipe) -> Attack:
@@ -39,15 +41,12 @@ def attacked(
 ) -> Tensor:
     """``x`` ``(N, C, H, W)`` in [0, 1] after ``attack``'s iterations from a random start, at ``share`` of its budget.
 
+    The attack's ``step`` is the first; the others shrink in even parts.
     After a single step each image keeps the smallest share of its perturbation that makes f err: what guards against
     catastrophic overfitting, in which the whole step is defended and what lies before it is not (Kim, Lee & Lee, AAAI
     2021).
     """
-    eps, step, iterations = (
-        share * float(attack.eps or 0),
-        share * attack.settings["step"],
-        attack.settings["iterations"],
-    )
+    eps, first, iterations = share * (attack.eps or 0.0), share * attack.settings["step"], attack.settings["iterations"]
     generator = torch.Generator().manual_seed(seed)
     loss = objective(attack)
 
@@ -64,7 +63,8 @@ def attacked(
         uphill = -1.0
     low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
     found = (x + eps * (2 * torch.rand(x.shape, generator=generator) - 1).to(x)).clamp(0, 1)
-    for _ in range(int(iterations)):
+    for index in range(int(iterations)):
+        step = first * (1 - (1 - _LAST) * index / max(1, iterations - 1))
         found = found.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(loss(logits_of(found), goals), found)
         found = torch.min(torch.max(found.detach() + uphill * step * gradient.sign(), low), high)

@@ -51,10 +51,10 @@ class Recipe:
     anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
     ``corrupted``: share of the inputs damaged at random on top (:mod:`training.corrupt`), the target staying natural.
     ``continues``: the recipe whose run it is meant to go on from (``--init``).
-    ``inner_steps``: with 0 the seen attacks see f alone. Otherwise each batch is attacked by that many steps of
-    ``inner_step`` times the budget, through f after g as it stands; the budget goes from ``eps_from`` to ``eps_to``
-    times the attack's own over the first ``ramp`` of the run. ``ema``: the weights that are kept are a moving average
-    of this decay. ``joint``: f learns too, at ``joint`` times g's rate.
+    ``inner_steps``: with 0 the seen attacks see f alone. Otherwise each batch is attacked by that many steps, the
+    first of ``inner_step`` times the budget and the others smaller, through f after g as it stands; the budget goes
+    from ``eps_from`` to ``eps_to`` times the attack's own over the first ``ramp`` of the run. ``ema``: the weights that
+    are kept are a moving average of this decay. ``joint``: f learns too, at ``joint`` times g's rate.
     ``form``: the losses as the paper has them, as the authors' ``released`` code does, or ``averaged`` over pixels and
     domains alike, as APE-GAN has them.
     """
@@ -76,7 +76,7 @@ class Recipe:
     released_initialisation: bool = False
     seen: tuple[str, ...] = ("PGD_N", "PGD_T")
     inner_steps: int = 0
-    inner_step: float = 0.25
+    inner_step: float = 1.0
     eps_from: float = 1.0
     eps_to: float = 1.0
     ramp: float = 0.0

@@ -299,7 +299,7 @@ class HardenedPlan(Plan):
             "invariance": (*init, "--weights", "att=0.1,nor=0.0001"),
             "one-step": (*init, "--with", "inner_steps=1,inner_step=1.25"),
             "steps-5": (*init, "--with", "inner_steps=5"),
-            "steps-20": (*init, "--with", "inner_steps=20,inner_step=0.125"),
+            "steps-20": (*init, "--with", "inner_steps=20"),
             "no-ramp": (*init, "--with", "ramp=0"),
             "no-average": (*init, "--with", "ema=0"),
             "margin-attack": (*init, "--seen", "PGDM_N"),

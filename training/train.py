@@ -629,7 +629,6 @@ class Trainer:
                     seed_of(self.config.seed, "validation", attack.name),
                     attack.with_settings(iterations=20),
                 )
-                stronger = stronger.with_settings(step=0.1 * (attack.eps or 0))
                 parts = zip(natural.split(500), labels.split(500), strict=True)
                 images = torch.cat([adaptive.attacked(target, x, y, stronger, 1.0, seed) for x, y in parts])
                 sets[f"{attack.name} white_box"] = (images, labels)
