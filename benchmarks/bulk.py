@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from examples.servers import free_port
 from service import codec
-from service.precision import resolve
+from service.precision import Precision, resolve
 
 from . import common, engine
 
@@ -45,16 +45,18 @@ def v2(images: NDArray[np.uint8]) -> Body:
 
 
 ROUTES = {".npy": npy, "V2 binary": v2}
+LIMITS = {"fp32": ("eager", "engine"), "bf16": ("eager", "engine bf16")}
+"""The backends that the service is measured by: plain torch, and its own engine in the arithmetic that it serves."""
 
 
-def check(served: common.Served, network: str, tolerance: int) -> None:
-    """The service answers what the network does, to so many grey levels."""
+def check(served: common.Served, network: str, precision: Precision) -> None:
+    """The service answers what the network does, as near as its arithmetic promises."""
     images = common.images(network, 8)
     path, body, headers = npy(images)
     answer = codec.decode_npy(common.fetch(served.url + path, body, headers))
     run = engine.BACKENDS["eager"](common.network(network), 1)
     x = engine.as_float(images)
-    if engine.deviation(torch.from_numpy(answer.copy()), run(images, x)).max() > tolerance:
+    if engine.deviation(torch.from_numpy(answer.copy()), run(images, x)).max() > common.LEVELS[precision]:
         raise RuntimeError("the service answers other images")
 
 
@@ -77,47 +79,46 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 64, 256], help="of the networks alone")
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, everywhere")
-    parser.add_argument("--precision", default=resolve("auto", "cpu"), choices=["fp32", "bf16"], help="of the engine")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--out", type=Path, default=common.RESULTS / "bulk.json")
+    parser.add_argument("--precision", default="auto", choices=common.PRECISIONS, help="of the service and its engine")
     flags = parser.parse_args()
-    engine_alone = "engine" if flags.precision == "fp32" else "engine bf16"
-    limits_of = ("eager", engine_alone)
+    precision = resolve(flags.precision, "cpu")
+    eager, alone = LIMITS[precision]
     rows = []
     for network in flags.networks:
         bodies = {(name, n): make(common.images(network, n)) for name, make in ROUTES.items() for n in flags.counts}
         rates: dict[tuple[str, int], list[float]] = {key: [] for key in bodies}
-        limits: dict[str, list[float]] = {name: [] for name in limits_of}
+        limits: dict[str, list[float]] = {eager: [], alone: []}
         url = f"http://127.0.0.1:{(port := free_port())}"
         sink = [sys.executable, "-m", "benchmarks.sink", str(port)]
         arguments = [
             *("--models", common.network(network), "--classifier", "", "--queue-images", "8192"),
-            *("--precision", flags.precision),
-            *("--downstream-url", url, "--downstream-protocol", "v2"),
+            *("--downstream-url", url, "--downstream-protocol", "v2", "--precision", precision),
         ]
         with (
             common.running(sink, functools.partial(common.fetch, url), common.BUILD / "sink.log"),
             common.serving(*arguments, threads=flags.threads) as served,
         ):
-            check(served, network, 1 if flags.precision == "fp32" else 4)
+            check(served, network, precision)
             for _ in range(flags.rounds):
-                alone, _ = engine.measure(network, flags.threads, flags.batches, limits_of, 3, flags.seconds / 12)
-                for name in limits_of:
-                    limits[name].append(max(r["images_per_second"] for r in alone if r["backend"] == name))
+                best, _ = engine.measure(network, flags.threads, flags.batches, [eager, alone], 3, flags.seconds / 12)
+                for name in limits:
+                    limits[name].append(max(row["images_per_second"] for row in best if row["backend"] == name))
                 for (name, count), body in bodies.items():
                     # Long enough for every connection to be answered several times, however large its requests.
-                    enough = 4 * flags.connections * count / limits[engine_alone][-1]
+                    enough = 4 * flags.connections * count / limits[alone][-1]
                     seconds = math.ceil(max(flags.seconds, enough))
                     rates[name, count].append(load(served, body, count, flags.connections, seconds))
                     print(f"{network}  {name:9} {count:5}  {rates[name, count][-1]:.0f} images/s", flush=True)
-        best = {name: statistics.median(samples) for name, samples in limits.items()}
         for (name, count), samples in rates.items():
             rate = statistics.median(samples)
             rows.append(
                 {
                     "network": network, "route": name, "images": count, "images_per_second": rate,
-                    "share_of_eager": rate / best["eager"], "share_of_engine": rate / best[engine_alone],
+                    "share_of_eager": rate / statistics.median(limits[eager]),
+                    "share_of_engine": rate / statistics.median(limits[alone]),
                     "rounds": samples, "limits": limits,
                 }
             )  # fmt: skip
@@ -134,7 +135,7 @@ def main() -> None:
         common.versions("torch", "fastapi", "uvicorn"),
         connections=flags.connections,
         threads=flags.threads,
-        precision=flags.precision,
+        precision=precision,
         seconds=flags.seconds,
         load="wrk, one thread, on the same cores",
         rows=rows,

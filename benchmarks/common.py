@@ -88,13 +88,12 @@ def running(
     up: Callable[[], object],
     log: Path,
     environment: Mapping[str, str] | None = None,
-    cwd: Path = ROOT,
 ) -> Iterator[int]:
     """A server from when ``up`` raises no ``OSError`` until the block ends, when all its children go too; its pid."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*map(str, command)], cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            [*map(str, command)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     try:
@@ -114,6 +113,11 @@ def running(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+PRECISIONS = ("auto", "fp32", "bf16")
+LEVELS = {"fp32": 1, "bf16": 4}
+"""Grey levels that a value may be off, by the service's arithmetic."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from service import codec
+from service.precision import resolve
 
 from . import common
 
@@ -54,7 +55,7 @@ def spy(served: common.Served, png: bytes, connections: int, seconds: float, nam
         raise SystemExit("py-spy is not installed")
     stacks = common.BUILD / f"{name}.stacks"
     command = [
-        *(program, "record", "--gil", "--function", "--format", "raw", "--output", stacks),
+        *(program, "record", "--gil", "--function", "--format", "raw", "--output", str(stacks)),
         *("--rate", "250", "--duration", str(round(seconds)), "--pid", str(served.pid)),
     ]
     recorder = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -75,11 +76,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's threads")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--precision", default="auto", choices=common.PRECISIONS)
     parser.add_argument("--py-spy", action="store_true", help="sample the process too")
     parser.add_argument("--out", type=Path, help="instead of results/benchmarks/profile-NETWORK.json")
     flags = parser.parse_args()
     png = codec.encode_image(common.images(flags.network, 1)[0])
-    arguments = ("--models", common.network(flags.network), "--classifier", "")
+    precision = resolve(flags.precision, "cpu")
+    arguments = ("--models", common.network(flags.network), "--classifier", "", "--precision", precision)
     tops: dict[int, Any] = {}
     with common.serving(*arguments, threads=flags.threads) as served:
         columns = {
@@ -101,6 +104,7 @@ def main() -> None:
         "microseconds of one request by stage; the rest is HTTP parsing, ASGI, the event loop and the client",
         common.versions("torch", "fastapi", "uvicorn", "pillow"),
         threads=flags.threads,
+        precision=precision,
         seconds=flags.seconds,
         rounds=flags.rounds,
         microseconds=columns,

@@ -48,7 +48,7 @@ def served(replicas: int) -> Iterator[str]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
-        command = [sys.executable, "-W", "ignore", "-c", SERVER, str(replicas), str(port), ready]
+        command = [sys.executable, "-W", "ignore", "-c", SERVER, str(replicas), str(port), str(ready)]
         with running(command, ready.stat, BUILD / "ray.log", {"OMP_NUM_THREADS": "1"}):
             yield f"http://127.0.0.1:{port}"
 

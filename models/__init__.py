@@ -11,8 +11,23 @@ from torch import Tensor, nn
 from . import checkpoint
 from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, ApeGDiscriminator, Hgd, HgdConfig
-from .checkpoint import Card, CheckpointError, card_of
-from .classifiers import LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet8, ResNet8Config
+from .checkpoint import Card, CheckpointError, any_size, card_of
+from .classifiers import (
+    LeNet5,
+    LeNet5Config,
+    LisaCnn,
+    LisaCnnConfig,
+    Mlp,
+    MlpConfig,
+    ResNet,
+    ResNet8,
+    ResNet8Config,
+    ResNetConfig,
+    Vgg19,
+    Vgg19Config,
+    WideResNet,
+    WideResNetConfig,
+)
 from .discriminators import AttackDiscriminator, ImageDiscriminator
 
 __all__ = [
@@ -30,10 +45,19 @@ __all__ = [
     "ImageDiscriminator",
     "LeNet5",
     "LeNet5Config",
+    "LisaCnn",
+    "LisaCnnConfig",
     "Mlp",
     "MlpConfig",
+    "ResNet",
     "ResNet8",
     "ResNet8Config",
+    "ResNetConfig",
+    "Vgg19",
+    "Vgg19Config",
+    "WideResNet",
+    "WideResNetConfig",
+    "any_size",
     "available",
     "card_of",
     "load",

@@ -6,11 +6,14 @@ Public tensors are ``(N, C, H, W)`` float32 in [0, 1]. Inside, images live in [-
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-Architecture = Literal["compact", "released"]
+from .colour import ColourDecoder, ColourEncoder, code_channels
+
+Architecture = Literal["compact", "released", "colour", "skips"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +21,13 @@ class ArnConfig:
     """What rebuilds an :class:`Arn`.
 
     Args:
-        architecture: ``compact`` (ours) or ``released`` (the authors' MNIST network; 28x28 only).
+        architecture: ``compact`` (ours), ``released`` (the authors' MNIST network; 28x28 only), ``colour`` and
+            ``skips`` (ours for larger images; :mod:`models.colour`).
         channels: colour channels C of the images taken and given back.
-        size: height and width in pixels that the network is trained and evaluated at.
-        width: channels of the first stride-2 stage of ``compact``; doubled at the next.
-        code_channels: channels of the code of ``compact``; its height and width are ``size / 4``.
-        blocks: residual blocks on each side of the code of ``compact``.
+        size: height and width in pixels that the network is trained and evaluated at; ours take any other too.
+        width: channels of the first stride-2 stage of ``compact``, doubled at the next; of the others at full size.
+        code_channels: channels of the code of ``compact`` at a quarter of the size, of the others at half of it.
+        blocks: residual blocks on each side of the code of ``compact``; of the others, at quarter size.
     """
 
     architecture: Architecture = "compact"
@@ -34,18 +38,33 @@ class ArnConfig:
     blocks: int = 1
 
     def __post_init__(self) -> None:
-        if self.architecture not in ("compact", "released"):
-            raise ValueError(f"unknown architecture {self.architecture!r}: 'compact' or 'released'")
+        if self.architecture not in get_args(Architecture):
+            raise ValueError(f"unknown architecture {self.architecture!r}: {', '.join(get_args(Architecture))}")
         if self.architecture == "released" and self.size != 28:
             raise ValueError(f"the released network decodes to 28x28, not {self.size}x{self.size}")
-        if self.architecture == "compact" and self.size % 4:
-            raise ValueError(f"the compact network halves twice: size must be a multiple of 4, not {self.size}")
+        if self.size % 4:
+            raise ValueError(f"the network halves twice: size must be a multiple of 4, not {self.size}")
+
+    @classmethod
+    def preset(cls, architecture: Architecture, channels: int, size: int) -> ArnConfig:
+        """An architecture at the widths that it is meant to have."""
+        if architecture in ("colour", "skips"):
+            strict = architecture == "colour"
+            return cls(architecture, channels, size, 16, 48 if strict else 32, 2 if strict else 1)
+        return cls(architecture, channels, size)
+
+    @property
+    def any_size(self) -> bool:
+        """Whether the network takes images of other sizes than the one that it was trained at."""
+        return self.architecture != "released"
 
     @property
     def code_shape(self) -> tuple[int, int, int]:
         """Shape (channels, height, width) of the attack-invariant features."""
         if self.architecture == "released":
             return (2048, 1, 1)
+        if self.architecture in ("colour", "skips"):
+            return (code_channels(self), self.size // 2, self.size // 2)
         return (self.code_channels, self.size // 4, self.size // 4)
 
 
@@ -146,8 +165,9 @@ class Arn(nn.Module):
     def __init__(self, config: ArnConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        ours = config.architecture in ("colour", "skips")
+        self.encoder = ColourEncoder(config) if ours else Encoder(config)
+        self.decoder = ColourDecoder(config) if ours else Decoder(config)
         # The authors' network sees grey images three times over and answers in three channels.
         self._replicate = config.architecture == "released" and config.channels == 1
 
@@ -163,17 +183,31 @@ class Arn(nn.Module):
     def _inward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.config.channels:
             raise ValueError(f"expected (N, {self.config.channels}, H, W), got {tuple(x.shape)}")
+        below, right = -x.shape[2] % 4, -x.shape[3] % 4
+        if (below or right) and self.config.any_size:
+            x = F.pad(x, (0, right, 0, below), mode="replicate")
         return 2 * (x.expand(-1, 3, -1, -1) if self._replicate else x) - 1
 
-    def decode(self, z: Tensor) -> Tensor:
-        """``(N, *code_shape)`` to the restored image ``(N, C, H, W)`` in [0, 1]."""
-        out: Tensor = self.decoder(z)
+    def decode(self, z: Tensor, x: Tensor) -> Tensor:
+        """``(N, *code_shape)`` to the restored image ``(N, C, H, W)`` in [0, 1].
+
+        ``x`` is the image that was encoded: its size is the answer's, and ``skips`` adds to it.
+        """
+        out: Tensor = self.decoder(z)[..., : x.shape[2], : x.shape[3]]
         if self._replicate:
             out = out.mean(dim=1, keepdim=True)
-        return (out + 1) / 2
+        if self.config.architecture == "skips":
+            return clipped(x + out / 2)
+        out = (out + 1) / 2
+        return clipped(out) if self.config.architecture == "colour" else out
 
     def forward(self, x: Tensor) -> Tensor:
         """purify(x) = G(E(x)): ``(N, C, H, W)`` float32 in [0, 1] to the same."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), x)
 
     purify = forward
+
+
+def clipped(x: Tensor) -> Tensor:
+    """``x`` inside [0, 1], with a gradient as if it were not clipped."""
+    return x + (x.clamp(0, 1) - x).detach()

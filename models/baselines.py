@@ -1,4 +1,4 @@
-"""The learned purifiers that the paper compares ARN with: APE-G and HGD, at about the size of the compact ARN.
+"""The learned purifiers that the paper compares ARN with: APE-G and HGD, at the default width as large as ``compact``.
 
 Both take and give ``(N, C, H, W)`` float32 in [0, 1] and are differentiable, as :class:`~models.Arn` is.
 """
@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arn import _unit
+from .arn import _unit, clipped
 
 
 @dataclasses.dataclass(frozen=True)
 class ApeGConfig:
-    """What rebuilds an :class:`ApeG`: colour ``channels``, and the ``size`` in pixels it is trained at."""
+    """What rebuilds an :class:`ApeG`: colour ``channels``, the ``size`` in pixels it is trained at, its ``width``."""
 
     channels: int = 1
     size: int = 28
+    width: int = 64
 
     def __post_init__(self) -> None:
         if self.size % 4:
             raise ValueError(f"APE-G halves twice: size must be a multiple of 4, not {self.size}")
+
+    @classmethod
+    def preset(cls, channels: int, size: int) -> ApeGConfig:
+        """As large as the ARN that it is compared with."""
+        return cls(channels, size) if channels == 1 else cls(channels, size, 128)
 
 
 class ApeG(nn.Module):
@@ -33,12 +40,12 @@ class ApeG(nn.Module):
     def __init__(self, config: ApeGConfig) -> None:
         super().__init__()
         self.config = config
-        c = config.channels
+        c, w = config.channels, config.width
         self.layers = nn.Sequential(
-            _unit(nn.Conv2d(c, 64, 4, stride=2, padding=1, bias=False), 64),
-            _unit(nn.Conv2d(64, 128, 4, stride=2, padding=1, bias=False), 128),
-            _unit(nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1, bias=False), 64),
-            nn.ConvTranspose2d(64, c, 4, stride=2, padding=1),
+            _unit(nn.Conv2d(c, w, 4, stride=2, padding=1, bias=False), w),
+            _unit(nn.Conv2d(w, 2 * w, 4, stride=2, padding=1, bias=False), 2 * w),
+            _unit(nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1, bias=False), w),
+            nn.ConvTranspose2d(w, c, 4, stride=2, padding=1),
             nn.Tanh(),
         )
 
@@ -74,10 +81,16 @@ class HgdConfig:
     channels: int = 1
     size: int = 28
     width: int = 12
+    any_size: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.size % 4:
             raise ValueError(f"HGD's U-Net halves twice: size must be a multiple of 4, not {self.size}")
+
+    @classmethod
+    def preset(cls, channels: int, size: int) -> HgdConfig:
+        """As large as the ARN that it is compared with."""
+        return cls(channels, size) if channels == 1 else cls(channels, size, 24)
 
 
 class Hgd(nn.Module):
@@ -109,5 +122,4 @@ class Hgd(nn.Module):
         out = self.down[2](half)
         for stage, skip in zip(self.up, (half, full), strict=True):
             out = stage(torch.cat([F.interpolate(out, size=skip.shape[2:], mode="nearest"), skip], 1))
-        restored: Tensor = x + self.noise(out)
-        return restored + (restored.clamp(0, 1) - restored).detach()
+        return clipped(x + self.noise(out))

@@ -24,7 +24,22 @@ from torch import Tensor, nn
 
 from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, Hgd, HgdConfig
-from .classifiers import LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet8, ResNet8Config
+from .classifiers import (
+    LeNet5,
+    LeNet5Config,
+    LisaCnn,
+    LisaCnnConfig,
+    Mlp,
+    MlpConfig,
+    ResNet,
+    ResNet8,
+    ResNet8Config,
+    ResNetConfig,
+    Vgg19,
+    Vgg19Config,
+    WideResNet,
+    WideResNetConfig,
+)
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]
@@ -37,6 +52,10 @@ _ARCHITECTURES: dict[str, tuple[type, type[nn.Module], Kind]] = {
     "lenet5": (LeNet5Config, LeNet5, "classifier"),
     "mlp": (MlpConfig, Mlp, "classifier"),
     "resnet8": (ResNet8Config, ResNet8, "classifier"),
+    "resnet": (ResNetConfig, ResNet, "classifier"),
+    "wide-resnet": (WideResNetConfig, WideResNet, "classifier"),
+    "vgg19": (Vgg19Config, Vgg19, "classifier"),
+    "lisa-cnn": (LisaCnnConfig, LisaCnn, "classifier"),
 }
 
 
@@ -70,6 +89,12 @@ class Card:
     command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sha256: str = ""
+
+
+def any_size(card: Card) -> bool:
+    """Whether the network takes images of other sizes than the ``input_shape`` that it was evaluated at."""
+    entry = _ARCHITECTURES.get(card.architecture)
+    return entry is not None and getattr(entry[0](**card.config), "any_size", False)
 
 
 def card_of(model: nn.Module) -> Card:

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from . import admin, gateway, tracing
 from .batcher import Batcher
 from .contract import Contract
+from .decoder import Decoder
 from .doors import Admission, Doors
 from .downstream import Downstream
 from .engine import Engine
@@ -49,6 +50,9 @@ class Service:
             settings.models, settings.classifier, settings.device, settings.precision, settings.threads
         )
         self.tell_models()
+        self.decoder = Decoder(
+            settings.decode_seconds, settings.deadline_seconds, settings.max_pixels, settings.max_body_bytes
+        )
         self.batcher: Batcher | None = None
         self.downstream: Downstream | None = None
         self.contract = Contract(
@@ -118,6 +122,7 @@ class Service:
         self.draining = True
         if self.batcher:
             await asyncio.to_thread(self.batcher.close, self.settings.drain_seconds)
+        await asyncio.to_thread(self.decoder.close)
         for task in self._background:
             task.cancel()
         if self.downstream:
@@ -128,15 +133,23 @@ class Service:
             await asyncio.to_thread(tracing.stop, self.traces)
 
     def ready_batcher(self) -> Batcher:
-        """The queue, if it takes work now.
+        """The queue, if the service takes work now.
 
         Raises:
             Draining: the service is shutting down.
-            Warming: the models are not warm yet.
-            EngineFailure: the device's thread is gone; only a restart helps.
+            Warming, EngineFailure: as :meth:`warm_batcher` says.
         """
         if self.draining:
             raise Draining("the service is shutting down")
+        return self.warm_batcher()
+
+    def warm_batcher(self) -> Batcher:
+        """The queue, for a request that was accepted, be it before a shutdown began.
+
+        Raises:
+            Warming: the models are not warm yet.
+            EngineFailure: the device's thread is gone; only a restart helps.
+        """
         if self.batcher is None or (self.batcher.alive and not self.batcher.warm):
             raise Warming("the models are being warmed up")
         if not self.batcher.alive:

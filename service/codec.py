@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,8 @@ _TRANSPOSED = (5, 6, 7, 8)
 _ORIENTATION_CARRIERS = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 
 Image.MAX_IMAGE_PIXELS = None  # `open_image` checks the header itself, with a setting of ours
+# What Pillow has to say of a stranger's broken metadata is no matter for our log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
 """uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]; the dtype tells the layout."""

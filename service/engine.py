@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 # Fewer pixel values than this (64 digits) are quicker on one thread than it takes to wake the others, which then spin
 # for a while and take the cores from the event loop.
 _VALUES_WORTH_THREADS = 64 * 28 * 28
+# Images of a size that nobody evaluated go through the network so many pixel values at a time.
+_VALUES_A_PASS = 3 * 2**20
 # A single image that takes no longer may be purified on the event loop while nobody else waits for it.
 _QUICK_SECONDS = 0.005
 # What torch says on a CPU, in CUDA's libraries, and inside a traced graph, which forgets the exception's class.
@@ -115,7 +117,7 @@ class Engine:
         self, names: tuple[str, ...], classifier: str, device: str, precision: Wanted, threads: int = 0
     ) -> None:
         self._threads = threads or torch.get_num_threads()
-        self._steps: dict[tuple[str, torch.dtype], nn.Module] = {}
+        self._steps: dict[tuple[str, torch.dtype, bool], nn.Module] = {}
         self._quick: set[str] = set()
         self.device = resolve_device(device)
         self.precision = resolve(precision, self.device)
@@ -159,7 +161,14 @@ class Engine:
 
     def quick(self, work: Work, images: Images) -> bool:
         """Whether this is done in a few milliseconds, on the calling thread."""
-        return len(images) == 1 and work.attack is None and work.model in self._quick
+        known = self._evaluated(work.model, images)
+        return len(images) == 1 and work.attack is None and work.model in self._quick and known
+
+    def _evaluated(self, model: str, images: Images | Tensor) -> bool:
+        """Whether ``images`` are of the size that the purifier was evaluated, warmed up and traced at."""
+        channels, height, width = self.card(model).input_shape
+        either = ((channels, height, width), (height, width, channels))
+        return not height or tuple(images.shape[1:]) in either
 
     def candidate(self, name: str, path: Path) -> Engine:
         """The checkpoint at ``path`` in an engine of its own, under the name of the purifier that it may replace.
@@ -186,6 +195,10 @@ class Engine:
         Raises:
             MemoryError: more than the device's memory holds.
         """
+        most = max(1, _VALUES_A_PASS // math.prod(images.shape[1:]))
+        if len(images) > most and not self._evaluated(work.model, images):
+            parts = range(0, len(images), most)
+            return Purified.join([self.run(work, images[start : start + most]) for start in parts])
         torch.set_num_threads(self._threads if images.size >= _VALUES_WORTH_THREADS else 1)
         if work.attack:
             return self._attacked(work.model, work.attack, images)
@@ -213,14 +226,14 @@ class Engine:
         return Purified(answer, residual.abs().amax(1).cpu().numpy(), residual.norm(dim=1).cpu().numpy())
 
     def _step(self, model: str, given: Tensor) -> nn.Module:
-        """The whole pass for a model and a dtype, compiled at its first use."""
-        key = (model, given.dtype)
+        """The whole pass for a model and a dtype, compiled at its first use; images of another size run eagerly."""
+        key = (model, given.dtype, self._evaluated(model, given))
         if key not in self._steps:
             network = self.purifiers[model]
             if self.precision == "bf16":
                 network = lowered(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             step = _Step(network, given.dtype == torch.uint8).eval()
-            self._steps[key] = _traced(step, given) if self.device == "cpu" else step
+            self._steps[key] = _traced(step, given) if self.device == "cpu" and key[2] else step
         return self._steps[key]
 
     def _probabilities(self, x: Tensor) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ ServiceError
 │   ├── WrongSize            422  no loaded model takes this size
 │   ├── NoImage              422  a request to the model server in which no image can be told
 │   ├── TooManyPixels        422  more than ARN_MAX_PIXELS, told from the header
+│   ├── DecodeTimeout        422  not decoded within ARN_DECODE_SECONDS
 │   ├── SwapRefused          422  a checkpoint that may not, or cannot, take a loaded model's place
 │   └── BadParameter         422  a query parameter or an array out of range
 ├── Busy
@@ -161,6 +162,12 @@ class TooManyPixels(BadRequest):
     """An image with more pixels than ``ARN_MAX_PIXELS``, refused before decoding."""
 
     status, code = 422, "too_many_pixels"
+
+
+class DecodeTimeout(BadRequest):
+    """An image that is not decoded within ``ARN_DECODE_SECONDS``."""
+
+    status, code = 422, "decode_timeout"
 
 
 class SwapRefused(BadRequest):

@@ -47,7 +47,7 @@ from .errors import (
     WrongSize,
 )
 from .http import read_body, stopping_when_client_leaves
-from .pipeline import Item, Timings
+from .pipeline import Item, Sizes, Timings
 from .protocols import Found, Images, Wire, torchserve, v1, v2
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ logger = logging.getLogger("service.gateway")
 # a broken one would be the way past the purifier.
 FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
 # So many of a tensor's numbers are converted, or bytes of a body read, in the time that a PNG's pixel is decoded.
-_NUMBERS_A_PIXEL = _BYTES_A_PIXEL = 64
+NUMBERS_A_PIXEL = BYTES_A_PIXEL = 64
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
 _TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
 
@@ -142,7 +142,7 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
         if random.random() >= settings.purify_share:
             return await bypass(request, service, timings, path, came, "canary")
         try:
-            found = await pipeline.pooled(len(came) // _BYTES_A_PIXEL, find)
+            found = await pipeline.pooled(len(came) // BYTES_A_PIXEL, find)
             purified, items = await purify(service, found, timings)
         except FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
@@ -186,13 +186,13 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
         ServiceError: an image that cannot be decoded, or does not fit the contract; the queue's refusals.
     """
     started = time.perf_counter()
-    contract, cards = service.contract, list(service.engine.cards())
+    contract, cards, sizes = service.contract, list(service.engine.cards()), service.settings.sizes
 
-    def takes(channels: int, height: int, width: int, among: Sequence[Card] = cards) -> bool:
-        return any(pipeline.takes(card, (height, width), channels) for card in among)
+    def takes(channels: int, height: int, width: int, among: Sequence[Card] = cards, sizes: Sizes = sizes) -> bool:
+        return any(pipeline.takes(card, (height, width), channels, sizes) for card in among)
 
     # A purifier of any size would see an image in every matrix: it is asked only where none of a fixed size sees one.
-    particular = partial(takes, among=[card for card in cards if any(card.input_shape)])
+    particular = partial(takes, among=[card for card in cards if any(card.input_shape)], sizes="evaluated")
     chosen = contract.choose(found.slots, particular) or contract.choose(found.slots, takes)
     if not chosen:
         wanted = f"as input {contract.input!r}" if contract.input else "of a shape that a loaded purifier takes"
@@ -206,7 +206,7 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             entered.append(None)
         else:
             size = 0 if slot.images is None else slot.images.size
-            tensor = await pipeline.pooled(size // _NUMBERS_A_PIXEL, contract.enter, slot, takes)
+            tensor = await pipeline.pooled(size // NUMBERS_A_PIXEL, contract.enter, slot, takes)
             card = pipeline.choose(service, None, tensor.size, tensor.channels)
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(tensor)
@@ -222,7 +222,7 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
             )
         return found.put_back(new)
 
-    work = sum(i.images.size // (1 if t is None else _NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
+    work = sum(i.images.size // (1 if t is None else NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
     wire = await pipeline.pooled(work, write)
     timings.stage("encode", started)
     return wire, items
@@ -402,9 +402,11 @@ def check(service: Service) -> None:
         logger.warning("the contract is not checked: %s does not answer (%s)", url, error)
         return
     cards = list(service.engine.cards())
-    reason = mismatch(
-        service.contract, metadata, lambda c, h, w: any(pipeline.takes(card, (h, w), c) for card in cards)
-    )
+
+    def takes(channels: int, height: int, width: int) -> bool:
+        return any(pipeline.takes(card, (height, width), channels, settings.sizes) for card in cards)
+
+    reason = mismatch(service.contract, metadata, takes)
     if reason:
         raise ValueError(f"the model {settings.downstream_model!r} behind us does not fit: {reason}")
 

@@ -170,7 +170,9 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         if random.random() >= settings.purify_share:
             return await self._bypass(request, call, timings, "canary")
         try:
-            wire, items = await gateway.purify(service, v2_grpc.find(Wire(request, {})), timings)
+            pixels = len(request) // gateway.BYTES_A_PIXEL
+            found = await pipeline.pooled(pixels, v2_grpc.find, Wire(request, {}))
+            wire, items = await gateway.purify(service, found, timings)
         except gateway.FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise

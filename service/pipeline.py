@@ -7,26 +7,31 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from models import Card
+from models import Card, any_size
 
 from . import codec, tracing
 from .batcher import Answer
 from .codec import Images
+from .decoder import Plan
 from .engine import Attack, Purified, Work
 from .errors import UnknownModel, WrongSize
 
 if TYPE_CHECKING:
     from .app import Service
 
+Sizes = Literal["evaluated", "any"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Decoding and encoding less than this is quicker than handing it to a thread.
-_INLINE_PIXELS = 128 * 128
+# Decoding and encoding less than this is quicker than handing it to a thread or another process.
+_INLINE_PIXELS, _INLINE_BYTES = 128 * 128, 64 * 2**10
+# Names of PNG chunks that grow by a thousand as a header is read: a small file with one of them is not small.
+_COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 
 
 class Timings(dict[str, float]):
@@ -80,6 +85,9 @@ def choose(
             return card
     if resize:
         return cards[0]
+    for card in cards:
+        if takes(card, size, channels, service.settings.sizes):
+            return card
     sizes = ", ".join(
         f"{c.name} {c.input_shape[2]}x{c.input_shape[1]} with {c.input_shape[0]} channel(s)" for c in cards
     )
@@ -88,11 +96,15 @@ def choose(
     raise WrongSize(f"no model takes {given}: {sizes}{hint}")
 
 
-def takes(card: Card, size: tuple[int, ...], channels: int | None = None) -> bool:
-    """Whether a purifier takes images of (height, width), and of so many channels where they are fixed."""
+def takes(card: Card, size: tuple[int, ...], channels: int | None = None, sizes: Sizes = "evaluated") -> bool:
+    """Whether a purifier takes images of (height, width), and of so many channels where they are fixed.
+
+    ``sizes`` tells whether another size than the evaluated one will do, where the network can take it.
+    """
     if not any(card.input_shape):
         return True
-    return tuple(size) == card.input_shape[1:] and channels in (None, card.input_shape[0])
+    fits = tuple(size) == card.input_shape[1:] or (sizes == "any" and any_size(card))
+    return fits and channels in (None, card.input_shape[0])
 
 
 async def decode(
@@ -104,17 +116,28 @@ async def decode(
 ) -> Item:
     """An encoded image as pixels for the model that takes it; in ``channels`` where that model takes any number.
 
+    Small ones are decoded here, all others in a process that can be killed.
+
     Raises:
         BrokenImage: not decodable.
         TooManyPixels: told from the header.
+        DecodeTimeout: not decoded in time.
+        DeadlineExceeded: no decoder was free in time.
         UnknownModel, WrongSize: as :func:`choose` says.
     """
-    opened = codec.open_image(data, service.settings.max_pixels)
-    card = choose(service, wanted, opened.size, resize=resize)
-    fixed, height, width = card.input_shape
-    resize_to = (height, width) if resize and height else None
-    pixels = await pooled(math.prod(opened.size), opened.decode, fixed or channels or opened.channels, resize_to)
-    return Item(None, card.name, pixels)
+
+    def plan(size: tuple[int, int], enough: int) -> Plan:
+        card = choose(service, wanted, size, resize=resize)
+        fixed, height, width = card.input_shape
+        return Plan(card.name, fixed or channels or enough, (height, width) if resize and height else None)
+
+    if len(data) <= _INLINE_BYTES and not any(name in data for name in _COMPRESSED):
+        opened = codec.open_image(data, service.settings.max_pixels)
+        planned = plan(opened.size, opened.channels)
+        if math.prod(opened.size) <= _INLINE_PIXELS:
+            return Item(None, planned.model, opened.decode(planned.channels, planned.resize_to))
+    planned, pixels = await service.decoder.decode(data, plan)
+    return Item(None, planned.model, pixels)
 
 
 async def purify(
@@ -130,7 +153,7 @@ async def purify(
     Raises:
         ServiceError: whatever :meth:`service.batcher.Batcher.submit` does; all items or none.
     """
-    batcher, deadline = service.ready_batcher(), service.settings.deadline_seconds
+    batcher, deadline = service.warm_batcher(), service.settings.deadline_seconds
     alike: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
         alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)

@@ -82,7 +82,8 @@ async def _upload(request: Request, service: Service) -> Upload:
     if kind == _MULTIPART:
         return Upload(kind, await read_multipart(content_type, body, settings.queue_images))
     if kind == codec.NPY_TYPE or (kind in _UNTYPED and body.startswith(_NPY_MAGIC)):
-        return Upload(codec.NPY_TYPE, tensor=codec.decode_npy(body))
+        tensor = await pipeline.pooled(len(body) // gateway.BYTES_A_PIXEL, codec.decode_npy, body)
+        return Upload(codec.NPY_TYPE, tensor=tensor)
     return Upload("image", [(None, body)])
 
 
@@ -250,6 +251,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         415: "a content type that is not read",
         422: "a size, a number of pixels or a parameter that is not taken",
         429: "the queue, the client's share or the memory for bodies is full; Retry-After says when to come back",
+        500: "the network failed on the batch",
         503: "warming up or shutting down",
         504: "the deadline passed",
     }.items()
@@ -430,7 +432,11 @@ async def _attack(request: Request, service: Service) -> Response:
     return Response(body, media_type="image/png", headers=headers)
 
 
-@router.get("/health/live", summary="200 while the process can still serve")
+@router.get(
+    "/health/live",
+    summary="200 while the process can still serve",
+    responses={503: {"description": "the device's thread is gone"}},
+)
 async def live(request: Request) -> Response:
     """503 once the device's thread is gone: only a restart helps then."""
     service = _service(request)
@@ -438,7 +444,11 @@ async def live(request: Request) -> Response:
     return JSONResponse({"status": "alive" if alive else "dead"}, 200 if alive else 503)
 
 
-@router.get("/health/ready", summary="200 when requests are taken; 503 while warming and draining", responses=_ERRORS)
+@router.get(
+    "/health/ready",
+    summary="200 when requests are taken",
+    responses={503: {"description": "warming up or shutting down"}},
+)
 async def ready(request: Request) -> Response:
     """For load balancers."""
     try:

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(10.0, gt=0, description="longest wait in the queue before a 504")
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="largest request body")
     max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, told from its header")
+    decode_seconds: float = Field(5.0, gt=0, description="longest decode of an image before its process is killed")
+    sizes: Literal["evaluated", "any"] = Field(
+        "evaluated", description="sizes that are taken: those that a purifier was evaluated at, or any that it can take"
+    )
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma list of keys, one of which a request must have as X-API-Key; empty: open to everyone"
     )

@@ -3,7 +3,8 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,17 @@ from service.settings import Settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 torch.set_num_threads(1)
+
+
+def decoders_of(pid: int) -> set[int]:
+    """The decoding processes of a service (Linux)."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):  # it may end while we look
+            parent = int((process / "status").read_text().split("PPid:")[1].split()[0])
+            if parent == pid and b"service.decode_worker" in (process / "cmdline").read_bytes():
+                found.add(int(process.name))
+    return found
 
 
 @contextmanager

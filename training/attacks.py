@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import patches, wasserstein
+from . import fast, patches, wasserstein
 
 Norm = Literal["linf", "l2", "l0", "flow", "wasserstein", "patch"]
 Goal = Literal["untargeted", "targeted"]
@@ -95,7 +94,7 @@ class Attack:
             crafted = self.perturb(classifier, images, goal_labels, settings).detach()
         self._check(images, crafted)
         with torch.no_grad():
-            predicted = classifier(crafted).argmax(1)
+            predicted = fast.exact(classifier)(crafted).argmax(1)
         succeeded = predicted == goal_labels if self.goal == "targeted" else predicted != labels
         if self.eps is None:
             crafted = torch.where(succeeded.reshape(-1, 1, 1, 1), crafted, images)
@@ -141,10 +140,6 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), labels, reduction="sum")
-
-
 def _summed_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """By how much the best of the other classes wins: Carlini & Wagner's objective without its floor."""
     logits = logits.float()
@@ -154,19 +149,22 @@ def _summed_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 def objective(attack: Attack) -> Callable[[Tensor, Tensor], Tensor]:
     """What a PGD attack climbs, of logits and labels; with targets, what it goes down."""
-    return _summed_margin if attack.name.startswith("PGDM") else _summed_cross_entropy
+    return _summed_margin if attack.name.startswith("PGDM") else fast.summed_cross_entropy
 
 
 def _linf_pgd(targeted: bool, loss: Callable[[Tensor, Tensor], Tensor]) -> Perturb:
     def perturb(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+        eps, step, iterations = settings["eps"], settings["step"], int(settings["iterations"])
+        if images.is_cuda:
+            return fast.pgd(classifier, images, labels, eps, step, iterations, targeted, loss)
         from .advertorch_shim import attacks
 
         attack = attacks.LinfPGDAttack(
             classifier,
             loss_fn=loss,
-            eps=settings["eps"],
-            nb_iter=settings["iterations"],
-            eps_iter=settings["step"],
+            eps=eps,
+            nb_iter=iterations,
+            eps_iter=step,
             rand_init=True,
             targeted=targeted,
         )
@@ -240,12 +238,34 @@ def _ddn(targeted: bool) -> Perturb:
     return perturb
 
 
+class _PlainGradient(nn.Module):
+    """A classifier whose input gradient lies in memory as NCHW, which some libraries take for granted."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(_Plain.apply(x))  # type: ignore[no-untyped-call]
+        return logits
+
+
+class _Plain(torch.autograd.Function):
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
+
+
 def _carlini_wagner(targeted: bool) -> Perturb:
     def perturb(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
         from .advertorch_shim import attacks
 
         attack = attacks.CarliniWagnerL2Attack(
-            classifier,
+            _PlainGradient(classifier),
             num_classes=_classes(classifier, images),
             confidence=settings["confidence"],
             learning_rate=settings["step"],
@@ -254,7 +274,7 @@ def _carlini_wagner(targeted: bool) -> Perturb:
             initial_const=settings["initial_const"],
             targeted=targeted,
         )
-        out: Tensor = attack.perturb(images, labels)
+        out: Tensor = attack.perturb(images.contiguous(), labels)
         return out
 
     return perturb
@@ -264,10 +284,10 @@ def _jsma(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Setti
     from .advertorch_shim import attacks
 
     attack = attacks.JacobianSaliencyMapAttack(
-        classifier, _classes(classifier, images), theta=settings["theta"], gamma=settings["gamma"]
+        _PlainGradient(classifier), _classes(classifier, images), theta=settings["theta"], gamma=settings["gamma"]
     )
     # Its map has the square of the pixels' number for each image: few at a time.
-    parts = zip(images.split(_JSMA_BATCH), labels.split(_JSMA_BATCH), strict=True)
+    parts = zip(images.contiguous().split(_JSMA_BATCH), labels.split(_JSMA_BATCH), strict=True)
     return torch.cat([attack.perturb(x, y) for x, y in parts])
 
 
@@ -305,8 +325,8 @@ def _autoattack(version: str) -> Perturb:
         from pyautoattack import AutoAttack
 
         attack = AutoAttack(
-            classifier, norm="Linf", eps=settings["eps"], device=images.device, seed=int(settings["seed"]),
-            version="rand" if version == "rand" else "standard",
+            _PlainGradient(classifier), norm="Linf", eps=settings["eps"], device=images.device,
+            seed=int(settings["seed"]), version="rand" if version == "rand" else "standard",
         )  # fmt: skip
         others = _classes(classifier, images) - 1
         attack.apgd_targeted.n_target_classes = min(9, others)
@@ -316,7 +336,7 @@ def _autoattack(version: str) -> Perturb:
         if version == "square":
             attack.attacks_to_run = ["square"]
             attack.square.n_queries = int(settings["queries"])
-        found, _ = attack.run_standard_evaluation(images, labels, batch_size=500)
+        found, _ = attack.run_standard_evaluation(images.contiguous(), labels, batch_size=500)
         # It may overstep by a rounding of float32.
         out: Tensor = torch.min(torch.max(found, images - settings["eps"]), images + settings["eps"]).clamp(0, 1)
         return out
@@ -343,9 +363,11 @@ def _stickers(number: int) -> Perturb:
 
 
 def _rectangle(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
-    size, iterations, candidates = (int(settings[key]) for key in ("size", "iterations", "candidates"))
+    rows, columns, iterations, candidates = (
+        int(settings[key]) for key in ("rows", "columns", "iterations", "candidates")
+    )
     return patches.rectangular_occlusion(
-        classifier, images, labels, (size, size), iterations, settings["step"], candidates=candidates
+        classifier, images, labels, (rows, columns), iterations, settings["step"], candidates=candidates
     )
 
 
@@ -418,7 +440,7 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
     match base:
         case "PGD_N" | "PGD_T":
             settings = {"iterations": 40, "step": _STEP if eps >= 0.1 else eps / 4}
-            return Attack(name, goal, "linf", eps, settings, _PGD, _linf_pgd(targeted, _summed_cross_entropy))
+            return Attack(name, goal, "linf", eps, settings, _PGD, _linf_pgd(targeted, fast.summed_cross_entropy))
         case "PGDM_N" | "PGDM_T":
             settings = {"iterations": 40, "step": _STEP if eps >= 0.1 else eps / 4}
             source = f"{_PGD.replace('summed cross-entropy', 'the margin of Carlini & Wagner, S&P 2017')}"
@@ -444,8 +466,12 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
             source = "Papernot et al., EuroS&P 2016; advertorch JacobianSaliencyMapAttack"
             return Attack(name, goal, "l0", None, {"theta": 1.0, "gamma": 1.0}, source, _jsma)
         case "STA_N" | "STA_T":
-            settings = {"confidence": 0.0, "initial_const": 1.0, "iterations": 200, "searches": 5, "batch": 50}
-            source = "Xiao et al., ICLR 2018; advertorch SpatialTransformAttack (5000 iterations x 20 searches there)"
+            # advertorch's own: 20 searches of 5000 iterations on MNIST, of 100 on CIFAR-10.
+            iterations, searches = (200, 5) if eps >= 0.1 else (100, 20)
+            settings = {
+                "confidence": 0.0, "initial_const": 1.0, "iterations": iterations, "searches": searches, "batch": 50
+            }  # fmt: skip
+            source = "Xiao et al., ICLR 2018; advertorch SpatialTransformAttack"
             return Attack(name, goal, "flow", None, settings, source, _spatial(targeted))
         case "FWA_N":
             eps = _FWA_EPS.get(dataset, (8 / 255, 0.05))[base != name]
@@ -453,7 +479,8 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
             source = "Wu, Wang & Yu, ICML 2020, projected gradient with dual projection"
             return Attack(name, goal, "wasserstein", eps, settings, source, _wasserstein)
         case "ROA_N":
-            settings = {"size": 7, "iterations": 30, "step": 0.05, "candidates": 20}
+            iterations, step = (50, 1 / 64) if dataset.startswith("lisa") else (30, 0.05)
+            settings = {"rows": 7, "columns": 7, "iterations": iterations, "step": step, "candidates": 20}
             source = "Wu, Tong & Vorobeychik, ICLR 2020, gradient search"
             return Attack(name, goal, "patch", None, settings, source, _rectangle)
         case "AP_1" | "AP_2" | "AP_3" | "AP_4":
@@ -467,8 +494,22 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
 
 
 def for_training(attack: Attack) -> Attack:
-    """The attack as training crafts it: PGD with half the iterations at twice the step, STA with a shorter search."""
-    if attack.name.startswith("PGD"):
+    """The attack as training crafts it: PGD at half the steps of twice the size, or 10 where they are a quarter of its
+    budget each; STA and RP2 with a shorter search.
+    """
+    base = attack.name.partition("_")[0]
+    if base == "PGD" and attack.eps is not None and attack.eps < 0.1:
+        return attack.with_settings(iterations=10, step=attack.eps / 4)
+    if base == "PGD":
         half = int(attack.settings["iterations"]) // 2
         return attack.with_settings(iterations=half, step=2 * attack.settings["step"])
-    return attack.with_settings(iterations=50, searches=3) if attack.name.startswith("STA") else attack
+    if base == "STA":
+        return attack.with_settings(iterations=50, searches=3)
+    return attack.with_settings(iterations=30) if base == "AP" else attack
+
+
+def at_budget(attack: Attack, eps: float) -> Attack:
+    """The attack at another budget, its step in proportion; one that has no budget as it is."""
+    if attack.eps is None:
+        return attack
+    return attack.with_settings(eps=eps, step=attack.settings["step"] * eps / attack.eps)

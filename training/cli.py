@@ -1,4 +1,4 @@
-"""``arn-train craft | train | evaluate | detect | figures | tables | export | convert``."""
+"""``arn-train craft | train | evaluate | detect | figures | tables | export | convert | import-lisa``."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
+
+from torch import nn
 
 import models
 from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
+from models.arn import Architecture
+from models.checkpoint import Kind
 
 from . import attacks, data, figures, lid, tables
 from .adaptive import as_learned
-from .classifier import CLASSIFIER_RECIPES, train_classifier
+from .classifier import CLASSIFIER_RECIPES, NETWORKS, train_classifier
 from .convert import convert
 from .craft import crafted_set, versions
 from .data import DATASETS, Dataset
 from .evaluate import Subject, evaluate, over_http
 from .export import export
+from .lisa import import_lisa
 from .load import load_model
-from .recipes import RECIPES, LossWeights, Recipe
+from .recipes import RECIPES, LossWeights, Recipe, default_recipe
 from .records import read_all
 from .redflags import annotate
 from .threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
 from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
 
-_CLASSIFIERS = ("lenet5", "mlp", "resnet8")
-_KINDS = {
-    **dict.fromkeys(("compact", "released", "ape-g", "hgd"), "purifier"),
-    **dict.fromkeys(_CLASSIFIERS, "classifier"),
-}
-
-
+_PURIFIERS = (*get_args(Architecture), "ape-g", "hgd")
 # Of the compact network, each a flag and a field of its configuration.
 _SHAPE = ("width", "code_channels", "blocks")
 
@@ -60,6 +60,11 @@ def _fields(text: str) -> tuple[tuple[str, float | int], ...]:
     return tuple((name, numbers[name](value)) for name, _, value in pairs)
 
 
+def _decimal(weight: float) -> str:
+    """Without an exponent, whose sign would split the name of a recipe."""
+    return f"{weight:.12f}".rstrip("0").rstrip(".")
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--dataset", default="mnist", choices=DATASETS)
@@ -78,12 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     craft.add_argument("--attacks", type=_names, default=("PGD_N", "PGD_T", "DDN_N"))
     craft.add_argument("--split", default="test", choices=["train", "validation", "test"])
 
-    train = commands.add_parser("train", parents=[common], help="train a purifier, or a classifier (--arch lenet5)")
-    train.add_argument("--arch", default="compact", choices=list(_KINDS))
+    train = commands.add_parser("train", parents=[common], help="train a purifier or a classifier, as --arch says")
+    train.add_argument(
+        "--arch",
+        help=f"{', '.join(_PURIFIERS)} (compact on grey, colour on colour); {', '.join(NETWORKS)}",
+        choices=[*_PURIFIERS, *NETWORKS],
+        metavar="NAME",
+    )
     train.add_argument(
         "--recipe",
         choices=sorted([*RECIPES, *CLASSIFIER_RECIPES]),
-        help="transparent, unless --arch is a baseline or a classifier, which have their own",
+        metavar="NAME",
+        help="of the data set and the architecture, unless named: one of %(choices)s",
     )
     train.add_argument("--seen", type=_names, help="attacks to learn from, instead of the recipe's")
     train.add_argument("--init", type=Path, help="go on from this checkpoint's weights")
@@ -105,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     train.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
+    train.add_argument("--surrogate", metavar="SPEC", help="a second classifier, attacked for every other batch")
+    train.add_argument("--compile", action="store_true", help="torch.compile a classifier's training step")
     train.add_argument("--fp32", action="store_true", help="no bf16 autocast in training")
 
     measure = commands.add_parser("evaluate", parents=[common], help="error rates as records")
@@ -141,6 +154,10 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--purifier", default="mnist-transparent", help="name or path")
     draw.add_argument("--out", type=Path, default=Path("docs/figures"))
 
+    bring = commands.add_parser("import-lisa", help="LISA from a copy of your own into the data folder")
+    bring.add_argument("source", type=Path, help="folder with allAnnotations.csv, or of CLASS/[TRACK/] crops")
+    bring.add_argument("--data-dir", type=Path, help="where the data are (ARN_DATA_DIR, data/)")
+
     ship = commands.add_parser("export", parents=[common], help="round a run to fp16, measure it, write its card")
     ship.add_argument("source", type=Path, help="a run's checkpoint")
     ship.add_argument("--name", required=True)
@@ -158,15 +175,19 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     flags.device = join_process_group(flags.device)
     dataset = _dataset(flags)
     dataset = dataclasses.replace(dataset, train=dataset.train.every(flags.every))
-    initial = load_model(str(flags.init), _KINDS[flags.arch], dataset.name, "cpu")[0] if flags.init else None
+    arch: Any = flags.arch or ("compact" if dataset.shape[0] == 1 else "colour")
+    kind: Kind = "classifier" if arch in NETWORKS else "purifier"
+    initial = load_model(str(flags.init), kind, dataset.name, "cpu")[0] if flags.init else None
     overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v}
-    if flags.arch in _CLASSIFIERS:
+    if kind == "classifier":
         make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
         if make is None:
-            raise ValueError(f"--arch {flags.arch} takes --recipe {', '.join(CLASSIFIER_RECIPES)}, not {flags.recipe}")
-        recipe = dataclasses.replace(make(), seed=flags.seed, **overrides)
-        model = train_classifier(dataset, recipe, flags.device, initial, flags.out, flags.arch)
-        architecture, config, kind = checkpoint.architecture_of(model)
+            raise ValueError(f"--arch {arch} takes --recipe {', '.join(CLASSIFIER_RECIPES)}, not {flags.recipe}")
+        recipe = dataclasses.replace(make(arch, dataset.name), seed=flags.seed, **overrides)
+        if flags.fp32:
+            recipe = dataclasses.replace(recipe, mixed_precision=False)
+        model = train_classifier(dataset, recipe, flags.device, initial, flags.out, arch, flags.compile)
+        architecture, config, _ = checkpoint.architecture_of(model)
         card = Card(
             flags.out.name, kind, architecture, config, dataset.name, dataset.shape, recipe=recipe.name,
             seen_attacks=(recipe.adversary.describe(),) if recipe.adversary else (),
@@ -174,18 +195,20 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         )  # fmt: skip
         checkpoint.save(model, card, flags.out / "classifier.safetensors")
         return
-    chosen = flags.recipe or {"ape-g": "ape-g", "hgd": "hgd"}.get(flags.arch, "transparent")
+    chosen = flags.recipe or default_recipe(arch, dataset.name)
     if chosen not in RECIPES:
-        raise ValueError(f"recipe {chosen} is for a classifier: --arch {', '.join(_CLASSIFIERS)}")
+        raise ValueError(f"recipe {chosen} is for a classifier")
     recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
     # A run that is not the recipe as it is known says so in its name.
-    name = recipe_.name + "".join(f"-{term}{value:g}" for term, value in (*flags.weights, *flags.fields))
+    name = recipe_.name + ("-skips" if arch == "skips" else "")
+    name += "".join(f"-{term}{_decimal(weight)}" for term, weight in (*flags.weights, *flags.fields))
     shape = {key: value for key in _SHAPE if (value := getattr(flags, key)) is not None}
     name += "".join(f"-{key.replace('_', '')}{value}" for key, value in shape.items())
-    if shape and flags.arch != "compact":
-        raise ValueError(f"--arch {flags.arch} has a shape of its own: no --width, --code-channels or --blocks")
+    if shape and arch != "compact":
+        raise ValueError(f"--arch {arch} has a shape of its own: no --width, --code-channels or --blocks")
     if flags.static:
-        name, recipe_ = f"{name}-static", dataclasses.replace(recipe_, refresh_epochs=0, shift=0)
+        once = dataclasses.replace(recipe_, refresh_epochs=0, shift=0, flip=False, budgets=None)
+        name, recipe_ = f"{name}-static", once
     if overrides or flags.static or flags.every > 1:
         name = f"{name}-{recipe_.epochs * (len(dataset.train) // recipe_.batch_size)}"
     seen = flags.seen or recipe_.seen
@@ -198,6 +221,11 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         name = f"{name}-from-{flags.init.stem}"
     elif recipe_.continues and not initial:
         name = f"{name}-from-nothing"
+    surrogate: tuple[nn.Module, str] | None = None
+    if flags.surrogate:
+        second, second_card = load_model(flags.surrogate, "classifier", dataset.name, flags.device)
+        surrogate = (second, second_card.sha256)
+        name = f"{name}-and-{second_card.name.removeprefix(f'{dataset.name}-')}"
     if flags.seed:
         name = f"{name}-seed{flags.seed}"
     weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
@@ -208,16 +236,16 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     by_name = [attacks.get(attack, dataset.name) for attack in seen]
     learned = [as_learned(a, recipe_) if recipe_.inner_steps else attacks.for_training(a) for a in by_name]
     channels, size, _ = dataset.shape
-    arch: PurifierConfig
-    match flags.arch:
+    network: PurifierConfig
+    match arch:
         case "ape-g":
-            arch = ApeGConfig(channels, size)
+            network = ApeGConfig.preset(channels, size)
         case "hgd":
-            arch = HgdConfig(channels, size)
+            network = HgdConfig.preset(channels, size)
         case _:
-            arch = ArnConfig(flags.arch, channels, size, **shape)
+            network = dataclasses.replace(ArnConfig.preset(arch, channels, size), **shape)
     Trainer(
-        TrainConfig(arch, recipe_, tuple(learned), flags.seed, flags.device, not flags.fp32),
+        TrainConfig(network, recipe_, tuple(learned), flags.seed, flags.device, not flags.fp32),
         dataset,
         classifiers[0],
         "+".join(card.sha256 for card in cards),
@@ -226,6 +254,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         initial,
         flags.save_seconds,
         flags.pools,
+        surrogate,
         classifiers[1:],
     ).fit()
 
@@ -335,6 +364,9 @@ def _run(flags: argparse.Namespace, command: str) -> int:
         for shipped in map(models.load, models.available()):
             if figures.has_sheet(card_of(shipped)):
                 figures.draw_sheet(f, shipped, models.ZOO, flags.seed)
+    elif flags.command == "import-lisa":
+        train, test = import_lisa(flags.source, data.folder(flags.data_dir))
+        print(f"{train} crops to train on, {test} to test on")
     elif flags.command == "craft":
         split = _dataset(flags).split(flags.split).every(flags.every)
         f, card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)

@@ -5,7 +5,10 @@ Every function takes images ``(N, C, H, W)`` in [0, 1] and a generator, and draw
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,6 +19,16 @@ def specks(x: Tensor, generator: torch.Generator) -> Tensor:
     hit = torch.rand(n, 1, height, width, generator=generator) < share
     value = (torch.rand(n, 1, height, width, generator=generator) < 0.75).float()
     return torch.where(hit.to(x.device), value.to(x), x)
+
+
+def crowds(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Up to a quarter of the pixels go white, more of them in some places than in others."""
+    n, _, height, width = x.shape
+    share = torch.rand(n, 1, 1, 1, generator=generator) / 4
+    coarse = torch.rand(n, 1, 5, 5, generator=generator)
+    crowding = 2 * F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
+    hit = torch.rand(n, 1, height, width, generator=generator) < share * crowding
+    return torch.where(hit.to(x.device), torch.ones((), device=x.device), x)
 
 
 def scatter(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -37,13 +50,18 @@ def grain(x: Tensor, generator: torch.Generator) -> Tensor:
     return (x + (size * sign).to(x)).clamp(0, 1)
 
 
-def corrupt(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """A ``share`` of the images damaged, each in one of the three ways."""
-    kind = torch.randint(1, 4, (len(x),), generator=generator)
+KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "specks": specks, "crowds": crowds, "scatter": scatter, "grain": grain,
+}  # fmt: skip
+
+
+def corrupt(x: Tensor, share: float, kinds: Sequence[str], generator: torch.Generator) -> Tensor:
+    """A ``share`` of the images damaged, each in one of the ``kinds`` of :data:`KINDS`."""
+    kind = torch.randint(1, 1 + len(kinds), (len(x),), generator=generator)
     kind[torch.rand(len(x), generator=generator) >= share] = 0
     out = x.clone()
-    for number, damage in enumerate((specks, scatter, grain), 1):
+    for number, name in enumerate(kinds, 1):
         chosen = (kind == number).nonzero().squeeze(1)
         if len(chosen):
-            out[chosen] = damage(x[chosen], generator)
+            out[chosen] = KINDS[name](x[chosen], generator)
     return out

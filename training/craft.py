@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import platform
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +22,10 @@ from models.checkpoint import write_atomically
 
 from .attacks import Attack, seed_of
 from .data import Split
+from .deadline import OutOfTime, is_near
+from .fast import MixedPrecision
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 500
 
@@ -30,20 +36,6 @@ def versions() -> dict[str, str]:
     for package in ("torch", "numpy", "advertorch"):
         found[package] = metadata.version(package)
     return found
-
-
-class MixedPrecision(nn.Module):
-    """A classifier under bf16 autocast with float32 logits: for crafting in training, never for testing."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``, float32."""
-        with torch.autocast(x.device.type, torch.bfloat16):
-            logits: Tensor = self.classifier(x.contiguous(memory_format=torch.channels_last))
-        return logits.float()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +84,11 @@ def crafted_set(
     succeeded = np.lib.format.open_memmap(succeeded_path, mode, np.bool_, (len(split),))
     target = MixedPrecision(classifier) if fast else classifier
     progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
+    started, first = time.monotonic(), state["done"]
     with progress:
-        for start in range(state["done"], len(split), CHUNK):
+        for start in range(first, len(split), CHUNK):
+            if is_near():
+                raise OutOfTime(f"{attack.name}: {start} of {len(split)} images crafted")
             part = slice(start, min(start + CHUNK, len(split)))
             natural, labels = split.batch(part, device)
             crafted = attack(target, natural, labels, seed_of(seed, attack.name, start))
@@ -105,4 +100,7 @@ def crafted_set(
             state["done"] = part.stop
             write_atomically(card, json.dumps(state, indent=1).encode())
             progress.update(part.stop - part.start)
+    if first < len(split) and "iterations" in attack.settings:
+        speed = (len(split) - first) * attack.settings["iterations"] / (time.monotonic() - started)
+        logger.info("%s on %s: %.0f image steps a second", attack.name, device, speed)
     return CraftedSet(torch.from_numpy(images), torch.from_numpy(np.array(succeeded)), state)

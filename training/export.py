@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import models
-from models import Card, checkpoint
+from models import Card, any_size, checkpoint
 from models.checkpoint import write_atomically
 
 from . import figures
@@ -72,6 +72,7 @@ def model_card(card: Card, parameters: int) -> str:
         "kind": f"{card.kind}, profile {card.profile}" if card.profile else card.kind,
         "architecture": f"{card.architecture} {dict(card.config)}, {parameters:,} parameters, weights rounded to fp16",
         "input": "x".join(map(str, card.input_shape)) + " (C, H, W), float32 in [0, 1]",
+        "other sizes": "taken, padded to a multiple of 4 and cropped back; not evaluated" if any_size(card) else "",
         "data set": f"{card.dataset}, training split",
         "recipe": f"{card.recipe}, {card.step:,} steps, seed {card.seed}" if card.recipe else f"seed {card.seed}",
         "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),

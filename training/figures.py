@@ -35,13 +35,21 @@ _PICTURED = ("PGD_N", "PGD_T", "DDN_N", "AA_N", "STA_N", "FWA_N")
 def plots(records: Sequence[Record]) -> dict[str, str]:
     """File name of each plot that the records allow, and the hash of what it shows."""
     shown: dict[str, Any] = {}
-    groups = ablation(records)
-    if groups:
-        shown["ablation.png"] = {f"{r.recipe} {r.attack}": r.errors for group in groups.values() for r in group}
-    swept = sweep(records)
-    if swept:
-        shown["sweep.png"] = {f"{r.defence} {r.recipe} {r.attack}": r.errors for r in swept}
+    for dataset in {r.dataset for r in records}:
+        chosen = [r for r in records if r.dataset == dataset]
+        groups = ablation(chosen)
+        if groups:
+            by_name = {f"{r.recipe} {r.attack}": r.errors for group in groups.values() for r in group}
+            shown[plot_name("ablation", dataset)] = by_name
+        swept = sweep(chosen)
+        if swept:
+            shown[plot_name("sweep", dataset)] = {f"{r.defence} {r.recipe} {r.attack}": r.errors for r in swept}
     return {name: _hash(what) for name, what in shown.items()}
+
+
+def plot_name(kind: str, dataset: str) -> str:
+    """File name of the ``ablation`` or the ``sweep`` of a data set."""
+    return f"{kind}.png" if dataset == "mnist" else f"{kind}-{dataset}.png"
 
 
 def pictures(classifier: Card, purifier: Card) -> dict[str, str]:
@@ -78,7 +86,12 @@ def draw_plots(records: Sequence[Record], folder: Path) -> None:
     """Draw again what :func:`stale` finds among the plots."""
     wanted = plots(records)
     for path in stale(folder, wanted):
-        figure = _ablation_plot(ablation(records)) if path.name == "ablation.png" else _sweep_plot(sweep(records))
+        (dataset,) = {
+            r.dataset for r in records if path.name in (plot_name(k, r.dataset) for k in ("ablation", "sweep"))
+        }
+        chosen = [r for r in records if r.dataset == dataset]
+        of_ablation = path.name == plot_name("ablation", dataset)
+        figure = _ablation_plot(ablation(chosen)) if of_ablation else _sweep_plot(sweep(chosen))
         _save(figure, path, wanted[path.name])
 
 

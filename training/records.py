@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -115,16 +114,6 @@ def has_other_weights(recipe: str) -> bool:
 def is_choice(recipe: str) -> bool:
     """Whether it is a hardened recipe with something of its own changed: a row of the table of choices."""
     return recipe.startswith(("hardened-", "joint-"))
-
-
-def of_first_classifier(records: Iterable[Record]) -> list[Record]:
-    """The records in front of each data set's first classifier: the one with the most of them."""
-    records = list(records)
-    counts = Counter((record.dataset, record.classifier) for record in records)
-    first: dict[str, str] = {}
-    for (dataset, classifier), _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        first.setdefault(dataset, classifier)
-    return [record for record in records if record.classifier == first[record.dataset]]
 
 
 def ablation(records: Iterable[Record]) -> dict[tuple[str, str, int], list[Record]]:

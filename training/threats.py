@@ -46,12 +46,14 @@ class Defended:
         if card.name == "identity":
             return "none"
         if self.robust_card is not None:
-            return {"at-pgd": "AT_PGD", "doa-7x7": "DOA_7x7"}.get(card.recipe, card.name)
+            return {"at-pgd": "AT_PGD", "doa-7x7": "DOA_7x7", "doa-9x5": "DOA_9x5"}.get(card.recipe, card.name)
         if card.profile in ("hardened", "joint"):
             return "ARN_W"  # what it saw went through itself: a white box
         method = {"arn": "ARN", "ape-g": "APE-G", "hgd": "HGD"}.get(card.architecture)
         if method is None:
             return card.name
+        if any("budgets" in attack for attack in card.seen_attacks):
+            return f"{method}_wide"
         seen = frozenset(str(attack["attack"]) for attack in card.seen_attacks)
         return f"{method}_{_SEEN.get(seen) or '+'.join(sorted(seen))}"
 
@@ -60,6 +62,7 @@ _SEEN = {
     frozenset({"PGD_N", "PGD_T"}): "PP",
     frozenset({"PGD_N", "DDN_N"}): "DP",
     frozenset({"PGD_N", "STA_N"}): "PS",
+    frozenset({"AP_1", "AP_2"}): "AP",
 }
 
 

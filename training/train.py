@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,10 +36,12 @@ from models import (
 )
 
 from . import adaptive, losses
-from .attacks import Attack, for_training, seed_of
+from .attacks import Attack, at_budget, for_training, seed_of
 from .corrupt import corrupt
-from .craft import MixedPrecision, crafted_set, versions
-from .data import Dataset, Split, shift_images
+from .craft import crafted_set, versions
+from .data import Dataset, Split, flip_images, shift_images
+from .deadline import OutOfTime, is_near
+from .fast import MixedPrecision
 from .recipes import Recipe, one_cycle
 from .sheet import contact_sheet, save_png
 from .state import ConfigurationError, load_state, save_state
@@ -61,14 +63,14 @@ class TrainConfig:
     device: str = "cpu"
     mixed_precision: bool = True
 
-    def fingerprint(self, dataset: Dataset, classifier_sha256: str, world_size: int) -> str:
+    def fingerprint(self, dataset: Dataset, classifier_sha256: Sequence[str], world_size: int) -> str:
         """A text that two runs share exactly when they would give the same weights."""
         described = {
             **dataclasses.asdict(dataclasses.replace(self, seen=())),
             "network": type(self.arch).__name__,
             "seen": [attack.describe() for attack in self.seen],
             "data": dataset.train.sha256(),
-            "classifier": classifier_sha256,
+            "classifier": ", ".join(classifier_sha256),
             "world_size": world_size,
         }
         return json.dumps(described, sort_keys=True)
@@ -150,17 +152,21 @@ class FreshSource:
     """
 
     def __init__(
-        self, config: TrainConfig, split: Split, classifier: nn.Module, sha256: str, root: Path, shared: bool = False
+        self, config: TrainConfig, split: Split, classifiers: Mapping[str, nn.Module], root: Path, shared: bool = False
     ) -> None:
+        """``classifiers`` by their hashes are attacked in turn, a batch each."""
         self.config, self.split, self.root, self.shared = config, split, root, shared
-        self.target = MixedPrecision(classifier)
+        self.targets = [MixedPrecision(classifier) for classifier in classifiers.values()]
         recipe = config.recipe
         self.depends_on = (
-            split.sha256(), sha256, config.seed, config.device, recipe.batch_size, recipe.refresh_epochs, recipe.shift
+            split.sha256(), tuple(classifiers), config.seed, config.device, recipe.batch_size, recipe.refresh_epochs,
+            recipe.shift, recipe.flip, recipe.budgets,
         )  # fmt: skip
         self.generation = -1
         self.pools: list[tuple[NDArray[np.float16], NDArray[np.bool_]]] = []
         self.offsets = torch.empty(0)
+        self.flipped = torch.empty(0)
+        self.image_steps, self.seconds = 0, 0.0
 
     def _open(self, generation: int) -> None:
         self.flush()
@@ -183,6 +189,20 @@ class FreshSource:
             )
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, "shift", generation))
         self.offsets = torch.randint(0, 2 * self.config.recipe.shift + 1, (len(self.split), 2), generator=generator)
+        self.flipped = torch.rand(len(self.split), generator=generator) < 0.5
+
+    def _attack(self, attack: Attack, images: Tensor, labels: Tensor, step: int) -> NDArray[np.float32]:
+        seed = seed_of(self.config.seed, attack.name, self.generation, step)
+        if self.config.recipe.budgets:
+            lowest, highest = self.config.recipe.budgets
+            share = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
+            attack = at_budget(attack, lowest + (highest - lowest) * share)
+        started = time.monotonic()
+        target = self.targets[step % len(self.targets)]
+        crafted: NDArray[np.float32] = attack(target, images, labels, seed).images.cpu().numpy()
+        self.seconds += time.monotonic() - started
+        self.image_steps += len(images) * int(attack.settings.get("iterations", 1))
+        return crafted
 
     def batch(self, indices: Tensor, epoch: int, step: int) -> list[Tensor]:
         """See :class:`Source`."""
@@ -192,13 +212,13 @@ class FreshSource:
             self._open(generation)
         images, labels = self.split.batch(indices, config.device)
         natural = shift_images(images, self.offsets[indices], config.recipe.shift)
+        if config.recipe.flip:
+            natural = flip_images(natural, self.flipped[indices])
         batch, chosen = [natural], indices.numpy()
         for attack, (pool, done) in zip(config.seen, self.pools, strict=True):
             missing = torch.from_numpy(~done[chosen]).to(natural.device)
             if bool(missing.any()):
-                seed = seed_of(config.seed, attack.name, generation, step)
-                crafted = attack(self.target, natural[missing], labels[missing], seed).images.cpu().numpy()
-                pool[chosen[~done[chosen]]] = crafted
+                pool[chosen[~done[chosen]]] = self._attack(attack, natural[missing], labels[missing], step)
                 done[chosen] = True  # after the images: a run that is killed in between crafts them again
             batch.append(torch.from_numpy(pool[chosen]).to(config.device).float())
         return batch
@@ -280,6 +300,7 @@ class Trainer:
         initial: nn.Module | None = None,
         save_seconds: float = 60.0,
         pools: Path | None = None,
+        surrogate: tuple[nn.Module, str] | None = None,
         others: Sequence[nn.Module] = (),
     ) -> None:
         self.classifiers = [classifier, *others]
@@ -287,6 +308,9 @@ class Trainer:
         self.config, self.dataset, self.out = config, dataset, out
         self.classifier_sha256, self.command, self.save_seconds = classifier_sha256, command, save_seconds
         self.pools = pools
+        self.attacked = {classifier_sha256: classifier, **({surrogate[1]: surrogate[0]} if surrogate else {})}
+        if surrogate and not config.recipe.refresh_epochs:
+            raise ConfigurationError("a second classifier is attacked by recipes that craft while they train")
         self.recipe, self.device = config.recipe, torch.device(config.device)
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
@@ -337,7 +361,7 @@ class Trainer:
         self.step = 0
         self.batches_an_epoch = len(dataset.train) // self.recipe.batch_size
         self.steps = self.recipe.epochs * self.batches_an_epoch
-        self.fingerprint = config.fingerprint(dataset, classifier_sha256, self.world_size)
+        self.fingerprint = config.fingerprint(dataset, tuple(self.attacked), self.world_size)
 
     @property
     def classifier(self) -> nn.Module:
@@ -374,10 +398,15 @@ class Trainer:
                     for k, v in epoch_totals.items()
                 }
                 epoch_totals = {}
+                if isinstance(source, FreshSource) and source.seconds:
+                    metrics["speed/crafted image steps a second"] = round(source.image_steps / source.seconds)
                 self._log({"epoch": epoch + 1, "step": self.step, **mean_losses, **metrics}, writer, validation)
-            if time.monotonic() - saved_at > self.save_seconds or self.step % self.batches_an_epoch == 0:
+            late = is_near()
+            if late or time.monotonic() - saved_at > self.save_seconds or self.step % self.batches_an_epoch == 0:
                 self.save_state(source)
                 saved_at = time.monotonic()
+            if late and self.step < self.steps:
+                raise OutOfTime(f"{self.step} of {self.steps} steps")
         progress.close()
         if writer:
             writer.close()
@@ -407,7 +436,7 @@ class Trainer:
             parent = self.pools or self.out
             root = parent / f"pool-{self.rank}-of-{self.world_size}"
             shared = self.pools is not None
-            return FreshSource(self.config, self.dataset.train, self.classifier, self.classifier_sha256, root, shared)
+            return FreshSource(self.config, self.dataset.train, self.attacked, root, shared)
         crafted = self.out.parent / "crafted"
         args = (self.config, self.dataset.train, self.classifier, self.classifier_sha256, crafted)
         if self.rank == 0:
@@ -432,7 +461,7 @@ class Trainer:
         x = torch.cat(list(batch))
         if recipe.corrupted:
             generator = torch.Generator().manual_seed(seed_of(self.config.seed, "corrupt", self.step, self.rank))
-            damaged = corrupt(natural if recipe.inner_steps else x, recipe.corrupted, generator)
+            damaged = corrupt(natural if recipe.inner_steps else x, recipe.corrupted, recipe.damage, generator)
             x = torch.cat([damaged, x[len(damaged) :]])  # what was attacked through g stays as bad as it is
         x = x.contiguous(memory_format=torch.channels_last)
         target = natural.repeat(k, 1, 1, 1)
@@ -448,7 +477,7 @@ class Trainer:
             mean, log_variance = mean.float(), log_variance.float()
             z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if recipe.sample else mean
             with autocast:
-                purified = self.purifier.decode(z).float()
+                purified = self.purifier.decode(z, x).float()
             values.update(self._update_discriminators(z.detach(), purified.detach(), natural, domains))
             if weights.att:
                 confusion = losses.attack_confusion_loss_released if released else losses.attack_confusion_loss
@@ -602,8 +631,8 @@ class Trainer:
     # -- looking at it ------------------------------------------------------------------------------------------
 
     def _validation_sets(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Natural and crafted images of every fifth validation image, for watching the run."""
-        split = self.dataset.validation.every(5)
+        """Natural and crafted images of about a thousand validation images, for watching the run."""
+        split = self.dataset.validation.every(len(self.dataset.validation) // 1000 or 1)
         natural, labels = split.batch(slice(None), self.config.device)
         sets = {"none": (natural, labels)}
         for attack in self.config.seen:
@@ -692,10 +721,18 @@ class Trainer:
         plain.load_state_dict(kept.state_dict())
         return plain
 
+    def _describe(self, attack: Attack) -> dict[str, Any]:
+        budgets = self.recipe.budgets
+        through = {"through": "f after g"} if self.recipe.inner_steps else {}
+        return {
+            **attack.describe(),
+            **through,
+            **({"budgets": list(budgets)} if budgets and attack.eps is not None else {}),
+        }
+
     def card(self, metrics: dict[str, float], network: nn.Module) -> Card:
         """The card of a ``network`` of this run as it stands."""
         architecture, config, kind = checkpoint.architecture_of(network)
-        through = {"through": "f after g"} if self.recipe.inner_steps else {}
         return Card(
             name=self.out.name,
             kind=kind,
@@ -706,7 +743,7 @@ class Trainer:
             profile="joint" if self.recipe.joint else "hardened" if self.recipe.inner_steps else "transparent",
             recipe=self.recipe.name,
             class_names=self.dataset.class_names,
-            seen_attacks=tuple({**attack.describe(), **through} for attack in self.config.seen),
+            seen_attacks=tuple(self._describe(attack) for attack in self.config.seen),
             classifier_sha256=self.classifier_sha256,
             loss_weights=dataclasses.asdict(self.recipe.weights),
             step=self.step,

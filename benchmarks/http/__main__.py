@@ -24,6 +24,7 @@ from benchmarks import common
 from benchmarks.common import Sample
 from examples.servers import environment, free_port
 from service import codec
+from service.precision import Precision, resolve
 
 PEERS = common.BUILD / "peers"
 HEADERS = {"Content-Type": "image/png"}
@@ -41,11 +42,11 @@ SERVERS = {
 }
 
 
-def variables(network: str, threads: int) -> dict[str, str]:
+def variables(network: str, threads: int, precision: Precision) -> dict[str, str]:
     """The environment of every server; Ray's and BentoML's are what their manuals name for speed and for silence."""
     return {
         "OMP_NUM_THREADS": str(threads), "BENCH_THREADS": str(threads), "BENCH_NETWORK": common.network(network),
-        "ARN_MODELS": common.network(network), "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "ARN_MODELS": common.network(network), "ARN_PRECISION": precision, "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_USAGE_STATS_ENABLED": "0",
         "BENTOML_HOME": str(common.BUILD / "bentoml"), "BENTOML_DO_NOT_TRACK": "True",
     }  # fmt: skip
@@ -81,8 +82,10 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=list(SERVERS))
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's threads in every server")
+    parser.add_argument("--precision", default="auto", choices=common.PRECISIONS, help="of this service")
     parser.add_argument("--out", type=Path, help="instead of results/benchmarks/http-NETWORK-THREADS.json")
     flags = parser.parse_args()
+    precision = resolve(flags.precision, "cpu")
     if set(flags.servers) != {OURS}:
         print("the peers are installed under build/ at the first run", flush=True)
         environment(PEERS, [f"torch=={metadata.version('torch').partition('+')[0]}", *REQUIREMENTS])
@@ -90,7 +93,7 @@ def main() -> None:
     png = codec.encode_image(image)
     samples: dict[str, dict[int, list[Sample]]] = {name: {c: [] for c in flags.connections} for name in flags.servers}
     reference: NDArray[np.uint8] | None = None
-    settings = variables(flags.network, flags.threads)
+    settings = variables(flags.network, flags.threads, precision)
     for number in range(flags.rounds):
         for name in flags.servers:
             url = f"http://127.0.0.1:{(port := free_port())}/purify"
@@ -98,7 +101,7 @@ def main() -> None:
             with common.running([*SERVERS[name], str(port)], up, common.BUILD / f"{name}.log", settings):
                 answer = ask(url, png)
                 reference = answer if reference is None else reference
-                if np.abs(answer.astype(int) - reference).max() > 4:  # bf16 may be so many grey levels away
+                if np.abs(answer.astype(int) - reference).max() > common.LEVELS[precision]:
                     raise RuntimeError(f"{name} answers another image")
                 for count in flags.connections:
                     common.load(url, png, HEADERS, count, 1)
@@ -114,6 +117,7 @@ def main() -> None:
         network=flags.network,
         megaflops=round(common.megaflops(flags.network), 1),
         threads=flags.threads,
+        precision={OURS: precision, "peers": "fp32"},
         seconds=flags.seconds,
         rounds=flags.rounds,
         load="wrk, one thread, on the same cores",

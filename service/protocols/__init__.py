@@ -18,6 +18,10 @@ Numbers = NDArray[Any]
 Images = Numbers | bytes
 """A numeric tensor as it was sent, or the bytes of one encoded image."""
 
+# Values, elements, inputs or parts of one request that are looked at one by one; a body of millions of empty ones would
+# take minutes and gigabytes. A full queue of images is far less.
+MAX_PLACES = 2**16
+
 _MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
 _BASE64_MAGICS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk")
 

@@ -14,6 +14,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 from ..errors import BrokenBody
+from . import MAX_PLACES
 
 _scan = JSONDecoder().scan_once  # type: ignore[attr-defined] # in CPython, not in its stubs
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -43,7 +44,7 @@ def parse(data: bytes | bytearray) -> tuple[str, Node]:
     """
     try:
         text = data.decode("utf-8")
-        root = _value(text, _skip(text, 0), _MAX_DEPTH)
+        root = _Reader(text).value(_skip(text, 0))
         if _skip(text, root.end) != len(text):
             raise ValueError("something follows the value")
     except (ValueError, StopIteration, RecursionError, IndexError) as error:
@@ -65,39 +66,48 @@ def _skip(text: str, index: int) -> int:
     return _SPACE.match(text, index).end()  # type: ignore[union-attr]
 
 
-def _value(text: str, index: int, depth: int) -> Node:
-    if text.startswith("{", index) and depth:
-        return _object(text, index, depth)
-    if text.startswith("[", index) and depth and text.startswith(("{", '"'), _skip(text, index + 1)):
-        return _array(text, index, depth)
-    value, end = _scan(text, index)
-    return Node(index, end, leaf=value)
+@dataclasses.dataclass
+class _Reader:
+    """A text as nodes, of which no more may come than ``left``."""
 
+    text: str
+    left: int = MAX_PLACES
 
-def _object(text: str, start: int, depth: int) -> Node:
-    members: dict[str, Node] = {}
-    index = _skip(text, start + 1)
-    while text[index] != "}":
-        if text[index] != '"':
-            raise ValueError(f"a member's name is expected at character {index}")
-        name, index = scanstring(text, index + 1)
-        if name in members:
-            raise ValueError(f"an object names {name!r} twice")
-        index = _skip(text, index)
-        if text[index] != ":":
-            raise ValueError(f"':' is expected at character {index}")
-        members[name] = _value(text, _skip(text, index + 1), depth - 1)
-        index = _next(text, members[name].end, "}")
-    return Node(start, index + 1, members=members)
+    def value(self, index: int, depth: int = _MAX_DEPTH) -> Node:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"it has more than {MAX_PLACES} members and elements beside those of tensors")
+        text = self.text
+        if text.startswith("{", index) and depth:
+            return self._object(index, depth)
+        if text.startswith("[", index) and depth and text.startswith(("{", '"'), _skip(text, index + 1)):
+            return self._array(index, depth)
+        value, end = _scan(text, index)
+        return Node(index, end, leaf=value)
 
+    def _object(self, start: int, depth: int) -> Node:
+        text, members = self.text, dict[str, Node]()
+        index = _skip(text, start + 1)
+        while text[index] != "}":
+            if text[index] != '"':
+                raise ValueError(f"a member's name is expected at character {index}")
+            name, index = scanstring(text, index + 1)
+            if name in members:
+                raise ValueError(f"an object names {name!r} twice")
+            index = _skip(text, index)
+            if text[index] != ":":
+                raise ValueError(f"':' is expected at character {index}")
+            members[name] = self.value(_skip(text, index + 1), depth - 1)
+            index = _next(text, members[name].end, "}")
+        return Node(start, index + 1, members=members)
 
-def _array(text: str, start: int, depth: int) -> Node:
-    elements: list[Node] = []
-    index = _skip(text, start + 1)
-    while text[index] != "]":
-        elements.append(_value(text, index, depth - 1))
-        index = _next(text, elements[-1].end, "]")
-    return Node(start, index + 1, elements=elements)
+    def _array(self, start: int, depth: int) -> Node:
+        text, elements = self.text, list[Node]()
+        index = _skip(text, start + 1)
+        while text[index] != "]":
+            elements.append(self.value(index, depth - 1))
+            index = _next(text, elements[-1].end, "]")
+        return Node(start, index + 1, elements=elements)
 
 
 def _next(text: str, index: int, close: str) -> int:

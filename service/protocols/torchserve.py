@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from email.message import Message
 from typing import Any
 
-import numpy as np
-
 from ..errors import BrokenBody
-from . import Found, Images, Slot, Wire, is_encoded_image, v1
+from . import MAX_PLACES, Found, Images, Slot, Wire, is_encoded_image, v1
 from .json_text import parse
 
 _FIELD = re.compile(rb'(?i)^content-disposition:[^\r\n]*[;\s]name="?([^"\r\n;]*)', re.MULTILINE)
@@ -87,7 +85,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
     """RFC 2046 section 5.1.1, without the preamble that forms never have."""
     if not body.startswith(delimiter):
         raise BrokenBody("the form does not begin with its boundary")
-    parts, index = [], len(delimiter)
+    parts: list[_Part] = []
+    index = len(delimiter)
     while not body.startswith(b"--", index):
         if not body.startswith(b"\r\n", index):
             raise BrokenBody("a line break is missing after the form's boundary")
@@ -96,6 +95,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
         head = body.find(b"\r\n\r\n", start - 2)
         if end < 0 or head < 0 or head > end:
             raise BrokenBody("the form ends too early, or a part has no headers' end")
+        if len(parts) == MAX_PLACES:
+            raise BrokenBody(f"the form has more than {MAX_PLACES} parts")
         field = _FIELD.search(body, start, head + 2)
         name = field[1].decode("utf-8", "replace") if field else ""
         parts.append(_Part(name or "part", start, head + 4, max(end, head + 4)))
@@ -107,13 +108,14 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
     """The classes that an answer tells: the best key of an object of scores, else as V1's rows are read."""
     try:
         value = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(value, dict) and value and all(isinstance(score, (int, float)) for score in value.values()):
         return [max(value, key=value.__getitem__)]
     if isinstance(value, dict):
         return v1.labels(answer, headers)
-    return v1.best(value if isinstance(value, list) and np.ndim(value) > 1 else [value])
+    several = isinstance(value, list) and bool(value) and all(isinstance(row, list) for row in value)
+    return v1.best(value if several else [value])
 
 
 def _bytes(images: Images) -> bytes:

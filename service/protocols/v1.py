@@ -64,7 +64,7 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # no
     """The classes that a predict answer tells, for comparing two; None where they cannot be told."""
     try:
         value = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     rows = value.get("predictions", value.get("outputs")) if isinstance(value, dict) else None
     return best(rows) if isinstance(rows, list) and rows else None

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from ..errors import BrokenBody
-from . import Found, Images, Numbers, Slot, Wire, from_base64, is_encoded_image
+from . import MAX_PLACES, Found, Images, Numbers, Slot, Wire, from_base64, is_encoded_image
 from .json_text import Node, parse, splice
 
 HEADER = "inference-header-content-length"
@@ -132,8 +132,11 @@ def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memor
 
 def split(name: str, blob: bytes | memoryview) -> list[bytes]:
     """The elements of a BYTES tensor: each a little-endian u32 length and so many bytes."""
-    elements, index = [], 0
+    elements: list[bytes] = []
+    index = 0
     while index < len(blob):
+        if len(elements) == MAX_PLACES:
+            raise BrokenBody(f"input {name!r}: more than {MAX_PLACES} elements")
         if index + 4 > len(blob):
             raise BrokenBody(f"input {name!r}: an element's length is cut off")
         (length,) = struct.unpack_from("<I", blob, index)
@@ -193,8 +196,8 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
     None where it cannot be told.
     """
     length = headers.get(HEADER, "")
-    split_at = int(length) if length.isdecimal() else len(answer)
     try:
+        split_at = int(length) if length.isdecimal() else len(answer)
         output = json.loads(answer[:split_at])["outputs"][0]
         shape, datatype = output["shape"], output["datatype"]
         if "data" in output:
@@ -202,9 +205,9 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
         else:
             size = output["parameters"]["binary_data_size"]
             scores = np.frombuffer(answer[split_at : split_at + size], DTYPES[datatype]).reshape(shape)
-    except (ValueError, KeyError, TypeError, IndexError):
+        return tell(scores)
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
-    return tell(scores)
 
 
 def tell(scores: Numbers) -> list[Any]:

@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from ..errors import BrokenBody
-from . import Found, Images, Numbers, Slot, Wire
+from . import MAX_PLACES, Found, Images, Numbers, Slot, Wire
 from .v2 import DTYPES, binary, join, tell
 
 SERVICE = "inference.GRPCInferenceService"
@@ -119,6 +119,8 @@ def find(wire: Wire) -> Found:
     raw: Sequence[bytes] = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BrokenBody(f"{len(request.inputs)} inputs, {len(raw)} raw contents")
+    if len(request.inputs) > MAX_PLACES:
+        raise BrokenBody(f"more than {MAX_PLACES} inputs")
     slots: list[Slot] = []
     places: list[tuple[int, int]] = []
     for index, tensor in enumerate(request.inputs):
@@ -159,6 +161,8 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
     if len(held) != np.prod(shape, dtype=object):
         raise BrokenBody(f"input {tensor.name!r}: {len(held)} elements for the shape {list(shape)}")
     if tensor.datatype == "BYTES":
+        if len(held) > MAX_PLACES:
+            raise BrokenBody(f"input {tensor.name!r}: more than {MAX_PLACES} elements")
         return [(i, Slot(tensor.name, element)) for i, element in enumerate(held)]
     try:
         array = np.array(held, dtype=DTYPES[tensor.datatype])

@@ -170,8 +170,15 @@ def commands(text):
 
 
 SHOWN = [(page, command) for page in PAGES for command in commands(page.read_text())]
-INLINE = r"`((?:\.venv/bin/)?(?:arn|arn-train|scripts/\w+|python -m \w[\w.]*)(?: [^`]+)?)`"
-NAMED = [(page, command) for page in PAGES for command in re.findall(INLINE, page.read_text())]
+INLINE = r"`((?:\.venv/bin/)?(?:arn|arn-train|scripts/\w+|python -m [\w.]+\w)(?: [^`]+)?)`"
+BENCHMARKS = ROOT / "benchmarks" / "README.md"  # a table whose head begins its rows' commands
+NAMED = [
+    *((page, command) for page in PAGES for command in re.findall(INLINE, page.read_text())),
+    *(
+        (BENCHMARKS, f"python -m benchmarks.{re.sub(r'[][]', '', row)}")
+        for row in re.findall(r"(?m)^\| `(\w[^`]*)` \|", BENCHMARKS.read_text())
+    ),
+]
 
 
 def test_there_are_commands():

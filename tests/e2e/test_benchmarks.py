@@ -49,10 +49,11 @@ def test_the_soak_tells_what_is_lost_and_memory_that_grows():
     counts = {"sent": 3, "answered": 2, "refused": 1, "wrong": 0, "lost": 0}
     level = [{"seconds": float(second), "rss_mb": 100.0} for second in range(600)]
     growing = [{**sample, "rss_mb": 100 + sample["seconds"] / 100} for sample in level]
-    assert all(soak.criteria(counts, level, 10).values())
+    assert all(soak.criteria(counts, 99.5, level, 10).values())
     for change in ({"answered": 1}, {"wrong": 1}, {"lost": 1}, {"refused": 0}):
-        assert not all(soak.criteria({**counts, **change}, level, 10).values())
-    assert not all(soak.criteria(counts, growing, 10).values())
+        assert not all(soak.criteria({**counts, **change}, 99.5, level, 10).values())
+    assert not all(soak.criteria(counts, 99.5, growing, 10).values())
+    assert not all(soak.criteria(counts, 98.5, level, 10).values())
 
 
 @pytest.mark.slow

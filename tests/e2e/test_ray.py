@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service import codec
+
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -66,6 +68,13 @@ def png(name):
 
 def pixels(content):
     return np.array(Image.open(io.BytesIO(content)), np.int32)
+
+
+def test_a_large_image_is_decoded_beside_a_replica(ray_serve):
+    large = codec.encode_image(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))
+    answer = httpx2.post(f"{URL}/purify?resize=true", content=large, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert pixels(answer.content).shape == (28, 28)
 
 
 def test_a_replica_killed_under_load_makes_no_answer_wrong(ray_serve):

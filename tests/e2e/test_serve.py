@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +21,8 @@ from PIL import Image
 import models
 from service import codec
 
+from ..conftest import decoders_of
+from ..fuzz import slow_png
 from .conftest import serving
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "adversarial_3.png"
@@ -72,6 +76,58 @@ def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits_cleanly(t
         assert np.load(io.BytesIO(answers[0].content)).shape == (200, 1, 28, 28)
         assert served.process.wait(20) == 0
         assert "Traceback" not in served.said
+
+
+@contextlib.contextmanager
+def decoding(tmp_path, chunks, *flags):
+    """A service whose decoder is busy with a file; and the answer to it, once there is one."""
+    with serving(tmp_path, "--models", "identity", "--classifier", "", *flags) as served:
+        answers = []
+
+        def ask():
+            with contextlib.suppress(httpx2.TransportError):
+                answers.append(served.client.post("/purify", content=slow_png(chunks)))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not (workers := decoders_of(served.process.pid)) or cpu_seconds(workers) < 0.3:
+            assert asking.is_alive(), served.said
+            time.sleep(0.01)
+        yield served, workers, asking, answers
+        asking.join()
+
+
+def cpu_seconds(pids):
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(field[11]) for field in fields) / os.sysconf("SC_CLK_TCK")
+
+
+def gone(pids):
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_sigterm_finishes_what_is_being_decoded_and_leaves_no_process(tmp_path):
+    patient = ("--decode-seconds", "60", "--drain-seconds", "60")
+    with decoding(tmp_path, 200, *patient) as (served, workers, asking, answers):
+        for pid in (*workers, served.process.pid):  # to all of them, as a terminal or a supervisor sends it
+            os.kill(pid, signal.SIGTERM)
+        assert served.process.wait(60) == 0
+        asking.join()
+        assert answers[0].status_code == 200
+        assert gone(workers)
+        assert "Traceback" not in served.said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_service_that_is_killed_leaves_no_decoder(tmp_path):
+    with decoding(tmp_path, 5000, "--decode-seconds", "5") as (served, workers, _, _):
+        served.process.kill()
+        served.process.wait()
+        deadline = time.monotonic() + 20
+        while not gone(workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path, slow_purifier):

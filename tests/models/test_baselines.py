@@ -31,6 +31,14 @@ def test_a_baseline_is_about_the_size_of_the_compact_arn(purifier):
     assert 15e6 < counter.get_total_flops() < 30e6
 
 
+@pytest.mark.parametrize("purifier", [ApeG(ApeGConfig.preset(3, 32)), Hgd(HgdConfig.preset(3, 32))])
+def test_a_baseline_for_colour_is_about_the_size_of_the_colour_arn(purifier):
+    assert sum(p.numel() for p in purifier.parameters()) <= 4e6
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        purifier.eval()(torch.rand(1, 3, 32, 32))
+    assert 120e6 < counter.get_total_flops() <= 150e6
+
+
 def test_a_baseline_comes_back_from_its_checkpoint(purifier, tmp_path):
     architecture, config, kind = checkpoint.architecture_of(purifier)
     card = Card("x", kind, architecture, config, "mnist", (1, 28, 28))

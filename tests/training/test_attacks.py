@@ -51,6 +51,21 @@ def test_every_attack_stays_in_range_and_budget_and_succeeds(name, problem):
         assert (crafted.images - images).abs().max() <= attack.eps + attacks.BUDGET_TOLERANCE
 
 
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_every_attack_takes_colour_as_it_lies_in_memory_in_training(name):
+    """Channels last, images and weights alike; searches are cut short where that can be said."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    images = (torch.rand(3, 3, 16, 16) * 0.5 + 0.25).contiguous(memory_format=torch.channels_last)
+    attack = attacks.get(name, "cifar10")
+    short = {"iterations": 3, "searches": 2} if name[:2] in ("CW", "ST") else {}
+    crafted = attack.with_settings(**short)(model, images, model(images).argmax(1), seed=0)
+    assert crafted.images.shape == images.shape
+
+
 def test_digits_are_bent_until_the_classifier_errs():
     classifier = models.load("mnist-lenet5").requires_grad_(False)
     paths = [EXAMPLES / f"natural_{digit}.png" for digit in range(10)]

@@ -11,11 +11,14 @@ def images():
     return torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
 
 
+WAYS = ("specks", "scatter", "grain")
+
+
 def drawn(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("damage", [corrupt.specks, corrupt.scatter, corrupt.grain])
+@pytest.mark.parametrize("damage", corrupt.KINDS.values())
 def test_damage_stays_in_range_and_follows_its_seed(damage, images):
     out = damage(images, drawn())
     assert out.shape == images.shape
@@ -29,6 +32,17 @@ def test_specks_are_white_or_black_and_few(images):
     changed = corrupt.specks(images, drawn()) != images
     assert (changed.flatten(1).float().mean(1) < 0.2).all()
     assert set(corrupt.specks(images, drawn())[changed].tolist()) == {0.0, 1.0}
+
+
+def test_crowds_are_white_and_denser_in_some_places(images):
+    changed = (corrupt.crowds(images, drawn()) != images).float()
+    assert 0.05 < changed.mean() < 0.2
+    assert set(corrupt.crowds(images, drawn())[changed.bool()].tolist()) == {1.0}
+    shares = torch.nn.functional.avg_pool2d(changed, 14).flatten(1)
+    even = torch.nn.functional.avg_pool2d(
+        (torch.rand(images.shape, generator=drawn()) < changed.mean()).float(), 14
+    ).flatten(1)
+    assert shares.std(1).mean() > 1.2 * even.std(1).mean()
 
 
 def test_scattered_pixels_come_from_two_pixels_away_at_most(images):
@@ -45,6 +59,7 @@ def test_grain_is_of_one_size_an_image(images):
 
 
 def test_only_a_share_is_damaged(images):
-    same = (corrupt.corrupt(images.repeat(20, 1, 1, 1), 0.5, drawn()) == images.repeat(20, 1, 1, 1)).flatten(1).all(1)
+    many = images.repeat(20, 1, 1, 1)
+    same = (corrupt.corrupt(many, 0.5, WAYS, drawn()) == many).flatten(1).all(1)
     assert 0.4 < float(same.float().mean()) < 0.6
-    assert torch.equal(corrupt.corrupt(images, 0.0, drawn()), images)
+    assert torch.equal(corrupt.corrupt(images, 0.0, WAYS, drawn()), images)

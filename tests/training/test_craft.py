@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import models
-from training import attacks, craft, data
+from training import attacks, craft, data, fast
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(split, classifier, tmp_path, mon
 
 def test_mixed_precision_answers_float32(classifier, split):
     images = split.batch(slice(0, 4))[0]
-    logits = craft.MixedPrecision(classifier)(images)
+    logits = fast.MixedPrecision(classifier)(images)
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, classifier(images), atol=0.5)
 

@@ -324,7 +324,12 @@ def test_the_hardened_profile_is_told_in_front_of_its_own_and_of_other_classifie
     page = (root / "docs" / "results.md").read_text()
     own, reach, fidelity, choices = (
         page.split(f"### {title}")[1].split("###")[0]
-        for title in ("The hardened profile", "In front of other classifiers", "Fidelity", "What each choice")
+        for title in (
+            "The hardened profile",
+            "The hardened profile in front of other classifiers",
+            "Fidelity",
+            "What each choice",
+        )
     )
     assert "| PGD_N | white_box | **7.00**" in own
     assert "loss 0.4" in own

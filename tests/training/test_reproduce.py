@@ -72,7 +72,7 @@ def test_the_hardened_smoke_run_goes_from_training_to_its_tables(checkout):
     page = (checkout / "runs/smoke/project/docs/results.md").read_text()
     for part in (
         "The hardened profile",
-        "In front of other classifiers",
+        "The hardened profile in front of other classifiers",
         "| mlp |",
         "Fidelity",
         "What each choice",

@@ -1,0 +1,179 @@
+"""Images decoded in processes that may be killed: a pool of them, and the way of an image there and back.
+
+Neither :mod:`multiprocessing` nor a library on top of it: their children import the parent's main module, here torch
+and hundreds of megabytes, and a decoder that an image has taken over would have its answers unpickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BrokenImage, DeadlineExceeded, DecodeTimeout, ServiceError, TooManyPixels
+
+logger = logging.getLogger(__name__)
+
+_WORKERS = min(8, max(2, os.cpu_count() or 1))
+_REFUSALS = {kind.code: kind for kind in (BrokenImage, TooManyPixels)}
+
+
+def address_space(max_pixels: int, max_bytes: int) -> int:
+    """The limit of a process in bytes: what it has before the first image, copies of a file, and more for a pixel than
+    any took on its way through Pillow (16-bit grey, 30).
+    """
+    return 256 * 2**20 + 3 * max_bytes + 48 * max_pixels
+
+
+class Plan(NamedTuple):
+    """The model that an image goes to; how many channels that takes, and the (height, width) to resample to, if any."""
+
+    model: str
+    channels: int
+    resize_to: tuple[int, int] | None
+
+
+Planner = Callable[[tuple[int, int], int], Plan]
+"""From an image's (height, width) and the channels that are enough to show it; raises what it is refused with."""
+
+
+class _Worker:
+    """A process, and our end of the channel to it."""
+
+    def __init__(self, *limits: float) -> None:
+        self._channel, theirs = socket.socketpair()
+        self._stream = self._channel.makefile("rb")
+        environment = {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "OPENBLAS_NUM_THREADS": "1",  # each thread's buffers would be most of the address space
+            "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20),  # glibc: after a large image the rest goes back
+        }
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 (our own module)
+                [sys.executable, "-P", "-m", "service.decode_worker", *map(str, (theirs.fileno(), *limits))],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
+                pass_fds=[theirs.fileno()],
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> int:
+        """End the process, whatever it is at; returns how it ended."""
+        self._process.kill()
+        self._stream.close()
+        self._channel.close()
+        return self._process.wait()
+
+    def decode(self, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
+        """As :meth:`Decoder.decode`; ``EOFError`` or ``OSError`` where the process is gone."""
+        self._channel.sendall(b"%d\n" % len(data))
+        self._channel.sendall(data)
+        header = self._answer()
+        try:
+            plan = planner(tuple(header["size"]), header["channels"])
+        except ServiceError:
+            self._channel.sendall(b"null\n")
+            raise
+        self._channel.sendall(json.dumps((plan.channels, plan.resize_to)).encode() + b"\n")
+        self._answer()
+        pixels = np.empty((1, *(plan.resize_to or header["size"]), plan.channels), np.uint8)
+        if self._stream.readinto(pixels.data) < pixels.size:
+            raise EOFError
+        return plan, pixels
+
+    def _answer(self) -> Any:
+        line = self._stream.readline()
+        if not line:
+            raise EOFError
+        answer = json.loads(line)
+        if "code" in answer:
+            raise _REFUSALS[answer["code"]](answer["error"])
+        return answer
+
+
+class _Died(Exception):
+    """A process ended in the middle of an image."""
+
+
+class Decoder:
+    """A pool of processes, each started once there is an image that none of the others is free for.
+
+    Args:
+        seconds: longest decode.
+        wait_seconds: longest wait for a free process.
+        max_pixels: largest image, width times height.
+        max_bytes: largest file.
+    """
+
+    def __init__(self, seconds: float, wait_seconds: float, max_pixels: int, max_bytes: int) -> None:
+        self._seconds, self._wait_seconds = seconds, wait_seconds
+        self._limits = (address_space(max_pixels, max_bytes), max_pixels, seconds)
+        self._threads = ThreadPoolExecutor(_WORKERS, "decode")  # one at each process that is busy
+        self._idle: list[_Worker] = []
+
+    async def decode(self, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
+        """Pixels as uint8 ``(1, H, W, channels)``, and the plan that was made for them once the header was read.
+
+        Raises:
+            BrokenImage: not decodable, or its process died of it.
+            TooManyPixels: told from the header.
+            DecodeTimeout: not decoded in time; its process was killed.
+            DeadlineExceeded: no process was free in time.
+            ServiceError: whatever ``planner`` raises.
+        """
+        latest = time.monotonic() + self._wait_seconds
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, self._decode, data, planner, latest)
+        except _Died as died:
+            logger.warning("a decoder ended with %s in the middle of an image of %d bytes", died, len(data))
+            if died.args == (-signal.SIGALRM,):
+                raise DecodeTimeout(f"the image is not decoded after {self._seconds:g} seconds") from None
+            raise BrokenImage("the image cannot be decoded: its decoder died of it") from None
+
+    def _decode(self, data: bytes | bytearray, planner: Planner, latest: float) -> tuple[Plan, NDArray[np.uint8]]:
+        if time.monotonic() > latest:
+            raise DeadlineExceeded("no decoder was free before the request's deadline")
+        worker = self._take()
+        try:
+            decoded = worker.decode(data, planner)
+        except ServiceError:
+            self._idle.append(worker)
+            raise
+        except (EOFError, OSError) as error:
+            raise _Died(worker.close()) from error
+        except BaseException:
+            worker.close()
+            raise
+        self._idle.append(worker)
+        return decoded
+
+    def _take(self) -> _Worker:
+        """A process that is free: the one that was busy last, or a new one."""
+        with contextlib.suppress(IndexError):
+            while not (worker := self._idle.pop()).alive:
+                worker.close()
+            return worker
+        return _Worker(*self._limits)
+
+    def close(self) -> None:
+        """Let those that are busy finish, at most ``seconds``, and end all of them."""
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._idle:
+            worker.close()

@@ -1,0 +1,148 @@
+"""Images decoded in processes of their own: the same pixels, and trouble that ends with the process."""
+
+import asyncio
+import io
+import os
+import signal
+import time
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service import codec
+from service.decoder import Decoder, Plan
+from service.errors import BrokenImage, DeadlineExceeded, DecodeTimeout, TooManyPixels, WrongSize
+
+from ..conftest import decoders_of, running
+from ..fuzz import slow_png
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+PNG = codec.encode_image(PIXELS)
+
+
+SLOW = slow_png(4000)
+
+
+def as_it_is(size, channels):
+    return Plan("m", channels, None)
+
+
+def planner(plan, seen):
+    def planned(*header):
+        seen.append(header)
+        return plan
+
+    return planned
+
+
+@asynccontextmanager
+async def decoding(seconds=20.0, wait_seconds=20.0, max_pixels=100_000, max_bytes=2**20):
+    decoder = Decoder(seconds, wait_seconds, max_pixels, max_bytes)
+    try:
+        yield decoder
+    finally:
+        decoder.close()
+
+
+def children():
+    return decoders_of(os.getpid())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+async def test_the_pixels_are_those_that_the_codec_reads(kind):
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, kind)
+    data = buffer.getvalue()
+    async with decoding() as decoder:
+        for channels, resize_to in [(3, None), (1, None), (3, (28, 28))]:
+            plan, seen = Plan("m", channels, resize_to), []
+            told, pixels = await decoder.decode(data, planner(plan, seen))
+            assert (told, seen) == (plan, [((300, 200), 3)])
+            assert np.array_equal(pixels, codec.open_image(data, 10**6).decode(channels, resize_to))
+        assert len(children()) == 1
+
+
+async def test_refusals_come_back_as_they_are_and_cost_no_process():
+    def refuse(size, channels):
+        raise WrongSize(f"not {size}")
+
+    async with decoding() as decoder:
+        for data, plan, error, sentence in [
+            (b"junk", as_it_is, BrokenImage, "not a PNG"),
+            (PNG[:-9000], as_it_is, BrokenImage, "cannot be decoded"),
+            (codec.encode_image(np.zeros((400, 300, 1), np.uint8)), as_it_is, TooManyPixels, "300x400"),
+            (PNG, refuse, WrongSize, "300, 200"),
+        ]:
+            with pytest.raises(error, match=sentence):
+                await decoder.decode(data, plan)
+        first = children()
+        await decoder.decode(PNG, as_it_is)
+        assert children() == first
+
+
+async def test_a_decode_without_end_is_killed_and_the_next_image_gets_a_new_process():
+    async with decoding(seconds=0.3) as decoder:
+        await decoder.decode(PNG, as_it_is)
+        before = children()
+        with pytest.raises(DecodeTimeout, match=r"0\.3 seconds"):
+            await decoder.decode(SLOW, as_it_is)
+        assert not children()
+        await decoder.decode(PNG, as_it_is)
+        assert len(children()) == 1
+        assert children() != before
+    assert not children()
+
+
+async def test_a_process_that_dies_takes_one_image_with_it_or_none():
+    async with decoding() as decoder:
+        await decoder.decode(PNG, as_it_is)
+        os.kill(children().pop(), signal.SIGSEGV)  # while it is idle
+        while children():
+            await asyncio.sleep(0.01)
+        await decoder.decode(PNG, as_it_is)
+
+        def crash(size, channels):
+            os.kill(children().pop(), signal.SIGSEGV)
+            return Plan("m", channels, None)
+
+        with pytest.raises(BrokenImage, match="died"):
+            await decoder.decode(PNG, crash)
+        await decoder.decode(PNG, as_it_is)
+
+
+async def test_an_image_beyond_a_decoders_memory_is_an_error():
+    giant = codec.encode_image(np.zeros((12_000, 12_000, 1), np.uint8))  # 144 MP that its limits do not foresee
+    async with decoding(max_pixels=10**9) as decoder:
+        decoder._limits = (500 * 2**20, *decoder._limits[1:])
+        with pytest.raises(BrokenImage):
+            await decoder.decode(giant, as_it_is)
+        await decoder.decode(PNG, as_it_is)
+
+
+async def test_images_at_once_go_to_processes_of_their_own_and_wait_no_longer_than_they_may():
+    async with decoding(seconds=1.0, wait_seconds=0.5) as decoder:
+        started = time.monotonic()
+        images = [SLOW] * decoder._threads._max_workers + [PNG]
+        outcomes = await asyncio.gather(*(decoder.decode(data, as_it_is) for data in images), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [DecodeTimeout] * (len(images) - 1) + [DeadlineExceeded]
+        assert time.monotonic() - started < 30
+        await decoder.decode(PNG, as_it_is)
+
+
+def test_an_idle_service_has_no_decoders_and_a_stopped_one_leaves_none():
+    before = children()
+    with running(models="identity", classifier="", decode_seconds=2) as client:
+        small = codec.encode_image(PIXELS[:28, :28])
+        assert client.post("/purify", content=small).status_code == 200
+        assert children() == before
+        answer = client.post("/purify", content=PNG)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), PIXELS)
+        assert len(children() - before) == 1
+        refused = client.post("/purify", content=SLOW)
+        assert (refused.status_code, refused.json()["code"]) == (422, "decode_timeout")
+        # Small, but of the kind that grows.
+        assert client.post("/purify", content=slow_png(20, (28, 28))).status_code == 200
+        assert len(children() - before) == 1
+    assert children() == before

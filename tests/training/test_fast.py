@@ -1,0 +1,163 @@
+"""Crafting on a GPU and stopping in time: the same images as the plain way, the same weights as an unbroken run."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from models import ArnConfig, LisaCnn, LisaCnnConfig
+from training import attacks, data, deadline, fast, recipes, train
+from training.advertorch_shim import attacks as advertorch
+from training.classifier import CLASSIFIER_RECIPES, NETWORKS, natural, train_classifier
+
+
+@pytest.fixture(scope="module")
+def digits():
+    whole = data.load("digits-colour")
+    return dataclasses.replace(whole, train=whole.train.every(20), validation=whole.validation.every(20))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    return LisaCnn(LisaCnnConfig(10)).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_loop_for_gpus_is_advertorchs(targeted, digits, classifier):
+    images, labels = digits.test.batch(slice(0, 8))
+    torch.manual_seed(3)
+    ours = fast.pgd(classifier, images, labels, 0.1, 0.03, 7, targeted)
+    torch.manual_seed(3)
+    theirs = advertorch.LinfPGDAttack(
+        classifier, fast.summed_cross_entropy, eps=0.1, nb_iter=7, eps_iter=0.03, targeted=targeted
+    ).perturb(images, labels)
+    assert (ours - theirs).abs().max() < 1e-6
+    assert 0.05 < (ours - images).abs().max() <= 0.1 + 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_gradient_is_the_eager_one(digits, classifier):
+    images, labels = digits.test.batch(slice(0, 8), "cuda")
+    network = NETWORKS["resnet20"]((3, 32, 32), 10).eval().requires_grad_(False).cuda()
+    for weights in (1.0, 0.5):  # a recording reads the weights as they are now
+        network.linear.weight.data.mul_(weights)
+        recorded = fast._gradient(network, images, labels)
+        assert isinstance(recorded, fast._Graph)
+        eager = fast._eager(network, images.clone().requires_grad_(True), labels)
+        assert torch.allclose(recorded(images), eager, rtol=1e-3, atol=1e-5)
+
+
+def test_a_search_in_bf16_is_judged_in_float32(classifier):
+    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
+    called = []
+    hook = classifier.register_forward_hook(lambda _module, _given, out: called.append(out.dtype))
+    attacks.get("PGD_N", "cifar10")(fast.MixedPrecision(classifier), images, labels, 0)
+    hook.remove()
+    assert called[-1] == torch.float32
+    assert called[-2] == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", CLASSIFIER_RECIPES)
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_every_network_has_every_recipe(arch, name):
+    grey = dict.fromkeys(("lenet5", "mlp", "resnet8"), "mnist")
+    dataset = {**grey, "lisa-cnn": "lisa"}.get(arch, "cifar10")
+    recipe = CLASSIFIER_RECIPES[name](arch, dataset)
+    assert recipe.flip == (dataset == "cifar10"), "digits and signs read one way"
+    assert (recipe.adversary is None) == (name == "natural")
+    if name == "doa-9x5":
+        assert (recipe.adversary.settings["rows"], recipe.adversary.settings["columns"]) == (9, 5)
+
+
+def test_a_colour_classifier_that_is_out_of_time_goes_on(digits, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(natural("resnet20", "cifar10"), epochs=2, batch_size=32)
+    whole = train_classifier(digits, recipe, arch="resnet20", out=tmp_path / "whole")
+    out = tmp_path / "broken"
+    monkeypatch.setattr("training.classifier.is_near", lambda _: out.exists())
+    with pytest.raises(deadline.OutOfTime, match="1 of 2 epochs"):
+        train_classifier(digits, recipe, arch="resnet20", out=out)
+    monkeypatch.undo()
+    resumed = train_classifier(digits, recipe, arch="resnet20", out=out)
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+
+
+def test_crafting_does_not_move_the_statistics_of_batchnorm(digits, monkeypatch):
+    """An adversary of no iterations leaves the weights of ordinary training."""
+    recipe = dataclasses.replace(natural("resnet20", "cifar10"), epochs=1, batch_size=32)
+    still = attacks.get("PGD_N", "cifar10")
+    still = dataclasses.replace(still, perturb=lambda f, x, y, s: (f(x), x)[1])
+    plain = train_classifier(digits, recipe, arch="resnet20")
+    attacked = train_classifier(digits, dataclasses.replace(recipe, adversary=still), arch="resnet20")
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.state_dict().values(), attacked.state_dict().values(), strict=True)
+    )
+
+
+def trainer(digits, classifier, out, seen=("PGD_N", "PGD_T"), arch="colour", surrogate=None, **changes):
+    recipe = dataclasses.replace(recipes.cifar10(), epochs=2, batch_size=32, **changes)
+    chosen = tuple(attacks.get(name, "cifar10").with_settings(iterations=2) for name in seen)
+    config = train.TrainConfig(ArnConfig.preset(arch, 3, 32), recipe, chosen, mixed_precision=False)
+    return train.Trainer(config, digits, classifier, "f", out, save_seconds=1e9, surrogate=surrogate)
+
+
+def test_a_run_that_is_out_of_time_goes_on_to_the_weights_of_an_unbroken_one(digits, classifier, tmp_path):
+    whole = trainer(digits, classifier, tmp_path / "whole").fit()
+    deadline.set_deadline(0)
+    try:
+        for steps in (1, 2, 3):
+            with pytest.raises(deadline.OutOfTime, match=f"{steps} of 4 steps"):
+                trainer(digits, classifier, tmp_path / "broken").fit()
+    finally:
+        deadline.set_deadline(None)
+    resumed = trainer(digits, classifier, tmp_path / "broken").fit()
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+
+
+def test_budgets_are_drawn_a_batch_and_every_other_one_is_crafted_against_the_surrogate(
+    digits, classifier, tmp_path, monkeypatch
+):
+    second, seen = LisaCnn(LisaCnnConfig(10)).eval().requires_grad_(False), []
+    crafting = attacks.Attack.__call__
+
+    def watched(self, target, images, labels, seed):
+        seen.append((fast.exact(target), self.eps, self.settings["step"] / self.eps))
+        return crafting(self, target, images, labels, seed)
+
+    monkeypatch.setattr(attacks.Attack, "__call__", watched)
+    budgets = (2 / 255, 12 / 255)
+    run = trainer(digits, classifier, tmp_path, ("PGD_N",), budgets=budgets, surrogate=(second, "s"))
+    run.fit()
+    crafted = [call for call in seen if call[1] != 8 / 255]  # but for the validation set
+    assert [call[0] is second for call in crafted] == [False, True, False, True]
+    assert len({call[1] for call in crafted}) == 4
+    assert all(budgets[0] <= call[1] <= budgets[1] for call in crafted)
+    assert all(call[2] == pytest.approx(0.25) for call in crafted)
+    assert run.card({}, run.purifier).seen_attacks[0]["budgets"] == list(budgets)
+
+
+def test_half_of_the_images_are_mirrored_and_crafted_so(digits, classifier, tmp_path):
+    run = trainer(digits, classifier, tmp_path, shift=0)
+    source = run._source()
+    (natural, *attacked) = source.batch(torch.arange(32), 0, 0)
+    plain = digits.train.batch(slice(0, 32))[0]
+    mirrored = [not torch.equal(a, b) for a, b in zip(natural, plain, strict=True)]
+    assert 8 < sum(mirrored) < 24
+    assert torch.equal(natural[mirrored], plain[mirrored].flip(3))
+    for images in attacked:
+        assert (images - natural).abs().max() <= 8 / 255 + 1e-3  # kept as fp16
+
+
+@pytest.mark.parametrize("arch", ["colour", "skips"])
+def test_the_papers_losses_reach_the_colour_networks(arch, digits, classifier, tmp_path):
+    recipe = dataclasses.replace(recipes.paper_colour(), batch_size=8)
+    config = train.TrainConfig(ArnConfig.preset(arch, 3, 32), recipe, (attacks.get("PGD_N", "cifar10"),))
+    run = train.Trainer(config, digits, classifier, "f", tmp_path)
+    natural = digits.train.batch(slice(0, 8))[0]
+    first = run.train_step([natural, natural])
+    assert {"mse", "att", "nor", "adv", "d_a", "d_i"} == first.keys()

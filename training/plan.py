@@ -1,0 +1,115 @@
+"""What a plan is made of: how much of everything, one command, and the commands that every data set shares."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much of everything: what two cores allow, what a GPU allows, or a toy run that shows that it works.
+
+    Strides over the training split: ``every`` for the purifiers of the comparison, ``robust`` for the classifiers,
+    ``static`` for what learns from STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
+    attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
+    other defences. ``epochs`` 0 leaves a recipe its own.
+    """
+
+    every: int = 1
+    robust: int = 1
+    static: int = 1
+    ablation: int = 1
+    epochs: int = 15
+    ablation_epochs: int = 15
+    seeds: int = 3
+    quick: int = 1
+    slow: int = 1
+    slower: int = 1
+    thorough: int = 1
+    batch: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One ``arn-train`` command, the seconds that it took on two CPU cores if that is known, and the file it leaves."""
+
+    arguments: tuple[str, ...]
+    seconds: int | None = None
+    leaves: Path | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether what it leaves is there; evaluations find out by themselves."""
+        return self.leaves is not None and self.leaves.exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The commands for one data set at one scale, and where they put what they make."""
+
+    dataset: str
+    scale: Scale
+    runs: Path
+    zoo: Path
+    results: Path
+    device: str
+
+    def steps(self) -> Iterator[Step]:
+        """In order of worth: a plan that is cut short leaves the most that it could."""
+        raise NotImplementedError
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """What every command is told."""
+        device = () if self.device == "cpu" else ("--device", self.device)
+        return ("--dataset", self.dataset, *device)
+
+    def kept(self, name: str) -> str:
+        """Where the rounded checkpoint of a run is."""
+        return str(self.zoo / f"{self.dataset}-{name}.safetensors")
+
+    def run(self, name: str, file: str) -> Path:
+        """Where a run leaves its own checkpoint."""
+        return self.runs / f"{self.dataset}-{name}" / f"{file}.safetensors"
+
+    def trained(self, name: str, file: str, seconds: int | None, *arguments: str) -> Iterator[Step]:
+        """Train, and round to fp16 what is kept."""
+        found = self.run(name, file)
+        yield Step(("train", *self.common, "--out", str(found.parent), *arguments), seconds, found)
+        export = ("export", str(found), *self.common, "--name", f"{self.dataset}-{name}", "--out", str(self.zoo))
+        known = None if seconds is None else 30
+        yield Step((*export, "--every", str(self.scale.slower)), known, Path(self.kept(name)))
+
+    def epochs(self, epochs: int) -> tuple[str, ...]:
+        """So many instead of the recipe's own, and the batch size of the scale."""
+        return (*(("--epochs", str(epochs)) if epochs else ()), *self.scale.batch)
+
+    def measure(
+        self, purifier: str, attacks: str, every: int, seconds: int | None, *more: str, kind: str = "--purifier"
+    ) -> Step:
+        """Error rates at a stride over the test split."""
+        where = ("--every", str(every), "--out", str(self.results))
+        return Step(("evaluate", *self.common, kind, purifier, "--attacks", attacks, *where, *more), seconds)
+
+    def white_box(self, kind: str, spec: str, seconds: tuple[int | None, int | None] = (None, None)) -> Iterator[Step]:
+        """PGD and AutoAttack through a defence."""
+        white = ("--threat-models", "white_box")
+        yield self.measure(spec, "PGD_N,PGD_T", self.scale.slow, seconds[0], *white, kind=kind)
+        yield self.measure(spec, "AA_N", self.scale.thorough, seconds[1], *white, kind=kind)
+
+    def ablation(self, recipe: str, terms: dict[str, str], *more: str, seconds: int | None = None) -> Iterator[Step]:
+        """Figure 4, every seed with all terms and without each."""
+        scale, known = self.scale, seconds is not None
+        budget = ("--every", str(scale.ablation), *self.epochs(scale.ablation_epochs))
+        for seed in range(scale.seeds):
+            for left_out in ("", *terms):
+                weights = ",".join(f"{term}={0 if term == left_out else weight}" for term, weight in terms.items())
+                trained = self.run(f"ablation-{recipe}-{left_out or 'all'}-{seed}", "purifier")
+                what = ("--recipe", recipe, "--weights", weights, "--seed", str(seed), *more)
+                pools, out = ("--pools", str(self.runs / "pools")), ("--out", str(trained.parent))
+                yield Step(("train", *self.common, *out, *what, *budget, *pools), seconds, trained)
+                attacks = "none,PGD_N,PGD_T,DDN_N,AA_N,PGD_N_eps2,FWA_N"
+                yield self.measure(str(trained), attacks, scale.quick, 45 if known else None)
+                yield self.measure(str(trained), "STA_N", scale.slower, 10 if known else None)

@@ -1,0 +1,157 @@
+"""The plans of the paper's colour half: CIFAR-10, and LISA by image and by track."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from .plan import Plan, Scale, Step
+
+# What two cores allow: a stand-in for the target, a fifth of the training images, every k-th test image.
+CIFAR10_CPU = Scale(
+    every=5, robust=10, ablation=10, epochs=10, ablation_epochs=5, seeds=1, quick=20, slow=50, slower=200, thorough=200
+)
+CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
+LISA_CPU = Scale(epochs=20, quick=4, slow=10, slower=10, thorough=20)
+LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
+SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"))
+
+Places = tuple[Path, Path, Path, str]
+"""Runs, rounded checkpoints, results and the device."""
+
+
+def plans(name: str, smoke: bool, on_gpu: bool, places: Places) -> list[Plan]:
+    """The plans of a data set: at full size on a GPU, reduced on a CPU, or on scikit-learn's digits in colour."""
+    if name == "cifar10" and smoke:
+        return [Cifar10Plan("digits-colour", SMOKE, *places, arch="lisa-cnn", others=("resnet20",))]
+    if name == "cifar10" and on_gpu:
+        return [Cifar10Plan(name, CIFAR10_GPU, *places, arch="resnet110", others=("vgg19", "wrn28-20"))]
+    if name == "cifar10":
+        return [Cifar10Plan(name, CIFAR10_CPU, *places, arch="resnet20", others=("resnet32",))]
+    scale = SMOKE if smoke else LISA_GPU if on_gpu else LISA_CPU
+    datasets = ("digits-colour",) if smoke else ("lisa", "lisa-track")
+    return [LisaPlan(dataset, scale, *places, arch="lisa-cnn") for dataset in datasets]
+
+
+@dataclasses.dataclass(frozen=True)
+class ColourPlan(Plan):
+    """Purifiers in front of a classifier that the plan trains first; the strict network, and the one with skips."""
+
+    arch: str
+    others: tuple[str, ...] = ()
+    patches: ClassVar[str] = "AP_1,AP_2,AP_3,AP_4"
+
+    @property
+    def target(self) -> str:
+        """The target's name within the data set."""
+        return "cnn" if self.dataset.startswith("lisa") else self.arch
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """What every command is told: the target too."""
+        return (*super().common, "--classifier", self.kept(self.target))
+
+    def classifier(self, name: str, arch: str, *more: str, every: int = 1) -> Iterator[Step]:
+        """Train one of the classifiers."""
+        toy = ("--epochs", "1", *self.scale.batch) if self.scale.batch else ()
+        yield from self.trained(name, "classifier", None, "--arch", arch, "--every", str(every), *more, *toy)
+
+    def purifier(self, name: str, seen: str, arch: str, *more: str) -> Iterator[Step]:
+        """Train a purifier, and measure it obliviously and in the attacker's hands."""
+        pools = ("--pools", str(self.runs / "pools"))
+        budget = ("--every", str(self.scale.every), *self.epochs(self.scale.epochs))
+        yield from self.trained(name, "purifier", None, "--arch", arch, "--seen", seen, *pools, *budget, *more)
+        yield from self.oblivious(self.kept(name))
+        yield from self.white_box("--purifier", self.kept(name))
+
+    def robust(self, recipe: str) -> Iterator[Step]:
+        """Train a classifier that defends itself, DOA from the ordinary one, and measure it."""
+        start = ("--init", self.kept(self.target)) if recipe.startswith("doa") else ()
+        yield from self.classifier(recipe, self.arch, "--recipe", recipe, *start, every=self.scale.robust)
+        yield from self.oblivious(self.kept(recipe), "--robust-classifier")
+        yield from self.white_box("--robust-classifier", self.kept(recipe))
+
+    def oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:
+        """The columns of the paper's Tables 1 and 2."""
+        raise NotImplementedError
+
+
+class Cifar10Plan(ColourPlan):
+    """Tables 1, 2, 4 and 5, Figure 4 and the detection, in front of ResNet-110 or what stands in for it."""
+
+    def steps(self) -> Iterator[Step]:
+        """See :meth:`Plan.steps`."""
+        pp, dp = "PGD_N,PGD_T", "PGD_N,DDN_N"
+        yield from self.classifier(self.target, self.arch)
+        yield from self.oblivious("identity")  # crafts what all others share
+        yield from self.purifier("arn-pp", pp, "colour")
+        yield from self.purifier("arn-pp-skips", pp, "skips")
+        yield from self.purifier("arn-wide", f"{pp},DDN_N", "skips", "--recipe", "cifar10-wide")
+        yield from self.purifier("ape-g-pp", pp, "ape-g")
+        yield from self.purifier("hgd-pp", pp, "hgd")
+        yield from self._bpda()
+        yield from self._transfer()
+        yield from self.purifier("arn-dp", dp, "colour")
+        yield from self.purifier("arn-dp-skips", dp, "skips")
+        yield from self.robust("doa-7x7")
+        yield from self.robust("at-pgd")
+        yield from self.purifier("ape-g-dp", dp, "ape-g")
+        yield from self.purifier("hgd-dp", dp, "hgd")
+        yield from self.purifier("arn-pp-paper", pp, "colour", "--recipe", "paper-colour")
+        terms = {"att": "0.1", "nor": "0.00001", "adv": "0.1"}
+        yield from self.ablation("cifar10", terms, "--arch", "colour")
+        detect = ("detect", *self.common, "--every", str(self.scale.slow), "--out", str(self.results))
+        yield Step((*detect, "--purifier", self.kept("arn-pp")))
+
+    def oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:
+        """Everything that the paper measures on CIFAR-10."""
+        scale = self.scale
+        yield self.measure(spec, "none,PGD_N,PGD_T,DDN_N,PGD_N_eps2", scale.quick, None, kind=kind)
+        yield self.measure(spec, "AA_N,AA_N_eps2,CW_N,FWA_N,FWA_N_eps2", scale.slow, None, kind=kind)
+        yield self.measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, None, kind=kind)
+
+    def _bpda(self) -> Iterator[Step]:
+        for name in ("arn-pp", "arn-pp-skips", "ape-g-pp"):
+            bpda = ("--threat-models", "bpda")
+            yield self.measure(self.kept(name), "PGD_N,PGD_Nx100", self.scale.slow, None, *bpda)
+
+    def _transfer(self) -> Iterator[Step]:
+        """Table 5: purifiers that never saw these classifiers, which are large and stay where they were trained."""
+        attacks = "none,PGD_N,PGD_T,CW_N,DDN_N,AA_N,STA_N,STA_T,FWA_N"
+        for arch in self.others:
+            train, _ = self.classifier(arch, arch)
+            yield train
+            for spec in ("identity", self.kept("arn-pp"), self.kept("arn-pp-skips"), self.kept("arn-wide")):
+                step = self.measure(spec, attacks, self.scale.slower, None)
+                yield dataclasses.replace(
+                    step, arguments=(*step.arguments, "--classifier", str(self.run(arch, "classifier")))
+                )
+
+
+class LisaPlan(ColourPlan):
+    """Table 2's stickers in front of LISA-CNN, AP_1 and AP_2 seen."""
+
+    def steps(self) -> Iterator[Step]:
+        """See :meth:`Plan.steps`."""
+        seen = "AP_1,AP_2"
+        yield from self.classifier(self.target, self.arch)
+        yield from self.oblivious("identity")
+        recipe = ("--recipe", "lisa")
+        yield from self.purifier("arn-ap", seen, "colour", *recipe)
+        yield from self.purifier("arn-ap-skips", seen, "skips", *recipe)
+        yield from self.purifier("ape-g-ap", seen, "ape-g", "--recipe", "lisa-ape-g")
+        yield from self.robust("doa-9x5")
+        yield from self.robust("doa-7x7")
+        yield from self.robust("at-pgd")
+        yield from self.purifier("arn-ap-paper", seen, "colour", "--recipe", "paper-colour")
+
+    def oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:
+        """Natural signs and the four stickers."""
+        yield self.measure(spec, f"none,{self.patches}", self.scale.quick, None, kind=kind)
+
+    def white_box(self, kind: str, spec: str, seconds: tuple[int | None, int | None] = (None, None)) -> Iterator[Step]:
+        """The stickers too."""
+        yield self.measure(spec, self.patches, self.scale.slow, seconds[0], "--threat-models", "white_box", kind=kind)
+        yield from super().white_box(kind, spec, seconds)
