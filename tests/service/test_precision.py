@@ -1,5 +1,6 @@
 """bf16 keeps what the documents promise, on every architecture that a checkpoint can hold."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import models
 from models import ApeG, ApeGConfig, Arn, ArnConfig, Hgd, HgdConfig
 from service.engine import Engine, Work
 from service.precision import lowered, resolve
+from training import attacks, data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -33,6 +35,24 @@ def test_the_shipped_purifier_moves_by_few_levels_and_no_label():
     apart = (exact - fast).abs()
     assert 0 < apart.max() <= 4
     assert (apart <= 1).float().mean() > 0.99
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("ARN_DATA_DIR", "data")) / "mnist").is_dir(), reason="mnist is not in ARN_DATA_DIR"
+)
+@pytest.mark.parametrize("attack", ["none", "PGD_Nx10"])
+def test_on_mnist_bf16_keeps_the_labels_and_nearly_every_level(attack):
+    purifier, classifier = models.load("mnist-transparent"), models.load("mnist-lenet5").requires_grad_(False)
+    x, labels = data.load("mnist").validation.every(2 if attack == "none" else 10).batch(slice(None))
+    if attack != "none":
+        x = attacks.get(attack)(classifier, x, labels, seed=0).images
+    with torch.inference_mode():
+        exact, fast = levels(purifier(x)), levels(lowered(purifier)(x))
+        kept = classifier(exact / 255).argmax(1) == classifier(fast / 255).argmax(1)
+    apart = (exact - fast).abs()
+    assert apart.max() <= 4
+    assert (apart <= 1).float().mean() > 0.99
+    assert kept.float().mean() >= 0.999
 
 
 @pytest.mark.parametrize(
