@@ -18,7 +18,7 @@ import models
 from models import Arn, card_of
 from training import attacks, data
 from training.attacks import for_training
-from training.craft import MixedPrecision
+from training.fast import MixedPrecision
 from training.recipes import RECIPES
 from training.train import TrainConfig, Trainer
 

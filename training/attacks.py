@@ -380,10 +380,10 @@ _JSMA_BATCH = 50
 _FWA_BATCH = 100
 _PGD = "Madry et al., ICLR 2018; advertorch LinfPGDAttack, summed cross-entropy, random start"
 _AA = "Croce & Hein, ICML 2020; pyautoattack"
-_EPS = {"mnist": (0.3, 0.4), "digits": (0.3, 0.4)}
+_EPS = dict.fromkeys(("mnist", "digits", "digits-colour"), (0.3, 0.4))
 # Of the image's mass, in pixels. The paper names neither; set where the undefended classifier errs as often as the
 # paper's (98.56 and 99.91 %), on the validation split.
-_FWA_EPS = {"mnist": (0.2, 0.25), "digits": (0.2, 0.25)}
+_FWA_EPS = dict.fromkeys(("mnist", "digits", "digits-colour"), (0.2, 0.25))
 _STEP = 0.01
 
 ATTACKS = (

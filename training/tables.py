@@ -100,9 +100,9 @@ def _paper(results: Path, dataset: str) -> dict[tuple[str, str], float]:
 
 def _target(records: Sequence[Record], dataset: str) -> str:
     """The classifier that the tables of a data set are about: the paper's, a stand-in, or the most measured one."""
-    measured = Counter(record.classifier for record in records)
-    names = (name.removeprefix(f"{dataset}-") for name in _TARGETS.get(dataset, ()))
-    return next((name for name in names if name in measured), measured.most_common(1)[0][0])
+    measured = [name for name, _ in Counter(record.classifier for record in records).most_common()]
+    wanted = [name.removeprefix(f"{dataset}-") for name in _TARGETS.get(dataset, ())]
+    return next((name for name in wanted if name in measured), next(iter(measured), ""))
 
 
 def _of_target(records: Sequence[Record]) -> list[Record]:

@@ -165,8 +165,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_an_image_that_it_does_n
         assert served.client.post("/purify", content=EXAMPLE).status_code == 200
         assert served.stop() == 0
         assert served.said.count("smaller batches for a while") == 1
-        assert "a batch of 1 images failed for want of memory" in served.said
-        assert "no memory for a request" in served.said, "the other one was too large to be decoded"
+        assert served.said.count("a batch of 1 images failed for want of memory") == 2
 
 
 # -- the end ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training import reproduce
+from training import deadline, reproduce
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,3 +79,49 @@ def test_the_hardened_smoke_run_goes_from_training_to_its_tables(checkout):
         "-3f",
     ):
         assert part in page, part
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("cifar10", ("--arch resnet20", "--arch resnet32", "--arch skips", "hgd", "bpda", "att=0,", "detect")),
+        ("cifar10 --device cuda", ("--arch resnet110", "--arch wrn28-20", "--arch vgg19", "cifar10-wide", "at-pgd")),
+        ("lisa", ("--dataset lisa-track", "doa-9x5", "doa-7x7", "AP_4", "paper-colour", "white_box")),
+        ("lisa --device cuda --smoke", ("--dataset digits-colour", "--arch lisa-cnn")),
+    ],
+)
+def test_the_colour_plans_name_what_they_measure(arguments, words, capsys, checkout):
+    assert reproduce.main([*arguments.split(), "--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[-1].startswith("arn-train tables")
+    for word in words:
+        assert any(word in line for line in listed), word
+    trained = [line for line in listed if line.startswith("arn-train train")]
+    assert len({line.partition("--out ")[2].split()[0] for line in trained}) == len(trained), "a run folder each"
+
+
+def test_a_deadline_ends_the_plan_with_a_status_of_its_own(checkout, capsys):
+    assert reproduce.main(["lisa", "--smoke", "--seconds", "0"]) == reproduce.OUT_OF_TIME
+    assert "commands left; the same command goes on" in capsys.readouterr().out
+    assert not deadline.is_near(), "the deadline is that run's alone"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("cifar10", ("AT_PGD", "DOA_7x7", "APE-G_PP", "HGD_DP", "ARN_DP", "ARN_wide", "cifar10-skips", "paper-colour",
+                     "Table 5", "resnet20:", "without L_att", "bpda", "Detection by LID")),
+        ("lisa", ("AT_PGD", "DOA_7x7", "DOA_9x5", "APE-G_AP", "ARN_AP", "AP_4", "paper-colour")),
+    ],
+)  # fmt: skip
+def test_the_colour_smoke_runs_go_from_data_to_tables(name, rows, checkout, capsys):
+    """A toy network learns a toy set, a piece at a time: every run is cut short until nothing is left."""
+    assert reproduce.main([name, "--smoke", "--seconds", "30"]) == reproduce.OUT_OF_TIME
+    assert reproduce.main([name, "--smoke"]) == 0
+    page = (checkout / "runs/smoke/project/docs/results.md").read_text()
+    for row in rows:
+        assert row in page, row
+    capsys.readouterr()
+    assert reproduce.main([name, "--smoke", "--only", "train --dataset"]) == 0
+    assert capsys.readouterr().out.startswith("0 of ")
