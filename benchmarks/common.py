@@ -90,6 +90,8 @@ def running(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """A server from when ``up`` raises no ``OSError`` until the block ends, when all its children go too; its pid."""
+    for ending in (signal.SIGTERM, signal.SIGINT):  # our end is that of our servers too, in the background as well
+        signal.signal(ending, signal.default_int_handler)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         process = subprocess.Popen(

@@ -47,7 +47,7 @@ def soak(record: Record) -> Figure:
     """What the process looked like over the minutes of a soak."""
     samples = record["samples"]
     minutes = [sample["seconds"] / 60 for sample in samples]
-    figure, axes = plt.subplots(5, figsize=(8, 9), layout="constrained", sharex=True)
+    figure, axes = plt.subplots(6, figsize=(8, 10.5), layout="constrained", sharex=True)
     for axis, (key, label) in zip(
         axes,
         {
@@ -55,6 +55,7 @@ def soak(record: Record) -> Figure:
             "queue_images": "images waiting",
             "open_files": "open files",
             "lag_p50_ms": "loop's lag, ms",
+            "new_connection_ms": "new connection, ms",
         }.items(),
         strict=False,
     ):

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 import random
 import statistics
@@ -268,6 +269,8 @@ def criteria(
 
 def growth(samples: Sequence[dict[str, Any]], minutes: float) -> float:
     """Memory at the end as a share of that at minute two (of a shorter run: after a fifth), each over half a minute."""
+    if not samples:
+        return math.nan
     early, span = min(120.0, 12 * minutes), min(30.0, 12 * minutes)
     last = samples[-1]["seconds"]
 
@@ -312,6 +315,8 @@ def main() -> None:
     met = criteria(results["counts"], results["percent_within_one_level"], samples, flags.minutes)
     sent = results["counts"]["sent"] / (60 * flags.minutes)
     print(f"sent {sent / results['capacity_rps']:.2f} times the capacity: {results['counts']}")
+    slowest = max(sample["new_connection_ms"] for sample in samples) if samples else math.nan
+    print(f"/health/live on a new connection took {slowest:.0f} ms at most")
     for fault in results["faults"]:
         print(fault)
     for criterion, is_met in met.items():

@@ -1,7 +1,8 @@
 """What a serving process looks like from outside, as lines of JSON; a process of its own, so that no load delays it.
 
 ``python -m benchmarks.watch URL PID SECONDS`` tells every so many seconds, until it is ended, the memory, the open
-files, the queue, the answers so far, and how long ``/health/live`` took, which is how late the event loop was.
+files, the queue, the answers so far, and how long ``/health/live`` took: on a connection that stays, which is how late
+the event loop was, and on new ones, as probes open them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import http.client
 import json
 import statistics
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -21,7 +23,11 @@ _PINGS_A_SECOND = 5
 def metrics(url: str) -> dict[str, float]:
     """Every series of ``/metrics``, by its name with its labels."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
+        return _series(answer.read())
+
+
+def _series(text: bytes) -> dict[str, float]:
+    lines = text.decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
@@ -31,24 +37,53 @@ def answered(series: dict[str, float]) -> dict[str, float]:
     return {name.removeprefix(begin)[:3]: value for name, value in series.items() if name.startswith(begin)}
 
 
+class _Probe(threading.Thread):
+    """Asks on a new connection, over and over."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url, self.worst, self.begun = url, 0.0, time.perf_counter()
+
+    def run(self) -> None:
+        while True:
+            self.begun = time.perf_counter()
+            with urllib.request.urlopen(f"{self.url}/health/live", timeout=600) as answer:
+                answer.read()
+            self.worst = max(self.worst, time.perf_counter() - self.begun)
+            self.begun += 1e9  # none is under way
+            time.sleep(0.5)
+
+    def take(self) -> float:
+        """The longest since the last time, in seconds; of one that is under way, so far."""
+        worst, self.worst = max(self.worst, time.perf_counter() - self.begun), 0.0
+        return worst
+
+
 def main(url: str, pid: int, every: float) -> None:
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    probe = _Probe(url)
+    probe.start()
     started = time.perf_counter()
     process = Path(f"/proc/{pid}")
+
+    def ask(path: str) -> bytes:
+        connection.request("GET", path)
+        return connection.getresponse().read()
+
     while True:
         lags = []
         for _ in range(max(1, round(_PINGS_A_SECOND * every))):
             asked = time.perf_counter()
-            connection.request("GET", "/health/live")
-            connection.getresponse().read()
+            ask("/health/live")
             lags.append(1000 * (time.perf_counter() - asked))
             time.sleep(1 / _PINGS_A_SECOND)
-        series = metrics(url)
+        series = _series(ask("/metrics"))
         resident = int((process / "statm").read_text().split()[1])
         line = {
             "seconds": time.perf_counter() - started, "rss_mb": resident * 4096 / 1e6,
             "open_files": len(list((process / "fd").iterdir())), "queue_images": series["arn_queue_images"],
-            "lag_p50_ms": statistics.median(lags), "lag_max_ms": max(lags), "answered": answered(series),
+            "lag_p50_ms": statistics.median(lags), "lag_max_ms": max(lags),
+            "new_connection_ms": 1000 * probe.take(), "answered": answered(series),
         }  # fmt: skip
         print(json.dumps(line), flush=True)
 
