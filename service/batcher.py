@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # How long batches stay as small as memory made them, before a full one is tried again.
 _SECONDS_HALVED = 60.0
+# As many images as a network needs at once to be about as quick as it ever is.
+_CROWD = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Batcher:
     """Collects entries of the same work and shape into batches of at most ``max_batch_images``.
 
     Args:
-        run: what the one thread calls with the work and the stacked images.
+        run: what the one thread calls with the work, the stacked images, and how many requests they are of.
         max_batch_images: most images in one call of ``run``; a larger entry is run in pieces.
         max_wait_seconds: how long the oldest entry may wait for company; 0 never waits.
         queue_images: most images waiting.
@@ -71,7 +73,7 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[Work, Images], Purified],
+        run: Callable[[Work, Images, int], Purified],
         max_batch_images: int,
         max_wait_seconds: float = 0.0,
         queue_images: int = 1024,
@@ -128,7 +130,7 @@ class Batcher:
         entry = _Entry(work, images, loop.create_future(), now + deadline_seconds, now)
         with self._condition:
             self._event_loop = loop
-            self._admit(len(images))
+            self.admit(len(images))
             run_here = here and self._warm and not self._entries and self._device.acquire(blocking=False)
             if not run_here:
                 self._entries.append(entry)
@@ -162,7 +164,12 @@ class Batcher:
             self._condition.notify()
         await asyncio.wrap_future(done)
 
-    def _admit(self, images: int) -> None:
+    def admit(self, images: int = 1) -> None:
+        """Whether so many images would be taken now: what is sure to be refused need not be read or decoded first.
+
+        Raises:
+            TooManyImages, QueueFull, Draining: as :meth:`submit` says.
+        """
         if self._closing:
             raise Draining("the service is shutting down")
         if images > self._queue_images:
@@ -234,7 +241,9 @@ class Batcher:
             first = self._entries[0].key
             batch: list[_Entry] = []
             rest: deque[_Entry] = deque()
-            room = self._most(first)
+            # Of a crowd half stays for the next batch: else all would be answered at once, ask again at once, and the
+            # device would rest while the event loop works, and the loop while the device does.
+            room = min(self._most(first), max(_CROWD, self._waiting // 2))
             for entry in self._entries:
                 # The oldest entry always goes, whatever its size. Once one of its kind does not fit, none behind it
                 # overtakes, so that a large entry is never starved by small ones.
@@ -307,7 +316,7 @@ class Batcher:
                 break
             piece = images[start : start + most]
             try:
-                pieces.append(self._run_checked(batch[0].work, piece))
+                pieces.append(self._run_checked(batch[0].work, piece, len(batch)))
             except MemoryError:
                 if len(piece) == 1:
                     raise
@@ -328,9 +337,9 @@ class Batcher:
             logger.warning("memory holds %d images of %s and no more: smaller batches for a while", most, key[-1])
         self._halved = halved | {key: (most, now + _SECONDS_HALVED)}
 
-    def _run_checked(self, work: Work, images: Images) -> Purified:
+    def _run_checked(self, work: Work, images: Images, requests: int) -> Purified:
         self._on_batch(len(images))
-        result = self._run(work, images)
+        result = self._run(work, images, requests)
         if len(result) != len(images):
             raise RuntimeError(f"{len(images)} images went in, {len(result)} came out")
         return result

@@ -6,10 +6,11 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import uvicorn
@@ -21,7 +22,7 @@ from models.checkpoint import write_atomically
 
 from . import codec, gateway
 from .app import Service, create_app
-from .connection import Connection
+from .connection import Connection, Door
 from .engine import Engine, Work
 from .errors import ServiceError
 from .log import configure
@@ -37,13 +38,26 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._draining: asyncio.Task[None] | None = None
+        self._doors: list[Door] = []
 
     async def serve(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         self._loop = loop = asyncio.get_running_loop()
-        if self.config.is_ssl:  # uvicorn has no setting for how long a handshake may take; the loop's own is a minute
-            seconds = self._service.settings.head_seconds
-            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=seconds)  # type: ignore[method-assign]
+        create_server = loop.create_server
+
+        async def listen(factory: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
+            # Uvicorn has no setting for how long a handshake may take; the loop's own is a minute.
+            late = {"ssl_handshake_timeout": self._service.settings.head_seconds} if options["ssl"] else {}
+            server: asyncio.Server = await create_server(factory, **options, **late)  # type: ignore[call-overload]
+            self._doors += (Door(listening, factory, ssl=options["ssl"], **late) for listening in server.sockets)
+            return server
+
+        loop.create_server = listen  # type: ignore[assignment]
         await super().serve(sockets)  # type: ignore[arg-type]
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        for door in self._doors:
+            door.close()
+        await super().shutdown(sockets)  # type: ignore[arg-type]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         # Uvicorn's own would note the signal and raise it again at the end, so that the process died of it.

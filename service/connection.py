@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,6 +18,43 @@ if TYPE_CHECKING:
     from .app import Service
 
 MAX_HEAD_BYTES = 64 * 2**10
+
+
+class Door:
+    """Lets in every client that waits at a listening socket, a turn of the event loop at a time.
+
+    libuv takes one a turn. A turn under load has many requests' work in it, and a probe's new connection would wait
+    behind all that stand in the kernel's queue, for seconds. Where no file handle is left, libuv turns clients away.
+    """
+
+    AT_ONCE = 64
+
+    def __init__(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol], **options: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._factory, self._options = factory, options
+        self._socket = socket.socket(fileno=os.dup(listening.fileno()))
+        self._entering: set[asyncio.Task[None]] = set()
+        self._loop.add_reader(self._socket, self._admit)
+
+    def close(self) -> None:
+        """Let nobody in any more; those inside stay."""
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def _admit(self) -> None:
+        for _ in range(self.AT_ONCE):
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            task = self._loop.create_task(self._enter(client))
+            self._entering.add(task)
+            task.add_done_callback(self._entering.discard)
+
+    async def _enter(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        with contextlib.suppress(OSError):  # gone already, or no TLS
+            await self._loop.connect_accepted_socket(self._factory, client, **self._options)
 
 
 class _Gathering:

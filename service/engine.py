@@ -24,13 +24,15 @@ from models import Card
 
 from . import demo
 from .codec import Images
-from .precision import Wanted, lowered, resolve
+from .packed import packed
+from .precision import Wanted, folded, lowered, resolve
 
 logger = logging.getLogger(__name__)
 
 # Fewer pixel values than this (64 digits) are quicker on one thread than it takes to wake the others, which then spin
 # for a while and take the cores from the event loop.
 _VALUES_WORTH_THREADS = 64 * 28 * 28
+_FEW_REQUESTS = 4
 # Images of a size that nobody evaluated go through the network so many pixel values at a time.
 _VALUES_A_PASS = 3 * 2**20
 # A single image that takes no longer may be purified on the event loop while nobody else waits for it.
@@ -189,8 +191,8 @@ class Engine:
         self._quick = self._quick - candidate.purifiers.keys() | candidate._quick
 
     @_telling_of_memory()
-    def run(self, work: Work, images: Images) -> Purified:
-        """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1].
+    def run(self, work: Work, images: Images, requests: int = 1) -> Purified:
+        """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1], of so many requests.
 
         Raises:
             MemoryError: more than the device's memory holds.
@@ -198,8 +200,10 @@ class Engine:
         most = max(1, _VALUES_A_PASS // math.prod(images.shape[1:]))
         if len(images) > most and not self._evaluated(work.model, images):
             parts = range(0, len(images), most)
-            return Purified.join([self.run(work, images[start : start + most]) for start in parts])
-        torch.set_num_threads(self._threads if images.size >= _VALUES_WORTH_THREADS else 1)
+            return Purified.join([self.run(work, images[start : start + most], requests) for start in parts])
+        # A batch of many requests leaves a core to the event loop, which reads and answers their likes meanwhile.
+        threads = self._threads if requests <= _FEW_REQUESTS else self._threads - 1
+        torch.set_num_threads(max(1, threads) if images.size >= _VALUES_WORTH_THREADS else 1)
         if work.attack:
             return self._attacked(work.model, work.attack, images)
         with torch.inference_mode():
@@ -229,10 +233,8 @@ class Engine:
         """The whole pass for a model and a dtype, compiled at its first use; images of another size run eagerly."""
         key = (model, given.dtype, self._evaluated(model, given))
         if key not in self._steps:
-            network = self.purifiers[model]
-            if self.precision == "bf16":
-                network = lowered(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            step = _Step(network, given.dtype == torch.uint8).eval()
+            network = (lowered if self.precision == "bf16" else folded)(self.purifiers[model])
+            step = _Step(network.to(memory_format=torch.channels_last), given.dtype == torch.uint8).eval()  # type: ignore[call-overload]
             self._steps[key] = _traced(step, given) if self.device == "cpu" and key[2] else step
         return self._steps[key]
 
@@ -249,10 +251,15 @@ class _Step(nn.Module):
         super().__init__()
         self.purifier, self.integral = purifier, integral
 
+    def scaled(self, given: Tensor) -> Tensor:
+        """The network's input on [0, 1], NCHW by shape, in the order of memory that convolutions are fastest in."""
+        x = given.permute(0, 3, 1, 2).float() / 255 if self.integral else given
+        return x.contiguous(memory_format=torch.channels_last)
+
     def forward(self, given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """uint8 NHWC or float32 NCHW to input, purified image (both NCHW on [0, 1]), answer, l-inf and l2 norms."""
-        x = given.permute(0, 3, 1, 2).float() / 255 if self.integral else given
-        purified = self.purifier(x.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1)
+        x = self.scaled(given)
+        purified = self.purifier(x).float().clamp(0, 1)
         answer = purified.contiguous()
         if self.integral:  # what is sent is what is measured and classified
             levels = purified.mul(255).round()
@@ -262,20 +269,21 @@ class _Step(nn.Module):
         return x, purified, answer, residual.abs().amax(1), torch.linalg.vector_norm(residual, 2, dim=1)
 
 
-def _traced(step: nn.Module, example: Tensor) -> nn.Module:
+def _traced(step: _Step, example: Tensor) -> nn.Module:
     """One graph that runs without Python, and so without the interpreter's lock that the event loop needs meanwhile.
 
     Where it cannot be had, or disagrees with the module on another batch size, the module itself.
     """
     other = torch.rand(3, *example.shape[1:]).mul(255 if example.dtype == torch.uint8 else 1).to(example.dtype)
     try:
+        fast = _Step(packed(step.purifier, step.scaled(example)), step.integral).eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the shape checks of Arn.forward are the same for every batch
-            graph: nn.Module = torch.jit.freeze(torch.jit.trace(step, example, check_trace=False))
+            graph: nn.Module = torch.jit.trace(fast, example, check_trace=False)
         for ours, theirs in zip(graph(other), step(other), strict=True):
             level = 1 if ours.dtype == torch.uint8 else 1 / 255
             torch.testing.assert_close(ours.float(), theirs.float(), atol=1.01 * level, rtol=1e-3)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, AttributeError):
         logger.warning("the network cannot be traced and runs eagerly", exc_info=True)
         return step
     return graph

@@ -67,7 +67,7 @@ def _service(request: Request) -> Service:
 
 
 async def _upload(request: Request, service: Service) -> Upload:
-    service.ready_batcher()  # before a byte of the body is taken
+    service.ready_batcher().admit()  # before a byte of the body is taken
     settings = service.settings
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()

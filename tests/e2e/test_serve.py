@@ -131,7 +131,9 @@ def test_a_service_that_is_killed_leaves_no_decoder(tmp_path):
 
 
 def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path, slow_purifier):
-    with serving(tmp_path, "--models", slow_purifier, "--max-batch-images", "8", "--threads", "1") as served:
+    with serving(
+        tmp_path, "--models", slow_purifier, "--max-batch-images", "8", "--threads", "1", "--queue-images", "200"
+    ) as served:
         host, port = served.url.removeprefix("http://").split(":")
         body = bulk(200)
         head = (
@@ -141,11 +143,17 @@ def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path, slow
         for _ in range(2):  # the first is on the device while the second waits
             sockets.append(socket.create_connection((host, int(port))))
             sockets[-1].sendall(head.encode() + body)
+            while "arn_batch_images_count 0.0" in served.client.get("/metrics").text:
+                time.sleep(0.01)
         while "arn_queue_images 200.0" not in served.client.get("/metrics").text:
             time.sleep(0.01)
+        sockets.append(socket.create_connection((host, int(port))))
+        sockets[-1].sendall(head.encode())  # with the queue full, refused before its body has come
+        assert sockets[-1].recv(4096).startswith(b"HTTP/1.1 429 ")
         for connection in sockets:
             connection.close()
-        answer = served.client.post("/purify", content=EXAMPLE.read_bytes())
+        while (answer := served.client.post("/purify", content=EXAMPLE.read_bytes())).status_code == 429:
+            time.sleep(0.01)
         assert answer.status_code == 200
         metrics = served.client.get("/metrics").text
         assert 'arn_requests_total{route="/purify",status="499"} 2.0' in metrics

@@ -26,7 +26,7 @@ class Device:
         self.open.set()
         self.entered = threading.Event()
 
-    def __call__(self, work, images):
+    def __call__(self, work, images, requests=1):
         self.entered.set()
         self.open.wait(10)
         self.calls.append((work, images.copy()))
@@ -74,6 +74,17 @@ async def test_the_device_sees_exactly_what_was_submitted_in_full_batches(device
     assert [int(answer.result.images.flat[0]) for answer in answers] == [255 - value for value in range(10)]
     assert [len(batch) for _, batch in device.calls] == [1, 4, 4, 1]
     assert all(answer.queue_seconds >= 0 and answer.infer_seconds > 0 for answer in answers)
+    queue.close(5)
+
+
+async def test_half_of_a_crowd_stays_for_the_next_batch_so_that_answering_and_inference_overlap(device):
+    queue = batcher(device, max_batch_images=64, queue_images=100)
+    first = await held(queue, device)
+    rest = [asyncio.create_task(submit(queue, value)) for value in range(40)]
+    await asyncio.sleep(0.01)
+    device.open.set()
+    await asyncio.gather(first, *rest)
+    assert [len(batch) for _, batch in device.calls] == [1, 20, 10, 8, 2]
     queue.close(5)
 
 
@@ -174,7 +185,7 @@ async def test_a_failure_reaches_the_whole_batch_and_only_it(kind, caplog):
     broken.set()
     device = Device()
 
-    def run(work, batch):
+    def run(work, batch, requests):
         if broken.is_set() and kind == "raises":
             raise RuntimeError("out of memory")
         result = device(work, batch)
@@ -189,7 +200,7 @@ async def test_a_failure_reaches_the_whole_batch_and_only_it(kind, caplog):
 
 
 async def test_a_poisonous_request_fails_alone(device):
-    def run(work, batch):
+    def run(work, batch, requests):
         if (batch == 3).any():
             raise ValueError("poison")
         return device(work, batch)
@@ -208,7 +219,7 @@ async def test_a_batch_beyond_memory_is_halved_and_the_size_that_works_is_rememb
 ):
     tried = []
 
-    def run(work, batch):
+    def run(work, batch, requests):
         tried.append(len(batch))
         if len(batch) > 3:
             raise MemoryError
@@ -238,7 +249,7 @@ async def test_a_batch_beyond_memory_is_halved_and_the_size_that_works_is_rememb
 
 
 async def test_an_image_beyond_memory_fails_alone(device):
-    def run(work, batch):
+    def run(work, batch, requests):
         if len(batch) > 1 or (batch == 2).any():
             raise MemoryError
         return device(work, batch)
@@ -349,7 +360,7 @@ async def test_nothing_is_run_before_the_warm_up_is_done(device):
 async def test_alone_it_runs_on_the_callers_thread_and_in_company_it_queues(device):
     threads = []
 
-    def run(work, batch):
+    def run(work, batch, requests):
         threads.append(threading.current_thread())
         return device(work, batch)
 
@@ -369,7 +380,7 @@ async def test_alone_it_runs_on_the_callers_thread_and_in_company_it_queues(devi
 
 
 async def test_a_failure_on_the_callers_thread_is_the_same_and_leaves_the_device_free():
-    def run(work, batch):
+    def run(work, batch, requests):
         raise ValueError("broken")
 
     queue = batcher(run)
