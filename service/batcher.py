@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 # How long batches stay as small as memory made them, before a full one is tried again.
 _SECONDS_HALVED = 60.0
-# As many images as a network needs at once to be about as quick as it ever is.
-_CROWD = 8
+# As many images as a network needs at once to be nearly as quick as it ever is.
+_CROWD = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,7 @@ async def test_half_of_a_crowd_stays_for_the_next_batch_so_that_answering_and_in
     await asyncio.sleep(0.01)
     device.open.set()
     await asyncio.gather(first, *rest)
-    assert [len(batch) for _, batch in device.calls] == [1, 20, 10, 8, 2]
+    assert [len(batch) for _, batch in device.calls] == [1, 20, 10, 5, 4, 1]
     queue.close(5)
 
 
