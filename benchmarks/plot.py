@@ -39,7 +39,9 @@ def speed(records: Sequence[Record]) -> Figure:
         axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.set_yticks([], minor=True)
     grid[0][0].set_ylabel("requests a second, this service = 1")
-    grid[0][-1].legend(frameon=False, fontsize="small")
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_COLOURS), frameon=False
+    )
     return figure
 
 
