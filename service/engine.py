@@ -283,7 +283,7 @@ def _traced(step: _Step, example: Tensor) -> nn.Module:
         for ours, theirs in zip(graph(other), step(other), strict=True):
             level = 1 if ours.dtype == torch.uint8 else 1 / 255
             torch.testing.assert_close(ours.float(), theirs.float(), atol=1.01 * level, rtol=1e-3)
-    except (RuntimeError, AssertionError, AttributeError):
+    except Exception:  # whatever a build of torch says: the plain module serves as well, more slowly
         logger.warning("the network cannot be traced and runs eagerly", exc_info=True)
         return step
     return graph

@@ -32,7 +32,8 @@ def decoders_of(pid: int) -> set[int]:
 def running(**settings) -> Iterator[TestClient]:
     """The service in this process, warm, over ASGI; in float32, so that its answers are the same on every machine."""
     with TestClient(create_app(Settings(**{"precision": "fp32", **settings})), raise_server_exceptions=False) as client:
-        while client.get("/health/ready").status_code != 200:
+        while (ready := client.get("/health/ready")).status_code != 200:
+            assert ready.json().get("code") != "engine_failure", ready.text
             time.sleep(0.02)
         yield client
 
