@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # Fewer pixel values than this (64 digits) are quicker on one thread than it takes to wake the others, which then spin
 # for a while and take the cores from the event loop.
 _VALUES_WORTH_THREADS = 64 * 28 * 28
+# A batch of more requests leaves a core to the event loop, which reads and answers their likes meanwhile.
 _FEW_REQUESTS = 4
 # Images of a size that nobody evaluated go through the network so many pixel values at a time.
 _VALUES_A_PASS = 3 * 2**20
@@ -201,7 +202,6 @@ class Engine:
         if len(images) > most and not self._evaluated(work.model, images):
             parts = range(0, len(images), most)
             return Purified.join([self.run(work, images[start : start + most], requests) for start in parts])
-        # A batch of many requests leaves a core to the event loop, which reads and answers their likes meanwhile.
         threads = self._threads if requests <= _FEW_REQUESTS else self._threads - 1
         torch.set_num_threads(max(1, threads) if images.size >= _VALUES_WORTH_THREADS else 1)
         if work.attack:
@@ -283,7 +283,9 @@ def _traced(step: _Step, example: Tensor) -> nn.Module:
         for ours, theirs in zip(graph(other), step(other), strict=True):
             level = 1 if ours.dtype == torch.uint8 else 1 / 255
             torch.testing.assert_close(ours.float(), theirs.float(), atol=1.01 * level, rtol=1e-3)
-    except Exception:  # whatever a build of torch says: the plain module serves as well, more slowly
+    except Exception:
+        # Operators that are torch's own may change; and where warnings are errors, the tracer's may become one after
+        # all, since the filters belong to every thread. The plain module serves as well, more slowly.
         logger.warning("the network cannot be traced and runs eagerly", exc_info=True)
         return step
     return graph

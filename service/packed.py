@@ -1,7 +1,7 @@
 """Convolutions on a CPU whose weights are laid out once, as oneDNN wants them, and not at every call.
 
-For a single image of 32x32 the laying out is a third of a forward pass. The operators are those that torch.compile
-freezes a network into; here they stand in a traced graph, which needs no compiler where it runs.
+The operators are those that torch.compile freezes a network into; here they stand in a traced graph, which needs no
+compiler where it runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-# Transposed convolutions to this many channels, the last of a decoder, are three times as fast as a convolution.
+# Transposed convolutions to at most this many channels, a decoder's last, are faster as convolutions; others slower.
 _FEW_CHANNELS = 4
 
 
