@@ -49,6 +49,37 @@ class LeNet5(nn.Module):
         return features, self.linear2(features)
 
 
+@dataclasses.dataclass(frozen=True)
+class MlpConfig:
+    """What rebuilds an :class:`Mlp`: ``channels`` and ``size`` of the images, and ``classes``."""
+
+    channels: int = 1
+    size: int = 28
+    classes: int = 10
+
+
+class Mlp(nn.Module):
+    """Two hidden layers of 512 and 256 units and no convolution: what a purifier trained beside LeNet-5 never saw."""
+
+    def __init__(self, config: MlpConfig) -> None:
+        super().__init__()
+        self.config = config
+        pixels = config.channels * config.size * config.size
+        self.hidden = nn.Sequential(
+            nn.Flatten(), nn.Linear(pixels, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU()
+        )  # fmt: skip
+        self.linear = nn.Linear(256, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, size, size)`` in [0, 1] to logits ``(N, classes)``."""
+        return self.forward_with_features(x)[1]
+
+    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(features (N, 256), logits)`` in one pass, for losses on the frozen target's representation."""
+        features = self.hidden(x)
+        return features, self.linear(features)
+
+
 class ColourClassifier(nn.Module):
     """Layers that make ``width`` features of a normalised colour image, and a linear layer on them."""
 
@@ -234,3 +265,33 @@ class LisaCnn(ColourClassifier):
         )  # fmt: skip
         super().__init__(layers, 512, config.classes)
         self.config = config
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet8Config:
+    """What rebuilds a :class:`ResNet8`: ``channels`` of the images, and ``classes``."""
+
+    channels: int = 1
+    classes: int = 10
+
+
+class ResNet8(nn.Module):
+    """He et al.'s CIFAR network (CVPR 2016) at n = 1, for small images of any size: 16, 32 and 64 channels."""
+
+    def __init__(self, config: ResNet8Config) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.Sequential(
+            _conv(config.channels, 16), nn.BatchNorm2d(16), nn.ReLU(),
+            *_stages((16, 16, 32, 64), blocks=1, projects=True), *_pool(),
+        )  # fmt: skip
+        self.linear = nn.Linear(64, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``."""
+        return self.forward_with_features(x)[1]
+
+    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(features (N, 64), logits)`` in one pass, for losses on the frozen target's representation."""
+        features = self.layers(x)
+        return features, self.linear(features)

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 import models
 from models import Card
+from models.folding import folded
 
 from . import demo
 from .codec import Images
 from .packed import packed
-from .precision import Wanted, folded, lowered, resolve
+from .precision import Wanted, lowered, resolve
 
 logger = logging.getLogger(__name__)
 

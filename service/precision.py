@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from models.folding import folded
 
 Precision = Literal["fp32", "bf16"]
 Wanted = Literal["auto", "fp32", "bf16"]
@@ -22,19 +21,6 @@ def resolve(precision: Wanted, device: str) -> Precision:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     found = torch.cpu.get_capabilities()
     return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
-
-
-def folded(network: nn.Module) -> nn.Module:
-    """A copy in eval mode with every batch normalisation folded into the convolution before it, in float32."""
-    out = copy.deepcopy(network).eval()
-    for module in out.modules():
-        children = list(module.named_children()) if isinstance(module, nn.Sequential) else []
-        for (name, layer), (next_name, norm) in itertools.pairwise(children):
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
-                transposed = isinstance(layer, nn.ConvTranspose2d)
-                setattr(module, name, fuse_conv_bn_eval(layer, norm, transpose=transposed))
-                setattr(module, next_name, nn.Identity())
-    return out
 
 
 def lowered(network: nn.Module) -> nn.Module:

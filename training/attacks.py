@@ -140,16 +140,28 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-def _linf_pgd(targeted: bool) -> Perturb:
+def _summed_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much the best of the other classes wins: Carlini & Wagner's objective without its floor."""
+    logits = logits.float()
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return (others - logits.gather(1, labels[:, None]).squeeze(1)).sum()
+
+
+def objective(attack: Attack) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a PGD attack climbs, of logits and labels; with targets, what it goes down."""
+    return _summed_margin if attack.name.startswith("PGDM") else fast.summed_cross_entropy
+
+
+def _linf_pgd(targeted: bool, loss: Callable[[Tensor, Tensor], Tensor]) -> Perturb:
     def perturb(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
         eps, step, iterations = settings["eps"], settings["step"], int(settings["iterations"])
         if images.is_cuda:
-            return fast.pgd(classifier, images, labels, eps, step, iterations, targeted)
+            return fast.pgd(classifier, images, labels, eps, step, iterations, targeted, loss)
         from .advertorch_shim import attacks
 
         attack = attacks.LinfPGDAttack(
             classifier,
-            loss_fn=fast.summed_cross_entropy,
+            loss_fn=loss,
             eps=eps,
             nb_iter=iterations,
             eps_iter=step,
@@ -160,6 +172,48 @@ def _linf_pgd(targeted: bool) -> Perturb:
         return out
 
     return perturb
+
+
+def _restarted(perturb: Perturb, goal: Goal, restarts: int) -> Perturb:
+    """The same from ``restarts`` random starts; an image is done with when one of them reached the goal."""
+
+    def worst(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+        found, left = images, torch.arange(len(images), device=images.device)
+        for _ in range(restarts):
+            crafted = perturb(classifier, images[left], labels[left], settings).detach()
+            found = found.index_copy(0, left, crafted)
+            with torch.no_grad():
+                reached = classifier(crafted).argmax(1) == labels[left]
+            left = left[~reached if goal == "targeted" else reached]
+            if not len(left):
+                break
+        return found
+
+    return worst
+
+
+def _match(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+    """Pull E's features to those of a natural image of another class, one of the ``nearest`` in the batch."""
+    encode = getattr(classifier[0], "encode", None) if isinstance(classifier, nn.Sequential) else None
+    if encode is None:
+        raise AttackError("MATCH_N attacks the features of an ARN: white box, through a purifier that has a code")
+    with torch.no_grad():
+        codes = encode(images).flatten(1)
+        distances = torch.cdist(codes, codes).masked_fill(labels[:, None] == labels, torch.inf)
+        others = int((distances < torch.inf).sum(1).min())
+        if not others:
+            return images
+        near = distances.topk(min(int(settings["nearest"]), others), largest=False).indices
+        chosen = torch.randint(near.shape[1], (len(images), 1)).to(near.device)
+        wanted = codes[near.gather(1, chosen).squeeze(1)]
+    eps, step = settings["eps"], settings["step"]
+    found = (images + eps * (2 * torch.rand_like(images) - 1)).clamp(0, 1)
+    for _ in range(int(settings["iterations"])):
+        found.requires_grad_(True)
+        (gradient,) = torch.autograd.grad((encode(found).flatten(1) - wanted).square().sum(), found)
+        moved = found.detach() - step * gradient.sign()
+        found = torch.min(torch.max(moved, images - eps), images + eps).clamp(0, 1)
+    return found
 
 
 def _ddn(targeted: bool) -> Perturb:
@@ -333,25 +387,31 @@ _FWA_EPS = dict.fromkeys(("mnist", "digits", "digits-colour"), (0.2, 0.25))
 _STEP = 0.01
 
 ATTACKS = (
-    "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "CW_N", "CW_T", "DDN_N", "DDN_T", "AA_N", "AA_N_eps2", "AA_N_rand",
+    "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "PGDM_N", "PGDM_T", "MATCH_N",
+    "CW_N", "CW_T", "DDN_N", "DDN_T", "AA_N", "AA_N_eps2", "AA_N_rand",
     "SQUARE_N", "JSMA_T", "STA_N", "STA_T", "FWA_N", "FWA_N_eps2",
     "ROA_N", "AP_1", "AP_2", "AP_3", "AP_4",
 )  # fmt: skip
-_VARIANT = re.compile(r"(?P<name>[A-Za-z0-9_]+?)(?:@(?P<eps>[0-9.]+))?(?:x(?P<iterations>[0-9]+))?")
+_VARIANT = re.compile(
+    r"(?P<name>[A-Za-z0-9_]+?)(?:@(?P<eps>[0-9.]+))?(?:x(?P<iterations>[0-9]+))?(?:r(?P<restarts>[1-9][0-9]*))?"
+)
 
 
 def get(name: str, dataset: str = "mnist") -> Attack:
     """The attack of that name with the settings it is tested with on ``dataset``.
 
     ``NAME@EPS`` and ``NAMExITERATIONS`` (``PGD_N@0.2``, ``PGD_Nx100``, ``PGD_N@0.2x100``) are the same attack with
-    another budget, another number of iterations, or both.
+    another budget, another number of iterations, or both; ``rRESTARTS`` behind them (``PGD_Nx100r10``) repeats it on
+    the images that withstood, so that each is as bad as the worst of its random starts.
 
     Raises:
         AttackError: no attack of that name, or not with such a setting.
     """
     variant = _VARIANT.fullmatch(name)
     if variant is None or variant["name"] not in ATTACKS:
-        raise AttackError(f"no attack {name!r}: one of {', '.join(ATTACKS)}, also as NAME@EPS and NAMExITERATIONS")
+        raise AttackError(
+            f"no attack {name!r}: one of {', '.join(ATTACKS)}, also as NAME@EPS, NAMExITERATIONS and NAMErRESTARTS"
+        )
     attack = _of_the_paper(variant["name"], dataset)
     if variant["eps"] and attack.eps is None:
         raise AttackError(f"{attack.name} seeks the smallest change: it has no budget to set")
@@ -359,6 +419,15 @@ def get(name: str, dataset: str = "mnist") -> Attack:
         float(variant["eps"]) if variant["eps"] else None,
         **({"iterations": int(variant["iterations"])} if variant["iterations"] else {}),
     )
+    if variant["restarts"]:
+        if not attack.name.startswith(("PGD", "MATCH")):
+            raise AttackError(f"{attack.name} does not start at random: it has no restarts to set")
+        restarts = int(variant["restarts"])
+        attack = dataclasses.replace(
+            attack,
+            settings={**attack.settings, "restarts": restarts},
+            perturb=_restarted(attack.perturb, attack.goal, restarts),
+        )
     return dataclasses.replace(attack, name=name)
 
 
@@ -371,7 +440,15 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
     match base:
         case "PGD_N" | "PGD_T":
             settings = {"iterations": 40, "step": _STEP if eps >= 0.1 else eps / 4}
-            return Attack(name, goal, "linf", eps, settings, _PGD, _linf_pgd(targeted))
+            return Attack(name, goal, "linf", eps, settings, _PGD, _linf_pgd(targeted, fast.summed_cross_entropy))
+        case "PGDM_N" | "PGDM_T":
+            settings = {"iterations": 40, "step": _STEP if eps >= 0.1 else eps / 4}
+            source = f"{_PGD.replace('summed cross-entropy', 'the margin of Carlini & Wagner, S&P 2017')}"
+            return Attack(name, goal, "linf", eps, settings, source, _linf_pgd(targeted, _summed_margin))
+        case "MATCH_N":
+            settings = {"iterations": 100, "step": _STEP if eps >= 0.1 else eps / 10, "nearest": 5}
+            source = "features of E pulled to those of another class (feature adversaries: Sabour et al., ICLR 2016)"
+            return Attack(name, goal, "linf", eps, settings, source, _match)
         case "AA_N":
             return Attack(name, goal, "linf", eps, {"seed": 0, "eot": 0}, f"{_AA}, standard", _autoattack("standard"))
         case "AA_N_rand":

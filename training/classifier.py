@@ -19,7 +19,11 @@ from models import (
     LeNet5Config,
     LisaCnn,
     LisaCnnConfig,
+    Mlp,
+    MlpConfig,
     ResNet,
+    ResNet8,
+    ResNet8Config,
     ResNetConfig,
     Vgg19,
     Vgg19Config,
@@ -36,9 +40,11 @@ from .state import load_state, save_state
 
 logger = logging.getLogger(__name__)
 
-# From the image's channels and the number of classes.
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
-    "lenet5": lambda channels, classes: LeNet5(LeNet5Config(channels, classes)),
+# From the images' (channels, height, width) and the number of classes.
+NETWORKS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
+    "lenet5": lambda shape, classes: LeNet5(LeNet5Config(shape[0], classes)),
+    "mlp": lambda shape, classes: Mlp(MlpConfig(shape[0], shape[1], classes)),
+    "resnet8": lambda shape, classes: ResNet8(ResNet8Config(shape[0], classes)),
     "resnet20": lambda _, classes: ResNet(ResNetConfig(20, classes)),
     "resnet32": lambda _, classes: ResNet(ResNetConfig(32, classes)),
     "resnet110": lambda _, classes: ResNet(ResNetConfig(110, classes)),
@@ -48,6 +54,8 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "vgg19": lambda _, classes: Vgg19(Vgg19Config(classes)),
     "lisa-cnn": lambda _, classes: LisaCnn(LisaCnnConfig(classes)),
 }
+# Those that train as LeNet-5 does.
+_SMALL = ("lenet5", "mlp", "resnet8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +88,7 @@ def natural(arch: str = "lenet5", dataset: str = "mnist") -> ClassifierRecipe:
     On colour: SGD with Nesterov's momentum over one cycle in bf16. Targets keep hard labels: smoothed ones bend the
     loss that attacks climb. The wide ones, which no attack is trained on, take .1.
     """
-    if arch == "lenet5":
+    if arch in _SMALL:
         return ClassifierRecipe()
     flip = dataset == "cifar10"
     if arch == "lisa-cnn":
@@ -104,16 +112,16 @@ def at_pgd(arch: str = "lenet5", dataset: str = "mnist") -> ClassifierRecipe:
     adversary = adversary.with_settings(iterations=10, step=adversary.eps / 4)
     base = natural(arch, dataset)
     # Adversarial training over-fits where ordinary training does not: as long at most, and no faster.
-    epochs = 10 if arch == "lenet5" else min(base.epochs, 40)
+    epochs = 10 if arch in _SMALL else min(base.epochs, 40)
     return dataclasses.replace(base, name="at-pgd", epochs=epochs, adversary=adversary, ramp=0.3, smoothing=0.0)
 
 
 def doa(arch: str = "lenet5", dataset: str = "mnist", rows: int = 7, columns: int = 7) -> ClassifierRecipe:
     """DOA (Wu, Tong & Vorobeychik, ICLR 2020), to go on from an ordinary classifier: SGD at .01 against ROA."""
     return ClassifierRecipe(
-        f"doa-{rows}x{columns}", epochs=1 if arch == "lenet5" else 10, learning_rate=0.01, weight_decay=0.0, shift=0,
+        f"doa-{rows}x{columns}", epochs=1 if arch in _SMALL else 10, learning_rate=0.01, weight_decay=0.0, shift=0,
         optimiser="sgd", adversary=get("ROA_N", dataset).with_settings(rows=rows, columns=columns),
-        flip=dataset == "cifar10", mixed_precision=arch != "lenet5",
+        flip=dataset == "cifar10", mixed_precision=arch not in _SMALL,
     )  # fmt: skip
 
 
@@ -138,7 +146,7 @@ def train_classifier(
         OutOfTime: the deadline would come before the next epoch's end.
     """
     torch.manual_seed(recipe.seed)
-    model: nn.Module = NETWORKS[arch](dataset.shape[0], len(dataset.class_names))
+    model: nn.Module = NETWORKS[arch](dataset.shape, len(dataset.class_names))
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -19,6 +19,7 @@ from models.arn import Architecture
 from models.checkpoint import Kind
 
 from . import attacks, data, figures, lid, tables
+from .adaptive import as_learned
 from .classifier import CLASSIFIER_RECIPES, NETWORKS, train_classifier
 from .convert import convert
 from .craft import crafted_set, versions
@@ -27,13 +28,15 @@ from .evaluate import Subject, evaluate, over_http
 from .export import export
 from .lisa import import_lisa
 from .load import load_model
-from .recipes import RECIPES, LossWeights, default_recipe
+from .recipes import RECIPES, LossWeights, Recipe, default_recipe
 from .records import read_all
 from .redflags import annotate
 from .threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
 from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
 
 _PURIFIERS = (*get_args(Architecture), "ape-g", "hgd")
+# Of the compact network, each a flag and a field of its configuration.
+_SHAPE = ("width", "code_channels", "blocks")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -46,6 +49,15 @@ def _weights(text: str) -> tuple[tuple[str, float], ...]:
     if any(term not in known for term, _, _ in pairs):
         raise argparse.ArgumentTypeError(f"terms are {', '.join(known)}")
     return tuple((term, float(weight)) for term, _, weight in pairs)
+
+
+def _fields(text: str) -> tuple[tuple[str, float | int], ...]:
+    known = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in dataclasses.fields(Recipe)}
+    numbers = {name: number for name, number in known.items() if number}
+    pairs = [part.partition("=") for part in _names(text)]
+    if any(name not in numbers for name, _, _ in pairs):
+        raise argparse.ArgumentTypeError(f"a recipe's numbers are {', '.join(numbers)}")
+    return tuple((name, numbers[name](value)) for name, _, value in pairs)
 
 
 def _decimal(weight: float) -> str:
@@ -84,15 +96,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of the data set and the architecture, unless named: one of %(choices)s",
     )
-    train.add_argument("--seen", type=_names, help="attacks to learn from: PGD_N,PGD_T, or on LISA AP_1,AP_2")
+    train.add_argument("--seen", type=_names, help="attacks to learn from, instead of the recipe's")
     train.add_argument("--init", type=Path, help="go on from this checkpoint's weights")
     train.add_argument("--out", type=Path, required=True, help="run folder; a run that was killed goes on there")
+    train.add_argument("--width", type=int, help="of the compact network; 32 otherwise")
+    train.add_argument("--code-channels", type=int, help="of the compact network; 32 otherwise")
+    train.add_argument(
+        "--blocks", type=int, help="residual blocks on each side of the compact network's code; 1 otherwise"
+    )
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--save-seconds", type=float, default=60.0, help="how often the state is saved")
     train.add_argument(
         "--weights", type=_weights, default=(), help="of loss terms instead of the recipe's: att=0,adv=.1"
     )
+    train.add_argument(
+        "--with", type=_fields, default=(), dest="fields", metavar="FIELD=NUMBER,...",
+        help="other numbers of the recipe: inner_steps=20,ema=0",
+    )  # fmt: skip
     train.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     train.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
     train.add_argument("--surrogate", metavar="SPEC", help="a second classifier, attacked for every other batch")
@@ -180,14 +201,26 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
     # A run that is not the recipe as it is known says so in its name.
     name = recipe_.name + ("-skips" if arch == "skips" else "")
-    name += "".join(f"-{term}{_decimal(weight)}" for term, weight in flags.weights)
+    name += "".join(f"-{term}{_decimal(weight)}" for term, weight in (*flags.weights, *flags.fields))
+    shape = {key: value for key in _SHAPE if (value := getattr(flags, key)) is not None}
+    name += "".join(f"-{key.replace('_', '')}{value}" for key, value in shape.items())
+    if shape and arch != "compact":
+        raise ValueError(f"--arch {arch} has a shape of its own: no --width, --code-channels or --blocks")
     if flags.static:
         once = dataclasses.replace(recipe_, refresh_epochs=0, shift=0, flip=False, budgets=None)
         name, recipe_ = f"{name}-static", once
     if overrides or flags.static or flags.every > 1:
         name = f"{name}-{recipe_.epochs * (len(dataset.train) // recipe_.batch_size)}"
+    seen = flags.seen or recipe_.seen
+    if recipe_.inner_steps and seen != recipe_.seen:
+        name = f"{name}-{'+'.join(seen)}"
+    specs = _names(flags.classifier)
+    if len(specs) > 1:
+        name = f"{name}-{len(specs)}f"
     if initial and not (recipe_.continues and recipe_.continues == card_of(initial).recipe):
         name = f"{name}-from-{flags.init.stem}"
+    elif recipe_.continues and not initial:
+        name = f"{name}-from-nothing"
     surrogate: tuple[nn.Module, str] | None = None
     if flags.surrogate:
         second, second_card = load_model(flags.surrogate, "classifier", dataset.name, flags.device)
@@ -196,10 +229,12 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     if flags.seed:
         name = f"{name}-seed{flags.seed}"
     weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
-    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights)
-    classifier, classifier_card = load_model(flags.classifier, "classifier", dataset.name, flags.device)
-    names = flags.seen or (("AP_1", "AP_2") if dataset.name.startswith("lisa") else ("PGD_N", "PGD_T"))
-    seen = tuple(attacks.for_training(attacks.get(name, dataset.name)) for name in names)
+    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights, **dict(flags.fields))
+    classifiers, cards = zip(
+        *(load_model(spec, "classifier", dataset.name, flags.device) for spec in specs), strict=True
+    )
+    by_name = [attacks.get(attack, dataset.name) for attack in seen]
+    learned = [as_learned(a, recipe_) if recipe_.inner_steps else attacks.for_training(a) for a in by_name]
     channels, size, _ = dataset.shape
     network: PurifierConfig
     match arch:
@@ -208,18 +243,19 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         case "hgd":
             network = HgdConfig.preset(channels, size)
         case _:
-            network = ArnConfig.preset(arch, channels, size)
+            network = dataclasses.replace(ArnConfig.preset(arch, channels, size), **shape)
     Trainer(
-        TrainConfig(network, recipe_, seen, flags.seed, flags.device, not flags.fp32),
+        TrainConfig(network, recipe_, tuple(learned), flags.seed, flags.device, not flags.fp32),
         dataset,
-        classifier,
-        classifier_card.sha256,
+        classifiers[0],
+        "+".join(card.sha256 for card in cards),
         flags.out,
         command,
         initial,
         flags.save_seconds,
         flags.pools,
         surrogate,
+        classifiers[1:],
     ).fit()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -77,14 +79,28 @@ def over_http(url: str, form: str) -> Purify:
 
 
 @torch.no_grad()
-def count_errors(subject: Subject, images: Tensor, labels: Tensor, device: str) -> int:
-    """How many of ``images`` ``(N, C, H, W)`` f gets wrong after purification; every image counts."""
-    errors = 0
-    pairs = zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
-    for x, y in tqdm(list(pairs), desc=f"purify {subject.transport}", mininterval=2, leave=False):
+def measure(
+    subject: Subject, images: Tensor, natural: Tensor, labels: Tensor, device: str
+) -> tuple[int, dict[str, float]]:
+    """How many of ``images`` ``(N, C, H, W)`` f gets wrong after purification, and a record's ``measures``.
+
+    Every image counts. PSNR is that of the mean squared error over all of them, which is lower than the mean of their
+    PSNRs; it is left out where nothing was changed at all.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    errors, loss, squared, similar = 0, 0.0, 0.0, 0.0
+    parts = zip(images.split(CHUNK), natural.split(CHUNK), labels.split(CHUNK), strict=True)
+    for x, x_natural, y in tqdm(list(parts), desc=f"purify {subject.transport}", mininterval=2, leave=False):
         purified = (subject.purify or subject.purifier)(x.to(device)).to(device)
-        errors += int((subject.deployed(purified).argmax(1) != y.to(device)).sum())
-    return errors
+        logits, target = subject.deployed(purified).float(), x_natural.to(device)
+        errors += int((logits.argmax(1) != y.to(device)).sum())
+        loss += float(F.cross_entropy(logits, y.to(device), reduction="sum"))
+        squared += float((purified - target).square().flatten(1).mean(1).sum())
+        similar += len(x) * float(ssim(purified, target, data_range=1.0))  # type: ignore[arg-type]
+    n = len(images)
+    psnr = {"psnr": round(-10 * math.log10(squared / n), 3)} if squared else {}
+    return errors, {"loss": round(loss / n, 5), **psnr, "ssim": round(similar / n, 5)}
 
 
 def evaluate(
@@ -104,14 +120,15 @@ def evaluate(
     labels = split.labels
     failures, flags = 0, red_flags(subject, split.batch(slice(0, 32), device)[0])
     target = threat_model.target(subject)
+    natural = split.batch(slice(None))[0]
     if attack is None:
-        images: Tensor = split.batch(slice(None))[0]
+        images: Tensor = natural
     else:
         # The gradient goes through the target; what is counted went through the transport, as in every other row.
         found = crafted_set(split, attack, target.module, target.identity, crafted, seed, device)
         images, failures = found.images, int((~found.succeeded).sum())
         flags = (*flags, *found.provenance.get("flags", ()))
-    errors = count_errors(subject, images, labels, device)
+    errors, measures = measure(subject, images, natural, labels, device)
     settings: dict[str, Any] = {} if attack is None else dict(attack.settings)
     card = subject.defence_card
     return Record(
@@ -140,4 +157,5 @@ def evaluate(
         versions=versions(),
         command=command,
         flags=flags,
+        measures=measures,
     )

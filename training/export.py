@@ -18,7 +18,7 @@ from .classifier import error_rate
 from .data import Dataset
 from .evaluate import Subject, evaluate
 from .load import load_model
-from .threats import Oblivious
+from .threats import Oblivious, ThreatModel, WhiteBox
 
 
 def export(
@@ -27,7 +27,7 @@ def export(
     """Round ``source`` to fp16 as ``target/name.safetensors`` and measure that file on the whole validation split.
 
     A purifier is measured in front of ``classifier``: natural images and every seen attack at its test settings,
-    oblivious. Error rates are percent.
+    through what it saw it through. Error rates are percent.
     """
     model = models.load(source)
     card = dataclasses.replace(models.card_of(model), name=name)
@@ -41,17 +41,20 @@ def export(
         f, f_card = load_model(classifier, "classifier", dataset.name, device)
         subject = Subject(f, f_card, rounded, models.card_of(rounded))
         metrics = {}
-        for attack in ["none", *(str(seen["attack"]) for seen in card.seen_attacks)]:
+        natural: list[tuple[str, ThreatModel]] = [("none", Oblivious())]
+        seen = [(str(s["attack"]), WhiteBox() if "through" in s else Oblivious()) for s in card.seen_attacks]
+        for attack, threat_model in (*natural, *seen):
             record = evaluate(
                 subject,
                 dataset.validation,
                 None if attack == "none" else get(attack, dataset.name),
-                Oblivious(),
+                threat_model,
                 dataset=dataset.name,
                 crafted=crafted,
                 device=device,
             )
-            metrics[f"error/{attack}"] = record.error_rate
+            beside = "" if threat_model.name == "oblivious" else f" {threat_model.name}"
+            metrics[f"error/{attack}{beside}"] = record.error_rate
     card = dataclasses.replace(card, metrics=metrics)
     path = target / f"{name}.safetensors"
     sha256 = checkpoint.save(model, card, path, torch.float16)
@@ -73,9 +76,12 @@ def model_card(card: Card, parameters: int) -> str:
         "data set": f"{card.dataset}, training split",
         "recipe": f"{card.recipe}, {card.step:,} steps, seed {card.seed}" if card.recipe else f"seed {card.seed}",
         "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),
-        "seen attacks": ", ".join(f"{a['attack']} eps {a['eps']}" for a in card.seen_attacks),
+        "seen attacks": ", ".join(
+            f"{a['attack']} eps {a['eps']}" + (f" through {a['through']}" if "through" in a else "")
+            for a in card.seen_attacks
+        ),
         "trained in front of": card.classifier_sha256,
-        "validation error, oblivious" if card.kind == "purifier" else "validation error": ", ".join(
+        "validation error, oblivious" if card.profile == "transparent" else "validation error": ", ".join(
             f"{name.removeprefix('error/')} {rate:.2f} %"
             for name, rate in sorted(card.metrics.items(), key=lambda item: (item[0] != "error/none", item[0]))
         ),

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+# Of logits and labels; each image's gradient is its own.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
 
 class MixedPrecision(nn.Module):
     """A classifier under bf16 autocast with float32 logits: for crafting in training, never for testing."""
@@ -42,10 +45,11 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def pgd(
-    classifier: nn.Module, images: Tensor, labels: Tensor, eps: float, step: float, iterations: int, targeted: bool
-) -> Tensor:
+    classifier: nn.Module, images: Tensor, labels: Tensor, eps: float, step: float, iterations: int, targeted: bool,
+    loss: Loss = summed_cross_entropy,
+) -> Tensor:  # fmt: skip
     """l-infinity PGD from a random start, as advertorch does it, without a launch a kernel."""
-    gradient = _gradient(classifier, images, labels)
+    gradient = _gradient(classifier, images, labels, loss)
     start = torch.empty_like(images).uniform_(-1, 1).mul_(eps)
     x, towards = (images + start).clamp_(0, 1), -step if targeted else step
     lowest, highest = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
@@ -54,39 +58,41 @@ def pgd(
     return x
 
 
-def _gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """What maps images to the gradient of their summed cross-entropy."""
+def _gradient(
+    classifier: nn.Module, images: Tensor, labels: Tensor, loss: Loss = summed_cross_entropy
+) -> Callable[[Tensor], Tensor]:
+    """What maps images to the gradient of their summed loss."""
     if images.is_cuda:
         try:
-            graph = _graph(classifier, tuple(images.shape), images.device)
+            graph = _graph(classifier, tuple(images.shape), images.device, loss)
         except RuntimeError:  # something on the way cannot be captured
             logger.warning("no CUDA graph of %s: it runs kernel by kernel", type(classifier).__name__, exc_info=True)
         else:
             graph.labels.copy_(labels)
             return graph
-    return lambda x: _eager(classifier, x.detach().requires_grad_(True), labels)
+    return lambda x: _eager(classifier, x.detach().requires_grad_(True), labels, loss)
 
 
-def _eager(classifier: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-    (gradient,) = torch.autograd.grad(summed_cross_entropy(classifier(x), labels), x)
+def _eager(classifier: nn.Module, x: Tensor, labels: Tensor, loss: Loss = summed_cross_entropy) -> Tensor:
+    (gradient,) = torch.autograd.grad(loss(classifier(x), labels), x)
     return gradient
 
 
 class _Graph:
     """One forward and backward pass, recorded. It reads the weights where they lie: an optimiser may move them."""
 
-    def __init__(self, classifier: nn.Module, shape: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, classifier: nn.Module, shape: tuple[int, ...], device: torch.device, loss: Loss) -> None:
         self.x = torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last).requires_grad_(True)
         self.labels = torch.zeros(shape[0], dtype=torch.long, device=device)
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(3):  # libraries choose their kernels before the recording
-                _eager(classifier, self.x, self.labels)
+                _eager(classifier, self.x, self.labels, loss)
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.gradient = _eager(classifier, self.x, self.labels)
+            self.gradient = _eager(classifier, self.x, self.labels, loss)
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -96,5 +102,5 @@ class _Graph:
 
 
 @functools.lru_cache(maxsize=6)
-def _graph(classifier: nn.Module, shape: tuple[int, ...], device: torch.device) -> _Graph:
-    return _Graph(classifier, shape, device)
+def _graph(classifier: nn.Module, shape: tuple[int, ...], device: torch.device, loss: Loss) -> _Graph:
+    return _Graph(classifier, shape, device, loss)

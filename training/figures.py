@@ -130,7 +130,8 @@ def draw_sheet(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: i
         rows = []
         for seen in card.seen_attacks:
             name = str(seen["attack"])
-            adversarial = attacks.get(name)(classifier, natural, labels, seed_of(seed, "picture", name)).images
+            target = nn.Sequential(purifier, classifier) if "through" in seen else classifier
+            adversarial = attacks.get(name)(target, natural, labels, seed_of(seed, "picture", name)).images
             with torch.no_grad():
                 rows.append(contact_sheet(natural, adversarial, purifier(adversarial)))
         save_png(torch.cat(rows, dim=1), path, wanted[path.name])

@@ -100,3 +100,19 @@ def logit_loss(purified: Tensor, natural: Tensor) -> Tensor:
 def guidance_loss(purified: Tensor, natural: Tensor) -> Tensor:
     """HGD's (Liao et al., CVPR 2018): L1 distance of the target's logits ``(N, classes)``, summed over classes."""
     return (purified - natural).abs().sum(1).mean()
+
+
+def robust_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of f(g(x)) ``(N, classes)`` with the labels: at attacked images Madry et al.'s (ICLR 2018)."""
+    return F.cross_entropy(logits, labels)
+
+
+def trades_loss(attacked: Tensor, natural: Tensor) -> Tensor:
+    """KL(f(g(x)) || f(g(x~))) of logits ``(N, classes)`` (TRADES: Zhang et al., ICML 2019); both sides learn."""
+    return F.kl_div(F.log_softmax(attacked, 1), F.log_softmax(natural, 1), reduction="batchmean", log_target=True)
+
+
+def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log(1 - p) of the likeliest wrong class (MART: Wang et al., ICLR 2020): what it adds to cross-entropy."""
+    wrong = F.softmax(logits, 1).scatter(1, labels[:, None], 0).amax(1)
+    return -torch.log1p(1e-4 - wrong).mean()

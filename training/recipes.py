@@ -1,7 +1,8 @@
 """Recipes: losses and schedule of a training run, as frozen dataclasses made by functions.
 
-``transparent`` is ours and the default. ``paper`` is the paper's pure recipe, no term of ours. ``released`` repeats the
-authors' code, slips included. ``docs/fidelity.md`` holds the three side by side.
+``transparent`` is ours and the default. ``hardened`` is ours against an attacker who holds the purifier too. ``paper``
+is the paper's pure recipe, no term of ours. ``released`` repeats the authors' code, slips included.
+``docs/fidelity.md`` holds them side by side.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ class LossWeights:
     """Weights of the terms; 0 leaves a term, and the discriminator that only it needs, out of the run.
 
     ``mse`` Eq. 4, ``att`` lambda_1 of Eq. 7, ``nor`` lambda_2 of Eq. 7, ``adv`` theta of Eq. 8; the others are ours:
-    ``l1`` on pixels, ``feature`` and ``logit`` on the frozen target; ``guide`` is HGD's.
+    ``l1`` on pixels, ``feature`` and ``logit`` on the frozen target; ``guide`` is HGD's. With labels: ``ce`` and
+    ``margin`` on what f makes of attacked images, ``clean`` of natural ones, ``kl`` between the two.
     """
 
     mse: float = 0.0
@@ -28,6 +30,15 @@ class LossWeights:
     feature: float = 0.0
     logit: float = 0.0
     guide: float = 0.0
+    ce: float = 0.0
+    clean: float = 0.0
+    kl: float = 0.0
+    margin: float = 0.0
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a term compares what f answers with the label, or two answers of f after g with each other."""
+        return bool(self.ce or self.clean or self.kl or self.margin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +54,10 @@ class Recipe:
     ``flip`` mirrors half of the images of each generation. ``budgets``: each batch is attacked at one drawn from this
     range instead of the attack's own.
     ``continues``: the recipe whose run it is meant to go on from (``--init``).
+    ``inner_steps``: with 0 the seen attacks see f alone. Otherwise each batch is attacked by that many steps, the
+    first of ``inner_step`` times the budget and the others smaller, through f after g as it stands; the budget goes
+    from ``eps_from`` to ``eps_to`` times the attack's own over the first ``ramp`` of the run. ``ema``: the weights that
+    are kept are a moving average of this decay. ``joint``: f learns too, at ``joint`` times g's rate.
     ``form``: the losses as the paper has them, as the authors' ``released`` code does, or ``averaged`` over pixels and
     domains alike, as APE-GAN has them.
     """
@@ -65,6 +80,14 @@ class Recipe:
     form: Literal["paper", "released", "averaged"] = "paper"
     gradient_penalty: float = 0.0
     released_initialisation: bool = False
+    seen: tuple[str, ...] = ("PGD_N", "PGD_T")
+    inner_steps: int = 0
+    inner_step: float = 1.0
+    eps_from: float = 1.0
+    eps_to: float = 1.0
+    ramp: float = 0.0
+    ema: float = 0.0
+    joint: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
@@ -73,11 +96,19 @@ class Recipe:
             )
         if self.refresh_epochs < 0 or self.shift < 0:
             raise ValueError("refresh_epochs and shift cannot be negative")
-        if (self.shift or self.flip or self.budgets) and not self.refresh_epochs:
+        crafted = self.refresh_epochs or (self.inner_steps and not (self.flip or self.budgets))
+        if (self.shift or self.flip or self.budgets) and not crafted:
             raise ValueError("shifted images need attacks crafted against them: set refresh_epochs")
-        restoring = self.weights.mse or self.weights.l1 or self.weights.guide
-        if min(dataclasses.astuple(self.weights)) < 0 or not restoring:
-            raise ValueError("weights cannot be negative, and one of mse, l1 and guide must restore the image")
+        weights = self.weights
+        restoring = weights.mse or weights.l1 or weights.guide or weights.ce or weights.kl
+        if min(dataclasses.astuple(weights)) < 0 or not restoring:
+            raise ValueError("weights cannot be negative, and one of mse, l1, guide, ce and kl must restore the image")
+        if min(self.inner_steps, self.inner_step, self.eps_from, self.ramp, self.ema) < 0 or self.ema >= 1:
+            raise ValueError("inner_steps, inner_step, eps_from and ramp cannot be negative, nor ema 1 or more")
+        if self.eps_to <= 0:
+            raise ValueError("eps_to must be positive: the budget that the ramp ends at")
+        if self.joint and (self.joint < 0 or self.weights.adv):
+            raise ValueError("a jointly tuned f has a positive rate, and D_I's loss none to give it")
 
 
 def one_cycle(peak: float, step: int, steps: int) -> float:
@@ -185,6 +216,35 @@ def hgd() -> Recipe:
     )
 
 
+def hardened() -> Recipe:
+    """Ours: E and G against attacks that go through f after g, from the shipped transparent purifier (``--init``).
+
+    f stays frozen and ordinary. Cross-entropy holds f's answer, L1 holds the picture, so that g restores the image
+    instead of writing a class into it.
+    """
+    return Recipe(
+        name="hardened",
+        weights=LossWeights(l1=4.0, ce=1.0, clean=0.5),
+        epochs=20,
+        batch_size=128,
+        learning_rate=3e-3,
+        sample=False,
+        shift=2,
+        continues="augmented",
+        seen=("PGD_N",),
+        inner_steps=10,
+        eps_from=0.3,
+        eps_to=1.07,
+        ramp=0.3,
+        ema=0.999,
+    )
+
+
+def joint() -> Recipe:
+    """``hardened`` with f tuned beside g: how far the pair gets when 'any classifier' is given up."""
+    return dataclasses.replace(hardened(), name="joint", joint=0.1)
+
+
 def cifar10() -> Recipe:
     """Ours for CIFAR-10, on the ``colour`` network or ``skips``: ``transparent``, crafted anew in every epoch."""
     return Recipe(
@@ -205,9 +265,9 @@ def cifar10_wide() -> Recipe:
 
 
 def lisa() -> Recipe:
-    """Ours for LISA, meant for ``--seen AP_1,AP_2``; signs are not mirrored."""
+    """Ours for LISA, where stickers are seen; signs are not mirrored."""
     return dataclasses.replace(
-        cifar10(), name="lisa", epochs=60, batch_size=128, refresh_epochs=5, shift=3, flip=False
+        cifar10(), name="lisa", epochs=60, batch_size=128, refresh_epochs=5, shift=3, flip=False, seen=("AP_1", "AP_2"),
     )  # fmt: skip
 
 
@@ -221,13 +281,15 @@ def _beside(recipe: Recipe, ours: Recipe) -> Recipe:
     """A baseline's losses and optimiser over the images, and the number of steps, of a recipe of ours."""
     return dataclasses.replace(
         recipe, name=f"{ours.name}-{recipe.name}", epochs=ours.epochs, batch_size=ours.batch_size,
-        refresh_epochs=ours.refresh_epochs, shift=ours.shift, flip=ours.flip,
+        refresh_epochs=ours.refresh_epochs, shift=ours.shift, flip=ours.flip, seen=ours.seen,
     )  # fmt: skip
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "transparent": transparent,
     "augmented": augmented,
+    "hardened": hardened,
+    "joint": joint,
     "speckled": speckled,
     "paper": paper,
     "released": released,

@@ -22,7 +22,8 @@ class Record:
 
     ``error_rate`` and ``ci95`` (Wilson) are percent of ``n`` images, failed attacks included; ``attacked`` names what
     the attacker differentiated through; ``recipe`` how the defence was trained; ``settings`` are the attack's, and the
-    ``transport`` by which images reached the purifier.
+    ``transport`` by which images reached the purifier. ``measures``, means over the ``n`` images: ``loss``, the
+    cross-entropy of what answers; ``psnr`` (dB) and ``ssim`` of the purified image beside the natural one.
     """
 
     dataset: str
@@ -50,6 +51,7 @@ class Record:
     versions: Mapping[str, str]
     command: str
     flags: tuple[str, ...] = ()
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def path(self, root: Path) -> Path:
         """Where the record lives: its file name says what it is."""
@@ -101,7 +103,7 @@ def read_all(root: Path) -> Iterator[Record]:
 
 
 # A recipe's name with loss weights instead of its own, as `train --weights` writes it.
-_TERMS = re.compile(r"-(mse|att|nor|adv|l1|feature|logit|guide)([0-9][0-9.e-]*?)(?=-|$)")
+_TERMS = re.compile(r"-(mse|att|nor|adv|l1|feature|logit|guide|ce|clean|kl|margin)([0-9][0-9.e-]*?)(?=-|$)")
 
 
 def has_other_weights(recipe: str) -> bool:
@@ -109,11 +111,16 @@ def has_other_weights(recipe: str) -> bool:
     return bool(_TERMS.search(recipe))
 
 
+def is_choice(recipe: str) -> bool:
+    """Whether it is a hardened recipe with something of its own changed: a row of the table of choices."""
+    return recipe.startswith(("hardened-", "joint-"))
+
+
 def ablation(records: Iterable[Record]) -> dict[tuple[str, str, int], list[Record]]:
     """Oblivious records of recipes with other weights, by (recipe and steps, what was taken out, seed)."""
     groups: dict[tuple[str, str, int], list[Record]] = {}
     for record in records:
-        if record.threat_model != "oblivious" or not has_other_weights(record.recipe):
+        if record.threat_model != "oblivious" or not has_other_weights(record.recipe) or is_choice(record.recipe):
             continue
         base, _, seed = record.recipe.partition("-seed")
         without = [f"without L_{term}" for term, weight in _TERMS.findall(base) if float(weight) == 0]

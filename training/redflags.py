@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def of_model(defended: Defended, images: Tensor) -> tuple[str, ...]:
 def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
     """Of each record (by its place) beside the others of its defence; intervals that overlap raise nothing.
 
-    A black-box attack, or one on f alone, that does better than the white-box one; an error that falls as the budget
-    grows; a white-box error short of 100 % at a budget that leaves nothing of the image.
+    An attack on f alone, through another purifier or with an approximate gradient that does better than the same one
+    with the full gradient; a black-box attack that does better than every gradient attack; an error that falls as the
+    budget or the iterations grow; a white-box error short of 100 % at a budget that leaves nothing of the image.
     """
     flags: dict[int, list[str]] = {index: [] for index in range(len(records))}
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -47,9 +49,11 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
             record = records[index]
             if record.threat_model != "white_box" or record.defence == "none" or _is_black_box(record):
                 continue
+            rivals = [records[i] for i in members if _is_rival(records[i], record)]
+            strongest = max(rivals, key=lambda rival: rival.error_rate, default=None) == record
             for other in (records[i] for i in members):
-                same_attack = other.attack == record.attack and other.threat_model == "oblivious"
-                score_based = _is_black_box(other) and other.threat_model == "white_box" and other.eps == record.eps
+                same_attack = other.attack == record.attack and other.threat_model != "white_box"
+                score_based = strongest and _is_black_box(other) and other.eps == record.eps
                 comparable = (same_attack or score_based) and (record.norm, record.goal) == (other.norm, other.goal)
                 if comparable and other.ci95[0] > record.ci95[1]:
                     flags[index].append(
@@ -61,20 +65,33 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
         for first, second in itertools.permutations(members, 2):
             a, b = records[first], records[second]
             grows = a.eps is not None and b.eps is not None and a.eps < b.eps
-            if grows and _sweep(a) == _sweep(b) and b.ci95[1] < a.ci95[0]:
+            if grows and (_sweep(a), a.iterations) == (_sweep(b), b.iterations) and b.ci95[1] < a.ci95[0]:
                 flags[second].append(f"falls with the budget: {a.error_rate:.2f} % at {a.eps}")
+            longer = a.iterations is not None and b.iterations is not None and a.iterations < b.iterations
+            if longer and (_sweep(a), a.eps) == (_sweep(b), b.eps) and b.ci95[1] < a.ci95[0]:
+                flags[second].append(f"falls with the iterations: {a.error_rate:.2f} % after {a.iterations}")
     return {index: tuple(_BETWEEN + flag for flag in sorted(found)) for index, found in flags.items()}
 
 
 def _is_black_box(record: Record) -> bool:
-    return record.attack.startswith("SQUARE")
+    return record.attack.startswith("SQUARE") and record.threat_model == "white_box"
+
+
+def _is_rival(record: Record, other: Record) -> bool:
+    """Whether both climb the loss by its gradient, at one budget: AutoAttack does, but holds a black-box attack too."""
+    alike = (record.threat_model, record.norm, record.goal, record.eps) == ("white_box", *_budget(other))
+    return alike and not record.attack.startswith(("AA_", "SQUARE"))
+
+
+def _budget(record: Record) -> tuple[object, ...]:
+    return (record.norm, record.goal, record.eps)
 
 
 def _sweep(record: Record) -> tuple[object, ...]:
-    """What two records share that differ in their budget alone."""
-    base = record.attack.partition("@")[0].removesuffix("_eps2")
-    backward = record.settings.get("backward")
-    return (base, record.threat_model, record.settings.get("surrogate"), backward, record.iterations, record.norm)
+    """What two records share that differ in their budget and iterations alone."""
+    base = re.sub(r"(@[0-9.]+)?(x[0-9]+)?(r[0-9]+)?$", "", record.attack).removesuffix("_eps2")
+    beside = tuple(record.settings.get(key) for key in ("surrogate", "backward", "restarts"))
+    return (base, record.threat_model, record.norm, *beside)
 
 
 def annotate(root: Path) -> list[Record]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import cli, deadline, reproduce_colour
+from . import cli, deadline, reproduce_colour, reproduce_hardened
 from .plan import Plan, Scale, Step
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class MnistPlan(Plan):
 def main(arguments: Sequence[str] | None = None) -> int:
     """``scripts/reproduce``: print the plan's length, then run what is left of it."""
     parser = argparse.ArgumentParser("scripts/reproduce", description=__doc__)
-    parser.add_argument("dataset", choices=["mnist", "cifar10", "lisa"])
+    parser.add_argument("dataset", choices=["mnist", "mnist-hardened", "cifar10", "lisa"])
     parser.add_argument("--smoke", action="store_true", help="the whole chain on scikit-learn's digits, in minutes")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda everything is at full size")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
@@ -143,9 +143,13 @@ def _plan(flags: argparse.Namespace) -> list[Step]:
         runs = Path("runs/smoke")
         zoo, results = runs / "checkpoints", _toy_project(runs) / "results"
     places: reproduce_colour.Places = (runs, zoo, results, flags.device)
+    dataset, scale = ("digits", SMOKE) if flags.smoke else ("mnist", GPU if on_gpu else CPU)
+    plans: Sequence[Plan]
     if flags.dataset == "mnist":
-        dataset, scale = ("digits", SMOKE) if flags.smoke else ("mnist", GPU if on_gpu else CPU)
-        plans: list[Plan] = [MnistPlan(dataset, scale, *places)]
+        plans = [MnistPlan(dataset, scale, *places)]
+    elif flags.dataset == "mnist-hardened":
+        much = reproduce_hardened.SMOKE if flags.smoke else reproduce_hardened.GPU if on_gpu else reproduce_hardened.CPU
+        plans = [reproduce_hardened.HardenedPlan(dataset, scale, *places, much)]
     else:
         plans = reproduce_colour.plans(flags.dataset, flags.smoke, on_gpu, places)
     tables = Step(("tables", "--results", str(results)), 5)

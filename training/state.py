@@ -1,4 +1,4 @@
-"""The state of an unfinished run: weights, optimiser moments and step, in one atomic safetensors file."""
+"""The state of an unfinished run: weights, their averages, optimiser moments, step, in one atomic safetensors file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def save_state(
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         tensors.update({f"{name}.model.{k}": v for k, v in module.state_dict().items()})
-        for index, entry in optimisers[name].state_dict()["state"].items():
+    for name, optimiser in optimisers.items():
+        for index, entry in optimiser.state_dict()["state"].items():
             moments = {k: v for k, v in entry.items() if v is not None}
             tensors.update({f"{name}.optimiser.{index}.{k}": v for k, v in moments.items()})
     metadata = {"step": str(step), "fingerprint": fingerprint}
@@ -60,13 +61,14 @@ def load_state(
     for name, module in modules.items():
         prefix = f"{name}.model."
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    for name, optimiser in optimisers.items():
         entries: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith(f"{name}.optimiser."):
                 index, field = key.removeprefix(f"{name}.optimiser.").split(".")
                 entries.setdefault(int(index), {})[field] = value
-        groups = optimisers[name].state_dict()["param_groups"]
-        optimisers[name].load_state_dict({"state": entries, "param_groups": groups})
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": entries, "param_groups": groups})
     step = int(metadata["step"])
     logger.info("resumed %s at step %d", path.parent, step)
     return step

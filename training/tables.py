@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import models
 from models.checkpoint import write_atomically
 
 from . import figures
-from .records import Record, ablation, has_other_weights, read_all, sweep
+from .records import Record, ablation, has_other_weights, is_choice, read_all, sweep
 from .redflags import with_flags
+from .threats import ThreatName
 
 # The columns of the paper's Table 1 and Table 2, and of the latter on LISA.
 _COLUMNS = (
@@ -23,7 +25,10 @@ _COLUMNS = (
 )
 _STICKERS = ("AP_1", "AP_2", "AP_3", "AP_4")
 _TRANSFER = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "STA_N", "STA_T", "FWA_N")
-_WHITE_BOX = ("PGD_N", "PGD_T", "PGD_Nx100", "CW_N", "DDN_N", "AA_N", "SQUARE_N", "STA_N", "ROA_N", *_STICKERS)
+_WHITE_BOX = (
+    "PGD_N", "PGD_T", "PGD_Nx100", "PGD_Nx100r10", "PGDM_Nx100r10", "CW_N", "DDN_N", "AA_N", "SQUARE_N", "STA_N",
+    "ROA_N", *_STICKERS,
+)  # fmt: skip
 # The paper's target of each data set, and the classifiers that may stand in for it; any other is one to transfer to.
 _TARGETS = {
     "mnist": ("lenet5",),
@@ -100,6 +105,13 @@ def _target(records: Sequence[Record], dataset: str) -> str:
     return next((name for name in wanted if name in measured), next(iter(measured), ""))
 
 
+def _of_target(records: Sequence[Record]) -> list[Record]:
+    """The records in front of each data set's target."""
+    of = {d: [r for r in records if r.dataset == d] for d in {r.dataset for r in records}}
+    targets = {dataset: _target(chosen, dataset) for dataset, chosen in of.items()}
+    return [r for r in records if r.classifier == targets[r.dataset]]
+
+
 def _cell(record: Record | None) -> str:
     if record is None:
         return ""
@@ -165,11 +177,13 @@ def _difference(record: Record | None, published: float | None) -> str:
 
 
 def _adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) -> str:
-    """Tables 3 and 4: a row for each of the paper's, ours beside it."""
+    """Tables 3 and 4: a row for each of the paper's, ours beside it, the hardened purifier under the transparent."""
     lines = ["| attacked | attack | defence | threat model | ours | the paper's | ours less |"]
     lines.append("| --- | --- | --- | --- | ---: | ---: | ---: |")
     for cell in published:
-        attack, ours = _adaptive_name(cell), None
+        attack = _adaptive_name(cell)
+        ours: Record | None = None
+        hardened: Record | None = None
         for record in records:
             method = record.defence.partition("_")[0]
             surrogate = str(record.settings.get("surrogate", "")).partition("_")[0]
@@ -177,15 +191,18 @@ def _adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) ->
                 (method, record.threat_model, record.attack) == (cell["defence"], cell["threat_model"], attack)
                 and (surrogate or method) == cell["attacked"].partition("+")[0]
                 and record.settings.get("backward", "identity") == "identity"
-                and (ours is None or record.recipe == _shipped_recipe())
             ):
-                ours = record
-        row = _label((ours.defence, ours.recipe, "in-process")) if ours else cell["defence"]
+                if record.recipe == "hardened":
+                    hardened = record
+                elif not is_choice(record.recipe) and (ours is None or record.recipe == _shipped_recipe()):
+                    ours = record
         attacked = cell["attacked"].replace("+L", " + LeNet-5").replace("+R", " + ResNet-110")
-        lines.append(
-            f"| {attacked} | {attack} | {row} | {cell['threat_model']} | {_cell(ours)} "
-            f"| {cell['error_rate']:.2f} | {_difference(ours, cell['error_rate'])} |"
-        )
+        for found in (ours, hardened) if hardened else (ours,):
+            row = _label((found.defence, found.recipe, "in-process")) if found else cell["defence"]
+            lines.append(
+                f"| {attacked} | {attack} | {row} | {cell['threat_model']} | {_cell(found)} "
+                f"| {cell['error_rate']:.2f} | {_difference(found, cell['error_rate'])} |"
+            )
     return "\n".join(lines)
 
 
@@ -199,6 +216,101 @@ def _adaptive_name(cell: dict[str, Any]) -> str:
     return attack + (f"x{cell['iterations']}" if cell["iterations"] not in (None, 40) else "")
 
 
+_HARDENED = (
+    "Trained against attacks that went through f after g, f frozen and ordinary; beside it the transparent one that\n"
+    "ships. `PGDM` climbs the margin in place of cross-entropy, `MATCH` pulls E's features to those of another class,\n"
+    "`x100r10` is 100 steps from 10 random starts."
+)
+_REACH = (
+    "A purifier may learn to write the class into the image for the one classifier that it was trained with. These\n"
+    "classifiers are others, trained for themselves; a white-box attack goes through each of them."
+)
+_FIDELITY = (
+    "Purified images beside the natural ones: PSNR of the mean squared error over all images, and mean SSIM\n"
+    "(Gaussian window of 11 pixels)."
+)
+_CHOICES = (
+    "Each row changes what its name says of the recipe: loss weights, numbers of the recipe, shape of the network,\n"
+    "several classifiers (`3f`), steps in all."
+)
+_REACHED: tuple[tuple[str, ThreatName], ...] = (
+    ("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box"), ("PGDM_Nx100r10", "white_box"),
+    ("AA_N", "white_box"), ("SQUARE_N", "white_box"),
+)  # fmt: skip
+
+
+def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[str]:
+    """What a sceptic asks of the hardened profile, from a data set's records; ``first`` is its own f."""
+    counts = Counter(r.recipe for r in everything if r.defence == "ARN_W")
+    if not counts:
+        return []
+    itself = "hardened" if "hardened" in counts else counts.most_common(1)[0][0]  # a toy run has its length in its name
+    rows = {"none": "", "ARN_PP": _shipped_recipe(), "ARN_W": itself}
+    shown = [r for r in everything if rows.get(r.defence) == r.recipe and r.settings["transport"] == "in-process"]
+    of_first = [r for r in shown if r.classifier == first and r.defence != "none"]
+    parts = [f"{heading} The hardened profile\n\n{_HARDENED}\n\n{_by_attack(of_first)}"]
+    reach = _by_row(shown, _REACHED, lambda r: (r.classifier, _label((r.defence, r.recipe, "in-process"))))
+    parts.append(f"{heading} The hardened profile in front of other classifiers\n\n{_REACH}\n\n{reach}")
+    fidelity = _by_row(
+        [r for r in shown if r.classifier == first and r.measures],
+        (("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box")),
+        lambda r: (_label((r.defence, r.recipe, "in-process")),),
+        lambda r: f"{r.measures['psnr']:.1f} dB, {r.measures['ssim']:.3f}" if "psnr" in r.measures else "equal",
+    )
+    parts.append(f"{heading} Fidelity\n\n{_FIDELITY}\n\n{fidelity}")
+    choices = [r for r in everything if r.defence == "ARN_W" and (r.recipe != itself or r.classifier == first)]
+    if any(r.recipe != itself for r in choices):
+        table = _by_row(choices, _REACHED, lambda r: (r.recipe, r.classifier))
+        parts.append(f"{heading} What each choice of the hardened recipe buys\n\n{_CHOICES}\n\n{table}")
+    return parts
+
+
+def _by_attack(records: Sequence[Record]) -> str:
+    """A row an attack and threat model, a column a defence; the loss of f beside the error, where it was measured."""
+    defences = sorted({(r.defence, r.recipe, "in-process") for r in records}, key=_place)
+    threats = ("white_box", "bpda", "gray_box", "oblivious")
+    cells: dict[tuple[int, str, str], dict[Row, Record]] = {}
+    for r in records:
+        what = " ".join([r.threat_model, *(str(r.settings[k]) for k in ("surrogate", "backward") if k in r.settings)])
+        key = (threats.index(r.threat_model), what, r.attack)
+        cells.setdefault(key, {})[r.defence, r.recipe, "in-process"] = r
+    lines = ["| error rate, % | threat model | " + " | ".join(_label(row) for row in defences) + " |"]
+    lines.append("| --- | --- |" + " ---: |" * len(defences))
+    for (_, what, attack), found in sorted(cells.items(), key=lambda item: (item[0][:2], _by_number(item[0][2]))):
+        texts = []
+        for row in defences:
+            loss = found[row].measures.get("loss") if row in found else None
+            texts.append(_cell(found.get(row)) + (f" <sub>loss {loss:.3g}</sub>" if loss is not None else ""))
+        lines.append(f"| {_NAMES.get(attack, attack)} | {what} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def _by_number(text: str) -> list[tuple[int, float, str]]:
+    """A key by which ``PGD_Nx40`` comes before ``PGD_Nx100``."""
+    parts = re.split(r"([0-9]+(?:[.][0-9]+)?)", text)
+    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts)]
+
+
+def _by_row(
+    records: Sequence[Record],
+    columns: Sequence[tuple[str, ThreatName]],
+    row_of: Callable[[Record], tuple[str, ...]],
+    cell_of: Callable[[Record], str] = lambda record: _cell(record),
+) -> str:
+    """A row for each ``row_of``, a column an attack and threat model, those that nothing was measured at left out."""
+    cells = {(row_of(r), (r.attack, r.threat_model)): cell_of(r) for r in records}
+    kept = [column for column in columns if any(column == key[1] for key in cells)]
+    rows = sorted({row for row, column in cells if column in kept})
+    width = len(rows[0]) if rows else 1
+    heads = [
+        f"{_NAMES.get(attack, attack)}, {what.replace('_', ' ')}".replace("natural, oblivious", "natural")
+        for attack, what in kept
+    ]
+    lines = ["|" + "  |" * width + " " + " | ".join(heads) + " |", "|" + " --- |" * width + " ---: |" * len(kept)]
+    lines.extend(f"| {' | '.join(row)} | " + " | ".join(cells.get((row, c), "") for c in kept) + " |" for row in rows)
+    return "\n".join(lines)
+
+
 def _groups(dataset: str, threat_model: str) -> tuple[tuple[str, ...], ...]:
     """The columns of each of a threat model's tables."""
     if threat_model != "oblivious":
@@ -208,11 +320,14 @@ def _groups(dataset: str, threat_model: str) -> tuple[tuple[str, ...], ...]:
 
 def _sections(records: Sequence[Record], dataset: str, results: Path, heading: str, whole: bool) -> str:
     """The tables of one data set, a heading a threat model; all of them only where ``whole``."""
-    paper, target = _paper(results, dataset), _target(records, dataset)
-    of_target = [record for record in records if record.classifier == target]
+    everything, records = records, _of_target(records)
+    paper, target = _paper(results, dataset), _target(everything, dataset)
     parts = []
     for threat_model, (title, remark) in _TABLES.items():
-        chosen = [r for r in of_target if r.threat_model == threat_model and not has_other_weights(r.recipe)]
+        chosen = [
+            r for r in records
+            if r.threat_model == threat_model and not has_other_weights(r.recipe) and not is_choice(r.recipe)
+        ]  # fmt: skip
         # The paper's numbers are oblivious ones; beside a white box they would say nothing.
         beside = paper if threat_model == "oblivious" else {}
         tables = [
@@ -230,8 +345,8 @@ def _sections(records: Sequence[Record], dataset: str, results: Path, heading: s
         ):
             cells = [cell for cell in published[key] if cell["dataset"] == dataset]
             if cells:
-                parts.append(f"{heading} {title}\n\n{_adaptive(of_target, cells)}")
-        transfer = _transfer(records, target, published["table5"])
+                parts.append(f"{heading} {title}\n\n{_adaptive(records, cells)}")
+        transfer = _transfer(everything, target, published["table5"])
         if transfer:
             parts.append(
                 f"{heading} In front of other classifiers (the paper's Table 5)\n\n{_TRANSFERRED}\n\n{transfer}"
@@ -245,6 +360,7 @@ def _sections(records: Sequence[Record], dataset: str, results: Path, heading: s
                 f"{heading} Without L_adv, L_nor, L_att (the paper's Figure 4)\n\n{_ABLATION}\n\n{_ablation(records)}"
                 f"\n\n{picture}"
             )
+        parts.extend(_hardened(everything, target, heading))
         detection = _detection(results, dataset)
         if detection:
             parts.append(f"{heading} Detection by LID (section 4.3 of the paper)\n\n{_DETECTION}\n\n{detection}")
@@ -255,7 +371,10 @@ def _transfer(records: Sequence[Record], target: str, published: Sequence[dict[s
     """Table 5: a table for each other classifier, the paper's rows below ours."""
     tables = []
     for classifier in sorted({record.classifier for record in records} - {target}):
-        chosen = [r for r in records if r.classifier == classifier and r.threat_model == "oblivious"]
+        chosen = [
+            r for r in records
+            if r.classifier == classifier and r.threat_model == "oblivious" and not is_choice(r.recipe)
+        ]  # fmt: skip
         beside = {(c["defence"], c["attack"]): c["error_rate"] for c in published if c["classifier"] == classifier}
         if chosen:
             tables.append(f"{classifier}:\n\n{_table(chosen, _TRANSFER, beside)}")
@@ -313,8 +432,8 @@ def _detection(results: Path, dataset: str) -> str:
 
 
 def _choice(records: Sequence[Record]) -> str:
-    """No defence, the shipped purifier and the robust classifier, by what the attacker knows; no other rows."""
-    kinds = (("none", ""), ("ARN_PP", _shipped_recipe()))
+    """No defence, the shipped purifiers and the robust classifier, by what the attacker knows; no other rows."""
+    kinds = (("none", ""), ("ARN_PP", _shipped_recipe()), ("ARN_W", "hardened"))
     chosen = [r for r in records if (r.defence, r.recipe) in kinds or r.defence == "AT_PGD"]
     cells: dict[tuple[Row, str, str], Record] = {
         ((r.defence, r.recipe, "in-process"), r.threat_model, r.attack): r
@@ -400,11 +519,12 @@ def update(results: Path, check: bool = False) -> list[Path]:
     wanted = {
         root / "docs" / "results.md": _results_page(records, results),
         readme: _between(readme, _sections(mnist, "mnist", results, "####", whole=False)),
-        choosing: _between(choosing, _choice(records)),
+        choosing: _between(choosing, _choice(_of_target(records))),
     }
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     folder = root / "docs" / "figures"
-    outdated = figures.stale(folder, figures.plots(records))
+    plotted = _of_target(records)
+    outdated = figures.stale(folder, figures.plots(plotted))
     if (folder / "restored.png").is_file():
         cards = {name: models.card_of(models.load(name)) for name in models.available()}
         outdated += figures.stale(folder, figures.pictures(cards["mnist-lenet5"], cards["mnist-transparent"]))
@@ -412,5 +532,5 @@ def update(results: Path, check: bool = False) -> list[Path]:
     if not check:
         for path in stale:
             write_atomically(path, wanted[path].encode())
-        figures.draw_plots(records, folder)
+        figures.draw_plots(plotted, folder)
     return [*stale, *outdated]

@@ -47,6 +47,8 @@ class Defended:
             return "none"
         if self.robust_card is not None:
             return {"at-pgd": "AT_PGD", "doa-7x7": "DOA_7x7", "doa-9x5": "DOA_9x5"}.get(card.recipe, card.name)
+        if card.profile in ("hardened", "joint"):
+            return "ARN_W"  # what it saw went through itself: a white box
         method = {"arn": "ARN", "ape-g": "APE-G", "hgd": "HGD"}.get(card.architecture)
         if method is None:
             return card.name

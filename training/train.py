@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ from models import (
     checkpoint,
 )
 
-from . import losses
+from . import adaptive, losses
 from .attacks import Attack, at_budget, for_training, seed_of
 from .corrupt import corrupt
 from .craft import crafted_set, versions
@@ -75,7 +76,7 @@ class TrainConfig:
         return json.dumps(described, sort_keys=True)
 
 
-def check(config: TrainConfig, dataset: Dataset, classifier: nn.Module) -> None:
+def check(config: TrainConfig, dataset: Dataset, classifiers: Sequence[nn.Module]) -> None:
     """Refuse a bad configuration before any work.
 
     Raises:
@@ -99,17 +100,24 @@ def check(config: TrainConfig, dataset: Dataset, classifier: nn.Module) -> None:
     weights = config.recipe.weights
     if not isinstance(config.arch, ArnConfig) and (weights.att or weights.nor):
         raise ConfigurationError(f"recipe {config.recipe.name} needs an ARN: no other purifier has a code")
-    if weights.feature and not hasattr(classifier, "forward_with_features"):
-        raise ConfigurationError(
-            f"the recipe's feature loss needs a classifier with forward_with_features, not {type(classifier).__name__}"
-        )
-    with torch.no_grad():
-        logits = classifier(dataset.train.batch(slice(0, 2), config.device)[0])
-    if logits.shape != (2, len(dataset.class_names)):
-        raise ConfigurationError(
-            f"the classifier answers {tuple(logits.shape)} for two images, {dataset.name} has "
-            f"{len(dataset.class_names)} classes"
-        )
+    through = [attack for attack in config.seen if config.recipe.inner_steps]
+    if not all(attack.name.startswith("PGD") for attack in through):
+        raise ConfigurationError(f"through f after g training attacks by PGD alone, not by {', '.join(names)}")
+    if len(classifiers) > 1 and (config.recipe.joint or not through):
+        raise ConfigurationError("several classifiers are for a recipe that attacks through f after g, and frozen ones")
+    for classifier in classifiers:
+        if weights.feature and not hasattr(classifier, "forward_with_features"):
+            raise ConfigurationError(
+                f"the recipe's feature loss needs a classifier with forward_with_features, "
+                f"not {type(classifier).__name__}"
+            )
+        with torch.no_grad():
+            logits = classifier(dataset.train.batch(slice(0, 2), config.device)[0])
+        if logits.shape != (2, len(dataset.class_names)):
+            raise ConfigurationError(
+                f"the classifier answers {tuple(logits.shape)} for two images, {dataset.name} has "
+                f"{len(dataset.class_names)} classes"
+            )
 
 
 class Source(Protocol):
@@ -222,6 +230,36 @@ class FreshSource:
             done.flush()  # type: ignore[attr-defined]
 
 
+class AdaptiveSource:
+    """Images shifted and attacked through f after g as both stand at this step, the budget grown over the run."""
+
+    def __init__(self, config: TrainConfig, split: Split, through: Callable[[], nn.Module], steps: int) -> None:
+        self.config, self.split, self.through, self.steps = config, split, through, steps
+
+    def batch(self, indices: Tensor, epoch: int, step: int) -> list[Tensor]:  # noqa: ARG002 (anew at every step)
+        """See :class:`Source`."""
+        config, recipe = self.config, self.config.recipe
+        images, labels = self.split.batch(indices, config.device)
+        seed = seed_of(config.seed, "shift", step, int(indices[0]))
+        offsets = torch.randint(
+            0, 2 * recipe.shift + 1, (len(indices), 2), generator=torch.Generator().manual_seed(seed)
+        )
+        natural = shift_images(images, offsets, recipe.shift)
+        # Attack.eps is what the ramp ends at.
+        begin = recipe.eps_from / recipe.eps_to
+        share = begin + (1 - begin) * min(1.0, (step + 1) / max(1.0, recipe.ramp * self.steps))
+        target = self.through()
+        return [
+            natural,
+            *(
+                adaptive.attacked(
+                    target, natural, labels, attack, share, seed_of(seed, attack.name), config.mixed_precision
+                )
+                for attack in config.seen
+            ),
+        ]
+
+
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """The rate at ``step`` of ``steps``, a function of nothing else, so that a resumed run has it too."""
     if recipe.schedule == "constant":
@@ -263,9 +301,11 @@ class Trainer:
         save_seconds: float = 60.0,
         pools: Path | None = None,
         surrogate: tuple[nn.Module, str] | None = None,
+        others: Sequence[nn.Module] = (),
     ) -> None:
-        check(config, dataset, classifier)
-        self.config, self.dataset, self.classifier, self.out = config, dataset, classifier, out
+        self.classifiers = [classifier, *others]
+        check(config, dataset, self.classifiers)
+        self.config, self.dataset, self.out = config, dataset, out
         self.classifier_sha256, self.command, self.save_seconds = classifier_sha256, command, save_seconds
         self.pools = pools
         self.attacked = {classifier_sha256: classifier, **({surrogate[1]: surrogate[0]} if surrogate else {})}
@@ -289,6 +329,8 @@ class Trainer:
                 if isinstance(config.arch, ApeGConfig)
                 else ImageDiscriminator(config.arch)
             )
+        if self.recipe.joint:
+            modules["classifier"] = copy.deepcopy(classifier).requires_grad_(True)
         if self.recipe.released_initialisation:
             for module in modules.values():
                 released_initialisation(module)
@@ -304,6 +346,14 @@ class Trainer:
             name: module.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             for name, module in modules.items()
         }
+        if self.recipe.joint:
+            self.classifiers = [self.modules["classifier"]]
+        # What is looked at, and kept: the weights themselves, or their moving average.
+        self.kept: dict[str, nn.Module] = {
+            name: self.modules[name] for name in ("purifier", "classifier") if name in self.modules
+        }
+        if self.recipe.ema:
+            self.kept = {name: copy.deepcopy(module).requires_grad_(False).eval() for name, module in self.kept.items()}
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), self.recipe.learning_rate, self.recipe.betas)
             for name, module in self.modules.items()
@@ -313,10 +363,18 @@ class Trainer:
         self.steps = self.recipe.epochs * self.batches_an_epoch
         self.fingerprint = config.fingerprint(dataset, tuple(self.attacked), self.world_size)
 
+    @property
+    def classifier(self) -> nn.Module:
+        """The classifier of this step, drawn where there are several."""
+        return self.classifiers[seed_of(self.config.seed, "classifier", self.step) % len(self.classifiers)]
+
     # -- the run ------------------------------------------------------------------------------------------------
 
-    def fit(self) -> Purifier:
-        """Train to the end, resuming if the run folder holds a state, and leave ``purifier.safetensors`` there."""
+    def fit(self) -> nn.Module:
+        """Train to the end, resuming if the run folder holds a state, and leave ``purifier.safetensors`` there.
+
+        A jointly tuned f is left beside it, as ``classifier.safetensors``.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
         self._resume()
         source = self._source()
@@ -326,7 +384,8 @@ class Trainer:
         epoch_totals: dict[str, float] = {}
         progress = tqdm(total=self.steps, initial=self.step, desc="train", mininterval=2, disable=self.rank > 0)
         for epoch, indices in self._batches():
-            values = self.train_step(source.batch(indices, epoch, self.step))
+            batch = source.batch(indices, epoch, self.step)
+            values = self.train_step(batch, self.dataset.train.labels[indices].to(self.device))
             self.step += 1
             for name, value in values.items():
                 epoch_totals[name] = epoch_totals.get(name, 0.0) + value
@@ -334,7 +393,10 @@ class Trainer:
             progress.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
             if self.step % self.batches_an_epoch == 0:
                 metrics = self._validate(validation)
-                mean_losses = {f"loss/{k}": v / self.batches_an_epoch for k, v in epoch_totals.items()}
+                mean_losses = {
+                    f"{'train' if 'error' in k else 'loss'}/{k}": v / self.batches_an_epoch
+                    for k, v in epoch_totals.items()
+                }
                 epoch_totals = {}
                 if isinstance(source, FreshSource) and source.seconds:
                     metrics["speed/crafted image steps a second"] = round(source.image_steps / source.seconds)
@@ -348,10 +410,12 @@ class Trainer:
         progress.close()
         if writer:
             writer.close()
-        self.purifier.eval()
         if self.rank == 0:
-            checkpoint.save(self._plain(), self.card(self._validate(validation)), self.out / "purifier.safetensors")
-        return self.purifier
+            metrics = self._validate(validation)
+            for name in self.kept:
+                plain = self._plain(name)
+                checkpoint.save(plain, self.card(metrics, plain), self.out / f"{name}.safetensors")
+        return self.kept["purifier"].eval()
 
     def _batches(self) -> Iterator[tuple[int, Tensor]]:
         """Epoch and indices from the current step on; the order is a function of seed and epoch."""
@@ -364,7 +428,10 @@ class Trainer:
                 yield epoch, order[start : start + self.recipe.batch_size][self.rank :: self.world_size]
             offset = 0
 
-    def _source(self) -> StaticSource | FreshSource:
+    def _source(self) -> Source:
+        if self.recipe.inner_steps:
+            through = lambda: adaptive.frozen(self.purifier, self.classifier)  # noqa: E731
+            return AdaptiveSource(self.config, self.dataset.train, through, self.steps)
         if self.recipe.refresh_epochs:
             parent = self.pools or self.out
             root = parent / f"pool-{self.rank}-of-{self.world_size}"
@@ -380,18 +447,22 @@ class Trainer:
 
     # -- Algorithm 1 --------------------------------------------------------------------------------------------
 
-    def train_step(self, batch: Sequence[Tensor]) -> dict[str, float]:
-        """One iteration of Algorithm 1 on natural images and their attacked versions; returns every loss."""
+    def train_step(self, batch: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, float]:
+        """One iteration of Algorithm 1 on natural images and their attacked versions; returns every loss.
+
+        ``labels`` ``(N,)`` of the natural images are for the losses that need them.
+        """
         recipe, weights, k = self.recipe, self.recipe.weights, self.domains
         torch.manual_seed(seed_of(self.config.seed, "noise", self.step, self.rank))
         rate = learning_rate(recipe, self.step, self.steps)
-        for optimiser in self.optimisers.values():
-            optimiser.param_groups[0]["lr"] = rate
+        for name, optimiser in self.optimisers.items():
+            optimiser.param_groups[0]["lr"] = rate * (recipe.joint if name == "classifier" else 1)
         natural = batch[0]
         x = torch.cat(list(batch))
         if recipe.corrupted:
             generator = torch.Generator().manual_seed(seed_of(self.config.seed, "corrupt", self.step, self.rank))
-            x = corrupt(x, recipe.corrupted, recipe.damage, generator)
+            damaged = corrupt(natural if recipe.inner_steps else x, recipe.corrupted, recipe.damage, generator)
+            x = torch.cat([damaged, x[len(damaged) :]])  # what was attacked through g stays as bad as it is
         x = x.contiguous(memory_format=torch.channels_last)
         target = natural.repeat(k, 1, 1, 1)
         domains = torch.arange(k, device=self.device).repeat_interleave(len(natural))
@@ -426,18 +497,21 @@ class Trainer:
             terms["mse"] = 4 * (purified - target).square().mean()  # on [-1, 1], as Tanh gives it
         if weights.l1:
             terms["l1"] = losses.absolute_loss(purified, target)
-        if weights.feature or weights.logit or weights.guide:
-            terms.update(self._target_terms(purified, natural))
+        if weights.feature or weights.logit or weights.guide or weights.labelled:
+            found, errors = self._target_terms(purified, natural, labels)
+            terms.update(found)
+            values.update(errors)
         # What restores the image reaches E and G alike; "mse" stands in the paper's L_mse, the others are ours.
-        names = ("mse", "l1", "feature", "logit", "guide")
+        names = ("mse", "l1", "feature", "logit", "guide", "ce", "clean", "kl", "margin")
         restoring = [getattr(weights, name) * terms[name] for name in names if name in terms]
         restoration = torch.stack(restoring).sum()
         nothing = torch.zeros((), device=self.device)
         att, nor = terms.get("att", nothing), terms.get("nor", nothing)
         encoder_loss = losses.encoder_loss(restoration, att, nor, weights.att, weights.nor)
 
-        optimiser = self.optimisers["purifier"]
-        optimiser.zero_grad()
+        learning = [name for name in ("purifier", "classifier") if name in self.modules]
+        for name in learning:
+            self.optimisers[name].zero_grad()
         if weights.adv:
             terms["adv"] = losses.decoder_adversarial_loss(self.modules["image_discriminator"](purified), self._summed)
         if weights.adv and isinstance(self.purifier, Arn):
@@ -451,10 +525,22 @@ class Trainer:
             losses.decoder_loss(restoration, terms["adv"], weights.adv).backward()
         else:
             encoder_loss.backward()  # no other term reaches G than reaches E through it
-        self._average_gradients(self.purifier)
-        optimiser.step()
+        for name in learning:
+            self._average_gradients(self.modules[name])
+            self.optimisers[name].step()
+        if recipe.ema:
+            self._follow()
         values.update({name: float(term.detach()) for name, term in terms.items()})
         return values
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averages; early in the run they remember less."""
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        for name, average in self.kept.items():
+            pairs = zip(average.state_dict().values(), self.modules[name].state_dict().values(), strict=True)
+            for mean, now in pairs:
+                mean.lerp_(now, 1 - decay) if mean.is_floating_point() else mean.copy_(now)
 
     @property
     def _summed(self) -> int:
@@ -494,17 +580,21 @@ class Trainer:
         )
         return losses.gradient_penalty_released(gradients)
 
-    def _target_terms(self, purified: Tensor, natural: Tensor) -> dict[str, Tensor]:
-        """The frozen target's view of the purified images beside its view of the natural ones."""
+    def _target_terms(
+        self, purified: Tensor, natural: Tensor, labels: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The target's view of the purified images, beside its view of the natural ones and beside the labels."""
         weights, k = self.recipe.weights, self.domains
+        clean = torch.empty(0)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
             if weights.feature:
                 with torch.no_grad():
                     clean_features, clean = self.classifier.forward_with_features(natural)  # type: ignore[operator]
                 features, seen = self.classifier.forward_with_features(purified)  # type: ignore[operator]
             else:
-                with torch.no_grad():
-                    clean = self.classifier(natural)
+                if weights.logit or weights.guide:
+                    with torch.no_grad():
+                        clean = self.classifier(natural)
                 seen = self.classifier(purified)
         terms = {}
         if weights.feature:
@@ -514,7 +604,21 @@ class Trainer:
             terms["logit"] = losses.logit_loss(seen, clean)
         if weights.guide:
             terms["guide"] = losses.guidance_loss(seen, clean)
-        return terms
+        if not weights.labelled:
+            return terms, {}
+        assert labels is not None  # fit() gives them
+        n, repeated = len(natural), labels.repeat(k - 1)
+        if weights.ce:
+            terms["ce"] = losses.robust_loss(seen[n:], repeated)
+        if weights.clean:
+            terms["clean"] = losses.robust_loss(seen[:n], labels)
+        if weights.kl:
+            terms["kl"] = losses.trades_loss(seen[n:], seen[:n].repeat(k - 1, 1))
+        if weights.margin:
+            terms["margin"] = losses.margin_loss(seen[n:], repeated)
+        wrong = seen.argmax(1) != labels.repeat(k)
+        errors = {"clean error": wrong[:n], "adversarial error": wrong[n:]}
+        return terms, {name: 100 * float(found.float().mean()) for name, found in errors.items()}
 
     def _average_gradients(self, module: nn.Module) -> None:
         if self.world_size == 1:
@@ -535,22 +639,36 @@ class Trainer:
             seed = seed_of(self.config.seed, "validation", attack.name)
             # As training crafts them: the numbers that are reported come from `evaluate`.
             sets[attack.name] = (
-                for_training(attack)(MixedPrecision(self.classifier), natural, labels, seed).images,
+                for_training(attack)(MixedPrecision(self.classifiers[0]), natural, labels, seed).images,
                 labels,
             )
         return sets
 
     @torch.no_grad()
     def _validate(self, sets: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-        self.purifier.eval()
+        """Error rates of what would be kept; what sees g is crafted anew each time, at the budget of the ramp's end."""
+        purifier, classifier = self.kept["purifier"], self.kept.get("classifier", self.classifiers[0])
+        purifier.eval()
+        classifier.eval()
         metrics = {}
+        if self.recipe.inner_steps:
+            target, (natural, labels) = adaptive.frozen(purifier, classifier), sets["none"]
+            for attack in self.config.seen:
+                seed, stronger = (
+                    seed_of(self.config.seed, "validation", attack.name),
+                    attack.with_settings(iterations=20),
+                )
+                parts = zip(natural.split(500), labels.split(500), strict=True)
+                images = torch.cat([adaptive.attacked(target, x, y, stronger, 1.0, seed) for x, y in parts])
+                sets[f"{attack.name} white_box"] = (images, labels)
         for name, (images, labels) in sets.items():
             wrong: int = sum(
-                int((self.classifier(self.purifier(x)).argmax(1) != y).sum())
+                int((classifier(purifier(x)).argmax(1) != y).sum())
                 for x, y in zip(images.split(500), labels.split(500), strict=True)
             )
             metrics[f"error/{name}"] = 100 * wrong / len(images)
-        self.purifier.train()
+        for name in self.kept:
+            self.modules[name].train()
         return metrics
 
     @torch.no_grad()
@@ -562,10 +680,10 @@ class Trainer:
         for name, value in row.items():
             if "/" in name:
                 writer.add_scalar(name, value, row["step"])
-        self.purifier.eval()
         natural = sets["none"][0][:16]
-        attacked = sets[self.config.seen[0].name][0][:16]
-        sheet = contact_sheet(natural, attacked, self.purifier(attacked))
+        first = self.config.seen[0].name
+        attacked = sets[f"{first} white_box" if self.recipe.inner_steps else first][0][:16]
+        sheet = contact_sheet(natural, attacked, self.kept["purifier"].eval()(attacked))
         self.purifier.train()
         save_png(sheet, self.out / "sheets" / f"epoch-{row['epoch']:03d}.png")
         writer.add_image("natural, adversarial, noise x10, purified", sheet, row["step"])
@@ -578,38 +696,51 @@ class Trainer:
         return self.out / "state.safetensors"
 
     def save_state(self, source: Source) -> None:
-        """Weights, optimiser moments and step in one atomic file; the pools go to disk first."""
+        """Weights, their averages, optimiser moments and step in one atomic file; the pools go to disk first."""
         if isinstance(source, FreshSource):
             source.flush()
         if self.rank > 0:
             return
-        save_state(self._state_path, self.modules, self.optimisers, self.step, self.fingerprint)
+        save_state(self._state_path, self._held, self.optimisers, self.step, self.fingerprint)
 
     def _resume(self) -> None:
-        self.step = load_state(self._state_path, self.modules, self.optimisers, self.fingerprint, str(self.device))
+        self.step = load_state(self._state_path, self._held, self.optimisers, self.fingerprint, str(self.device))
 
-    def _plain(self) -> Purifier:
-        """The network as its checkpoint holds it: under torchrun its BatchNorm layers are synchronised ones."""
+    @property
+    def _held(self) -> dict[str, nn.Module]:
+        """What the state holds: everything that learns, and the averages."""
+        averages = {f"{name}_average": module for name, module in self.kept.items()} if self.recipe.ema else {}
+        return {**self.modules, **averages}
+
+    def _plain(self, name: str = "purifier") -> nn.Module:
+        """A network as its checkpoint holds it: under torchrun its BatchNorm layers are synchronised ones."""
+        kept = self.kept[name]
         if self.world_size == 1:
-            return self.purifier
-        plain = build(self.config.arch)
-        plain.load_state_dict(self.purifier.state_dict())
+            return kept
+        plain: nn.Module = type(kept)(kept.config)
+        plain.load_state_dict(kept.state_dict())
         return plain
 
     def _describe(self, attack: Attack) -> dict[str, Any]:
         budgets = self.recipe.budgets
-        return {**attack.describe(), **({"budgets": list(budgets)} if budgets and attack.eps is not None else {})}
+        through = {"through": "f after g"} if self.recipe.inner_steps else {}
+        return {
+            **attack.describe(),
+            **through,
+            **({"budgets": list(budgets)} if budgets and attack.eps is not None else {}),
+        }
 
-    def card(self, metrics: dict[str, float]) -> Card:
-        """The card of the network as it stands."""
+    def card(self, metrics: dict[str, float], network: nn.Module) -> Card:
+        """The card of a ``network`` of this run as it stands."""
+        architecture, config, kind = checkpoint.architecture_of(network)
         return Card(
             name=self.out.name,
-            kind="purifier",
-            architecture=checkpoint.architecture_of(self._plain())[0],
-            config=dataclasses.asdict(self.config.arch),
+            kind=kind,
+            architecture=architecture,
+            config=config,
             dataset=self.dataset.name,
             input_shape=self.dataset.shape,
-            profile="transparent",
+            profile="joint" if self.recipe.joint else "hardened" if self.recipe.inner_steps else "transparent",
             recipe=self.recipe.name,
             class_names=self.dataset.class_names,
             seen_attacks=tuple(self._describe(attack) for attack in self.config.seen),

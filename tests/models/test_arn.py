@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models import Arn, ArnConfig, AttackDiscriminator, ImageDiscriminator
+from models.folding import folded
 
 
 @pytest.fixture(params=["compact", "released", "colour", "skips"])
@@ -130,3 +131,14 @@ def test_other_channels_are_refused():
 def test_one_line_purifies():
     assert models.purify(torch.rand(4, 1, 28, 28)).shape == (4, 1, 28, 28)
     assert {"mnist-lenet5", "mnist-transparent"} <= set(models.available())
+
+
+def test_folding_batch_normalisation_changes_nothing(config):
+    torch.manual_seed(0)
+    model = Arn(config).train()
+    model(images(config, 8))
+    model.eval()
+    without = folded(model)
+    assert not [m for m in without.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    x = images(config, 4)
+    assert torch.allclose(without(x), model(x), atol=1e-5)

@@ -1,4 +1,4 @@
-"""The target classifiers on colour: published sizes, features under the logits, input range, checkpoints."""
+"""The target classifiers: sizes, features under the logits, input range, checkpoints."""
 
 import pytest
 import torch
@@ -8,7 +8,11 @@ from models import (
     Card,
     LisaCnn,
     LisaCnnConfig,
+    Mlp,
+    MlpConfig,
     ResNet,
+    ResNet8,
+    ResNet8Config,
     ResNetConfig,
     Vgg19,
     Vgg19Config,
@@ -83,3 +87,17 @@ def test_depths_that_do_not_exist_are_refused():
         ResNetConfig(50 + 1)
     with pytest.raises(ValueError, match="not 27"):
         WideResNetConfig(27)
+
+
+@pytest.mark.parametrize(("module", "config"), [(Mlp, MlpConfig), (ResNet8, ResNet8Config)])
+def test_a_grey_classifier_answers_logits_and_comes_back_from_its_checkpoint(module, config, tmp_path):
+    torch.manual_seed(0)
+    model = module(config()).eval()
+    x = torch.rand(3, 1, 28, 28)
+    features, logits = model.forward_with_features(x)
+    assert logits.shape == (3, 10)
+    assert torch.equal(model.linear(features), model(x))
+    architecture, fields, kind = checkpoint.architecture_of(model)
+    assert kind == "classifier"
+    checkpoint.save(model, Card("x", kind, architecture, fields, "mnist", (1, 28, 28)), tmp_path / "x.safetensors")
+    assert torch.equal(models.load(tmp_path / "x.safetensors")(x), logits)

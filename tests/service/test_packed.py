@@ -6,8 +6,9 @@ from torch import nn
 
 import models
 from models import ApeG, ApeGConfig, Arn, ArnConfig, Hgd, HgdConfig
+from models.folding import folded
 from service.packed import _Doubling, packed
-from service.precision import folded, lowered
+from service.precision import lowered
 
 
 @pytest.mark.parametrize("prepare", [folded, lowered])

@@ -31,7 +31,10 @@ def problem():
     return model, images, model(images).argmax(1)
 
 
-@pytest.mark.parametrize("name", attacks.ATTACKS)
+WITHOUT_A_CODE = [name for name in attacks.ATTACKS if name != "MATCH_N"]
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_CODE)
 def test_every_attack_stays_in_range_and_budget_and_succeeds(name, problem):
     model, images, labels = problem
     attack = attacks.get(name)
@@ -73,7 +76,7 @@ def test_digits_are_bent_until_the_classifier_errs():
     assert (crafted.images.flatten(1).amax(1) > 0.5).all()  # nothing black
 
 
-@pytest.mark.parametrize("name", attacks.ATTACKS)
+@pytest.mark.parametrize("name", WITHOUT_A_CODE)
 def test_the_same_seed_gives_the_same_images(name, problem):
     attack = attacks.get(name)
     assert torch.equal(attack(*problem, seed=3).images, attack(*problem, seed=3).images)
@@ -133,7 +136,10 @@ def test_variants_change_the_budget_and_the_iterations_and_are_named_so():
     attack = attacks.get("PGD_N@0.2x100")
     assert (attack.name, attack.eps, attack.settings["iterations"]) == ("PGD_N@0.2x100", 0.2, 100)
     assert attacks.get("AA_N_rand@0.1").eps == 0.1
-    for impossible in ("CW_N@0.2", "AA_Nx3", "PGD_N@", "PGD_N@0.1@0.2"):
+    attack = attacks.get("PGDM_T@0.2x100r10")
+    assert (attack.name, attack.eps, attack.goal) == ("PGDM_T@0.2x100r10", 0.2, "targeted")
+    assert dict(attack.settings) == {"iterations": 100, "step": 0.01, "restarts": 10}
+    for impossible in ("CW_N@0.2", "AA_Nx3", "PGD_N@", "PGD_N@0.1@0.2", "PGD_Nr0", "AA_Nr2"):
         with pytest.raises(attacks.AttackError):
             attacks.get(impossible)
 
@@ -155,3 +161,47 @@ def test_what_autoattack_warns_of_comes_back_and_its_logger_is_left_alone(proble
 def test_budgets_follow_the_data_set():
     assert attacks.get("PGD_N_eps2", "mnist").eps == 0.4
     assert attacks.get("PGD_N", "folder").eps == pytest.approx(8 / 255)
+
+
+def test_restarts_keep_what_any_start_found(problem):
+    """Each start wins a third of the images, and none is attacked again once it was won."""
+    model, images, labels = problem
+    rounds = []
+
+    def perturb(classifier, x, y, settings):
+        rounds.append(len(x))
+        out = x.clone()
+        keep = len(x) - -(-len(images) // 3)
+        out[keep:] = attacks.get("PGD_N")(classifier, x[keep:], y[keep:], 0).images
+        return out
+
+    assert (attacks._restarted(perturb, "untargeted", 5)(model, images, labels, {}) != images).any()
+    assert rounds == [12, 8, 4]
+    crafted = attacks.get("PGD_Nx2r3")(model, images, labels, seed=0)
+    once = attacks.get("PGD_Nx2")(model, images, labels, seed=0)
+    assert crafted.succeeded.sum() >= once.succeeded.sum()
+
+
+def test_the_margin_is_between_the_label_and_the_best_other_class():
+    logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]])
+    assert attacks._summed_margin(logits, torch.tensor([0, 2])).item() == pytest.approx((2 - 3) + (5 - 1))
+
+
+def test_matching_features_of_another_class_misleads_an_ordinary_purifier():
+    digits = torch.stack(
+        [
+            torch.from_numpy(np.array(Image.open(EXAMPLES / f"natural_{d}.png"), np.float32))[None] / 255
+            for d in range(10)
+        ]
+    )
+    g, f = models.load("mnist-transparent"), models.load("mnist-lenet5").requires_grad_(False)
+    attack = attacks.get("MATCH_N")
+    crafted = attack(nn.Sequential(g, f), digits, torch.arange(10), seed=0)
+    assert crafted.succeeded.sum() >= 5
+    codes = g.encode(digits).flatten(1)
+    moved = torch.cdist(g.encode(crafted.images).flatten(1), codes)
+    assert (
+        moved.min(1).values < torch.linalg.vector_norm(codes - g.encode(crafted.images).flatten(1), dim=1)
+    ).sum() >= 5
+    with pytest.raises(attacks.AttackError, match="has a code"):
+        attack(f, digits, torch.arange(10), seed=0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,27 @@ def test_white_box_attacks_f_after_g(split, tmp_path):
     record = measure(subject(Dim()), split, tmp_path, attacks.get("PGD_N"), threats.WhiteBox())
     assert (record.attacked, record.threat_model) == ("f after g", "white_box")
     assert record.error_rate == 100
+
+
+def test_a_record_measures_loss_and_fidelity(split, tmp_path):
+    class Dim(nn.Module):
+        def forward(self, x):
+            return x * 0.9
+
+    nothing = measure(subject(models.Identity()), split, tmp_path)
+    assert nothing.measures["ssim"] == 1
+    assert "psnr" not in nothing.measures, "equal images have none"
+    dimmed = measure(subject(Dim()), split, tmp_path)
+    natural = split.batch(slice(None))[0]
+    assert dimmed.measures["psnr"] == pytest.approx(-10 * math.log10(float((0.1 * natural).square().mean())), abs=1e-3)
+    assert 0.9 < dimmed.measures["ssim"] < 1
+    attacked = measure(subject(Dim()), split, tmp_path, attacks.get("PGD_N"))
+    assert attacked.measures["psnr"] < dimmed.measures["psnr"], "beside the natural image, not the attacked one"
+    assert attacked.measures["ssim"] < dimmed.measures["ssim"]
+    logits = models.load("mnist-lenet5")(natural * 0.9)
+    assert dimmed.measures["loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, split.labels).item(), rel=1e-3
+    )
 
 
 class Quantiser(nn.Module):
@@ -217,6 +239,10 @@ def a_record(**changes):
         ({"attack": "SQUARE_N", "errors": 910, "iterations": None}, 0, None),  # within the intervals
         ({"attack": "SQUARE_T", "goal": "targeted", "errors": 950, "iterations": None}, 0, None),
         ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 890}, 1, None),
+        ({"threat_model": "bpda", "errors": 990}, 0, "PGD_N bpda does better: 99.00 %"),
+        ({"threat_model": "bpda", "attack": "PGDM_N", "errors": 990}, 0, None),
+        ({"attack": "PGD_Nx100", "iterations": 100, "errors": 600}, 1, "falls with the iterations: 90.00 % after 40"),
+        ({"attack": "PGD_Nx10", "iterations": 10, "errors": 600}, 0, None),
         ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 100, "defence": "another"}, 1, None),
     ],
 )
@@ -227,6 +253,17 @@ def test_records_that_cannot_stand_beside_each_other_are_flagged(other, place, f
         assert found[place] == ()
     else:
         assert found[place][0].startswith(f"beside the other records: {flag}")
+
+
+def test_square_is_held_against_the_strongest_gradient_attack_alone():
+    weak, strong = a_record(attack="PGD_Nx5", iterations=5, errors=500), a_record()
+    whole = a_record(attack="AA_N", iterations=None, errors=990)
+    square = a_record(attack="SQUARE_N", iterations=None, errors=890)
+    assert set(redflags.between([weak, strong, whole, square]).values()) == {()}
+    found = redflags.between(
+        [weak, strong, whole, dataclasses.replace(square, errors=990, ci95=records.wilson(990, 1000))]
+    )
+    assert [index for index, flags in found.items() if flags] == [1]
 
 
 def test_flags_are_written_into_the_records_and_their_absence_is_caught(project):
@@ -268,3 +305,39 @@ def test_mistakes_get_one_line_and_status_2(arguments, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     assert main(arguments.split()) == 2
     assert capsys.readouterr().err.startswith("arn-train: ")
+
+
+def test_the_hardened_profile_is_told_in_front_of_its_own_and_of_other_classifiers(project):
+    root, _path = project
+    white = {"threat_model": "white_box", "measures": {"loss": 0.4, "psnr": 21.5, "ssim": 0.91}}
+    ours = {"defence": "ARN_W", "recipe": "hardened", **white}
+    for fields in (
+        {**ours, "threat_model": "oblivious", "attack": "none", "eps": None, "iterations": None, "errors": 12},
+        {**ours, "errors": 70},
+        {**ours, "attack": "PGD_T", "goal": "targeted", "errors": 40},
+        {**ours, "attack": "PGDM_Nx100r10", "iterations": 100, "errors": 90},
+        {**ours, "classifier": "mlp", "errors": 110},
+        {**ours, "recipe": "hardened-kl3-100", "errors": 80},
+    ):
+        a_record(**fields).write(root / "results")
+    tables.update(root / "results")
+    page = (root / "docs" / "results.md").read_text()
+    own, reach, fidelity, choices = (
+        page.split(f"### {title}")[1].split("###")[0]
+        for title in (
+            "The hardened profile",
+            "The hardened profile in front of other classifiers",
+            "Fidelity",
+            "What each choice",
+        )
+    )
+    assert "| PGD_N | white_box | **7.00**" in own
+    assert "loss 0.4" in own
+    assert "11.00" not in own
+    assert "| mlp | ARN_W (hardened) |" in reach
+    assert "**11.00**" in reach
+    assert "21.5 dB, 0.910" in fidelity
+    assert "| hardened-kl3-100 | lenet5 |" in choices
+    table3 = page.split("Table 3")[1].split("###")[0]
+    assert "| ARN + LeNet-5 | PGD_T | ARN_W (hardened) | white_box | **4.00**" in table3
+    assert "kl3" not in page.split("### The hardened profile")[0], "a choice is no row of the main tables"

@@ -62,3 +62,14 @@ def test_losses_on_the_target_vanish_where_it_sees_the_same():
     assert losses.feature_loss([features], [features]).item() == 0
     assert losses.feature_loss([2 * features], [features]).item() == pytest.approx(1)
     assert losses.logit_loss(torch.zeros(1, 2), torch.tensor([[math.log(3), 0.0]])) > 0
+
+
+def test_the_robust_terms_against_numbers_by_hand():
+    logits, labels = torch.tensor([[math.log(2), 0.0, 0.0]]), torch.tensor([1])  # probabilities 1/2, 1/4, 1/4
+    assert losses.robust_loss(logits, labels).item() == pytest.approx(math.log(4))
+    assert losses.margin_loss(logits, labels).item() == pytest.approx(math.log(2), abs=1e-3)
+    assert losses.trades_loss(logits, logits).item() == pytest.approx(0, abs=1e-6)
+    expected = 0.5 * math.log(0.5 * 3) + 2 * 0.25 * math.log(0.25 * 3)  # KL(natural || uniform)
+    assert losses.trades_loss(torch.zeros(1, 3), logits).item() == pytest.approx(expected)
+    certain = torch.tensor([[100.0, 0.0, 0.0]])
+    assert torch.isfinite(losses.margin_loss(certain, labels)), "a wrong class with probability 1"

@@ -54,6 +54,33 @@ def test_the_smoke_run_goes_from_data_to_tables(checkout, capsys):
     assert capsys.readouterr().out.startswith("0 of ")
 
 
+def test_the_hardened_plan_asks_what_a_sceptic_would(capsys, checkout):
+    for flags in ([], ["--smoke"], ["--device", "cuda"]):
+        assert reproduce.main(["mnist-hardened", "--list", *flags]) == 0
+        listed = capsys.readouterr().out.splitlines()
+        assert listed[-1].startswith("arn-train tables")
+        for word in (
+            "--recipe hardened", "joint", "--arch mlp", "--arch resnet8", "--surrogate", "AA_N", "PGDM_Nx100r10",
+            "MATCH_N", "SQUARE_N", "bpda_through", "PGD_N@0.7", "PGD_Nx200", "at-pgd", "three-classifiers",
+        ):  # fmt: skip
+            assert any(word in line for line in listed), word
+
+
+@pytest.mark.slow
+def test_the_hardened_smoke_run_goes_from_training_to_its_tables(checkout):
+    assert reproduce.main(["mnist-hardened", "--smoke"]) == 0
+    page = (checkout / "runs/smoke/project/docs/results.md").read_text()
+    for part in (
+        "The hardened profile",
+        "The hardened profile in front of other classifiers",
+        "| mlp |",
+        "Fidelity",
+        "What each choice",
+        "-3f",
+    ):
+        assert part in page, part
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -14,7 +14,7 @@ import torch
 
 import models
 from models import ArnConfig
-from training import attacks, data, recipes, train
+from training import adaptive, attacks, data, recipes, train
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -35,6 +35,8 @@ def config(recipe="transparent", seen=("PGD_N", "PGD_T"), **changes):
         changes.pop("arch", None)
     recipe = dataclasses.replace(recipes.RECIPES[recipe](), **{**small, **changes})
     chosen = tuple(attacks.get(name).with_settings(iterations=3, step=0.1) for name in seen if name != "DDN_N")
+    if recipe.inner_steps:
+        chosen = tuple(adaptive.as_learned(attacks.get(name), recipe) for name in seen)
     return train.TrainConfig(ArnConfig(), recipe, chosen, mixed_precision=False)
 
 
@@ -117,10 +119,19 @@ def test_a_classifier_that_does_not_fit_is_refused(digits, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"epochs": 0}, {"learning_rate": 0.0}, {"shift": 2, "refresh_epochs": 0}, {"weights": recipes.LossWeights(att=1)}],
+    [
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"shift": 2, "refresh_epochs": 0},
+        {"weights": recipes.LossWeights(att=1)},
+        {"inner_steps": -1},
+        {"ema": 1.0},
+        {"eps_to": 0.0},
+        {"joint": 1.0, "weights": recipes.LossWeights(l1=1, adv=1)},
+    ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"small|shifted|restore"):
+    with pytest.raises(ValueError, match=r"small|shifted|restore|negative|positive"):
         dataclasses.replace(recipes.transparent(), **wrong)
 
 
@@ -150,19 +161,23 @@ def weights_of(out):
     return models.load(out / "purifier.safetensors").state_dict()
 
 
-@pytest.mark.parametrize("recipe", ["paper", "transparent"])
-def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(recipe, tmp_path):
+@pytest.mark.parametrize(
+    "extra",
+    [{"recipe": "paper"}, {"recipe": "transparent"}, {"recipe": "joint", "every": 4, "with": "inner_steps=2"}],
+    ids=["paper", "transparent", "joint"],
+)
+def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(extra, tmp_path):
     whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(command(whole, recipe=recipe), check=True, **quiet)
-    process = subprocess.Popen(command(broken, recipe=recipe, **{"save-seconds": 0}), **quiet)
+    subprocess.run(command(whole, **extra), check=True, **quiet)
+    process = subprocess.Popen(command(broken, **extra, **{"save-seconds": 0}), **quiet)
     log = broken / "metrics.jsonl"
     while process.poll() is None and not log.exists():  # killed in its second epoch
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     assert not (broken / "purifier.safetensors").exists()
-    subprocess.run(command(broken, recipe=recipe), check=True, **quiet)
+    subprocess.run(command(broken, **extra), check=True, **quiet)
     expected, resumed = weights_of(whole), weights_of(broken)
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
@@ -224,3 +239,119 @@ def test_baselines_train_by_the_same_harness(arch, terms, digits, classifier, tm
         train.Trainer(
             dataclasses.replace(config("transparent"), arch=arch), small(digits, 64), classifier, "f", tmp_path / "no"
         )
+
+
+def hardened(**changes):
+    return config("hardened", seen=("PGD_N",), **{"inner_steps": 3, "ema": 0.5, **changes})
+
+
+def test_hardening_attacks_through_the_purifier_as_it_stands(digits, classifier, tmp_path):
+    """What it is shown stays in the budget of the ramp, fools the pair better than f alone, and moves with g."""
+    start = models.load("mnist-transparent")
+    trainer = train.Trainer(
+        hardened(shift=0, ramp=1.0, inner_steps=10), small(digits, 64), classifier, "f", tmp_path, initial=start
+    )
+    source, (indices, labels) = trainer._source(), (torch.arange(64), digits.train.labels[:64])
+    natural, early = source.batch(indices, 0, 0)
+    _, late = source.batch(indices, 0, trainer.steps - 1)
+    assert torch.equal(natural, digits.train.batch(indices)[0])
+    assert (early - natural).abs().max() <= 0.3 * (0.3 + 0.77 / 4) + 1e-6
+    assert (late - natural).abs().max() == pytest.approx(0.3 * 1.07, abs=1e-4)
+    assert 0 <= late.min() <= late.max() <= 1
+    pair = adaptive.frozen(start, classifier)
+    (attack,) = trainer.config.seen
+    oblivious = adaptive.attacked(adaptive.frozen(classifier), natural, labels, attack, 1.0, 0)
+    wrong = [(pair(x).argmax(1) != labels).float().mean() for x in (late, oblivious)]
+    assert wrong[0] > wrong[1] + 0.3
+    before = source.batch(indices, 0, 5)[1]
+    assert torch.equal(before, source.batch(indices, 0, 5)[1])
+    trainer.train_step([natural, late], labels)
+    assert not torch.equal(before, source.batch(indices, 0, 5)[1])
+
+
+def test_hardening_lowers_the_error_of_the_pair(digits, classifier, tmp_path):
+    chosen = hardened(epochs=5, eps_from=0.3, eps_to=0.3, ramp=0.0, ema=0.9)
+    start = models.load("mnist-transparent")
+    trainer = train.Trainer(chosen, small(digits, 256), classifier, "f", tmp_path, initial=start)
+    f_before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    before = trainer._validate(trainer._validation_sets())
+    trainer.fit()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/ce", "loss/clean", "loss/l1", "train/clean error", "train/adversarial error"} <= rows[0].keys()
+    assert rows[-1]["error/PGD_N white_box"] < before["error/PGD_N white_box"] - 5
+    assert all(torch.equal(f_before[name], tensor) for name, tensor in classifier.state_dict().items())
+    loaded = models.load(tmp_path / "purifier.safetensors")
+    card = models.card_of(loaded)
+    assert (card.profile, card.recipe, card.seen_attacks[0]["through"]) == ("hardened", "hardened", "f after g")
+    average, last = loaded.state_dict(), trainer.purifier.state_dict()
+    assert all(torch.equal(average[k], v) for k, v in trainer.kept["purifier"].state_dict().items())
+    assert not all(torch.equal(average[k], last[k]) for k in last), "the average is what is kept"
+
+
+@pytest.mark.parametrize(
+    "terms", [{"kl": 6.0}, {"margin": 1.0, "ce": 1.0}, {"l1": 1.0, "feature": 1.0, "att": 0.1, "nor": 1e-4}]
+)
+def test_other_terms_of_hardening(terms, digits, classifier, tmp_path):
+    chosen = hardened(weights=recipes.LossWeights(**terms), corrupted=0.5)
+    trainer = train.Trainer(chosen, small(digits, 64), classifier, "f", tmp_path)
+    batch = trainer._source().batch(torch.arange(32), 0, 0)
+    values = trainer.train_step(batch, digits.train.labels[:32])
+    assert terms.keys() <= values.keys()
+    assert all(torch.isfinite(p).all() for p in trainer.purifier.parameters())
+
+
+def test_several_classifiers_take_turns(digits, classifier, tmp_path):
+    torch.manual_seed(0)
+    other = models.Mlp(models.MlpConfig()).eval().requires_grad_(False)
+    trainer = train.Trainer(hardened(), small(digits, 64), classifier, "f+m", tmp_path, others=(other,))
+    drawn = []
+    for trainer.step in range(20):
+        drawn.append(trainer.classifier)
+    assert {type(f) for f in drawn} == {models.LeNet5, models.Mlp}
+    with pytest.raises(train.ConfigurationError, match="several classifiers"):
+        train.Trainer(config("transparent"), small(digits, 64), classifier, "f+m", tmp_path, others=(other,))
+    with pytest.raises(train.ConfigurationError, match="PGD alone"):
+        train.Trainer(
+            dataclasses.replace(hardened(), seen=(attacks.get("DDN_N"),)), small(digits, 64), classifier, "f", tmp_path
+        )
+
+
+def test_a_single_step_keeps_the_smallest_part_that_makes_the_pair_err(digits, classifier):
+    """Catastrophic overfitting is a network that errs half way and not at the end of the step."""
+    x, labels = digits.train.batch(slice(0, 32))
+    attack = attacks.get("PGD_N").with_settings(iterations=1, step=0.3)
+
+    class Masked(torch.nn.Module):
+        def forward(self, image):
+            if image.requires_grad:  # where the step is taken from
+                return classifier(image)
+            far = ((image - x).abs().flatten(1).amax(1) > 0.25).float()[:, None]
+            one_hot = torch.nn.functional.one_hot(labels, 10).float()
+            return classifier(image) * (1 - far) + 100 * far * one_hot
+
+    found = adaptive.attacked(Masked(), x, labels, attack, 1.0, 0, mixed_precision=False)
+    errs = Masked()(found).argmax(1) != labels
+    assert errs.float().mean() > 0.5, "the whole step alone would never err"
+    assert (found - x).abs().flatten(1).amax(1)[errs].max() < 0.25
+
+
+def test_a_jointly_tuned_classifier_is_left_beside_its_purifier(digits, classifier, tmp_path):
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    chosen = config("joint", seen=("PGD_N",), inner_steps=2)
+    train.Trainer(chosen, small(digits, 64), classifier, "f", tmp_path / "run").fit()
+    f = models.load(tmp_path / "run" / "classifier.safetensors")
+    g = models.card_of(models.load(tmp_path / "run" / "purifier.safetensors"))
+    card = models.card_of(f)
+    assert (card.kind, card.profile, g.kind, g.profile) == ("classifier", "joint", "purifier", "joint")
+    assert not all(torch.equal(before[name], tensor) for name, tensor in f.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in classifier.state_dict().items())
+
+
+def test_the_flags_of_a_hardened_run_are_in_its_name(tmp_path):
+    out = tmp_path / "run"
+    more = {"every": 10, "width": 8, "blocks": 2, "with": "inner_steps=2,ema=0", "weights": "kl=2", "batch-size": 64}
+    subprocess.run(command(out, recipe="hardened", epochs=1, **more), check=True, capture_output=True)
+    card = models.card_of(models.load(out / "purifier.safetensors"))
+    assert card.recipe == "hardened-kl2-inner_steps2-ema0-width8-blocks2-2-from-nothing"
+    assert (card.config["width"], card.config["blocks"], card.loss_weights["kl"]) == (8, 2, 2.0)
+    assert card.seen_attacks[0]["settings"]["iterations"] == 2
