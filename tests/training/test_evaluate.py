@@ -341,3 +341,14 @@ def test_the_hardened_profile_is_told_in_front_of_its_own_and_of_other_classifie
     table3 = page.split("Table 3")[1].split("###")[0]
     assert "| ARN + LeNet-5 | PGD_T | ARN_W (hardened) | white_box | **4.00**" in table3
     assert "kl3" not in page.split("### The hardened profile")[0], "a choice is no row of the main tables"
+
+
+def test_the_white_box_is_the_deployed_function_in_another_layout():
+    """Normalisation folded and channels last: logits and input gradients as before, to rounding."""
+    purifier, classifier = models.load("mnist-transparent"), models.load("mnist-lenet5")
+    defended = threats.Defended(classifier, models.card_of(classifier), purifier, models.card_of(purifier))
+    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    found = [module(x) for module in (threats.WhiteBox().target(defended).module, nn.Sequential(purifier, classifier))]
+    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-4)
+    gradients = [torch.autograd.grad(logits.square().sum(), x)[0] for logits in found]
+    torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-2)
