@@ -66,7 +66,7 @@ class Purified:
     """A batch's result: ``images`` in the dtype and layout they came in, one residual norm an image on [0, 1].
 
     ``probabilities`` ``(N, classes)`` of the purified images where classification was asked for, ``unpurified`` of the
-    images as they came where a comparison was. ``sha256`` names the checkpoint that did it.
+    images as they came where a comparison was. ``sha256`` and ``profile`` are those of the checkpoint that did it.
     """
 
     images: Images
@@ -75,6 +75,7 @@ class Purified:
     probabilities: NDArray[np.float32] | None = None
     unpurified: NDArray[np.float32] | None = None
     sha256: str = ""
+    profile: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -214,7 +215,8 @@ class Engine:
             probabilities = self._probabilities(purified) if work.classify else None
             unpurified = self._probabilities(x) if work.compare else None
             norms = linf.cpu().numpy(), l2.cpu().numpy()
-            return Purified(answer.cpu().numpy(), *norms, probabilities, unpurified, self.card(work.model).sha256)
+            card = self.card(work.model)
+            return Purified(answer.cpu().numpy(), *norms, probabilities, unpurified, card.sha256, card.profile)
 
     def _attacked(self, model: str, attack: Attack, images: Images) -> Purified:
         """Adversarial images in the place of purified ones, uint8 ``(N, H, W, C)``, inside the budget as rounded."""

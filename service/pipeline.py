@@ -199,10 +199,11 @@ async def purify(
 
 def evidence(service: Service, items: Sequence[Item], timings: Timings) -> dict[str, str]:
     """The headers of a purified answer; of several images the largest norms. Also where the stages are recorded."""
-    models = list(dict.fromkeys((item.model, item.purified.sha256) for item in items))
+    models = list(dict.fromkeys((item.model, item.purified.sha256, item.purified.profile) for item in items))
     return {
-        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name, _ in models),
-        "X-ARN-Model-SHA256": ", ".join(sha256 for _, sha256 in models),
+        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name, _, _ in models),
+        "X-ARN-Model-SHA256": ", ".join(sha256 for _, sha256, _ in models),
+        "X-ARN-Profile": ", ".join(profile or "none" for _, _, profile in models),
         "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
         "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
         "X-ARN-Purified": "true",

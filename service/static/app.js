@@ -139,6 +139,7 @@ async function show() {
   slide();
   facts([
     ["model", answer.headers.get("X-ARN-Model")],
+    ["profile", answer.headers.get("X-ARN-Profile")],
     ["changed by at most", `${answer.headers.get("X-ARN-Residual-Linf")} of the range`],
     ["Euclidean norm", answer.headers.get("X-ARN-Residual-L2")],
     ["time", timings(answer)],

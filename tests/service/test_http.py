@@ -58,6 +58,7 @@ def test_a_png_comes_back_purified_with_its_evidence(client, expected):
     assert float(answer.headers["x-arn-residual-l2"]) == pytest.approx(np.linalg.norm(residual), abs=1e-4)
     assert answer.headers["x-arn-model"] == "mnist-transparent@fp32"
     assert answer.headers["x-arn-model-sha256"] == client.get("/models").json()["purifiers"][0]["sha256"]
+    assert answer.headers["x-arn-profile"] == "transparent"
     assert answer.headers["x-arn-purified"] == "true"
     assert answer.headers["vary"] == "Accept"
     stages = dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"]))
