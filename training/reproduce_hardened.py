@@ -25,7 +25,11 @@ class HardenedScale:
     choices: tuple[str, ...] = ()
 
 
-CPU = HardenedScale(slow=10, slower=33)
+CPU = HardenedScale(
+    choice=("--every", "6", "--epochs", "6"), slow=10, slower=33,
+    choices=("base", "from-nothing", "trades", "margin", "no-picture", "one-step", "steps-20", "no-ramp", "no-average",
+             "three-classifiers"),
+)  # fmt: skip
 GPU = HardenedScale(choice=("--every", "1"))
 SMOKE = HardenedScale(
     ("--every", "20", "--epochs", "1", "--batch-size", "32", "--with", "inner_steps=2"),
@@ -127,8 +131,8 @@ class HardenedPlan(Plan):
             if much.choices and name not in much.choices:
                 continue
             trained = self.run(f"hardened-{name}", "purifier")
-            yield Step(("train", *self.common, "--out", str(trained.parent), *base, *flags), 700, trained)
+            yield Step(("train", *self.common, "--out", str(trained.parent), *base, *flags), 300, trained)
             yield self.measure(str(trained), "none,PGD_N", much.quick, 60)
-            yield self.measure(str(trained), "PGD_N,PGDM_Nx100r10", much.slower, 400, "--threat-models", "white_box")
+            yield self.measure(str(trained), "PGD_N,PGDM_Nx100", much.slow, 150, "--threat-models", "white_box")
             for classifier in ("lenet5-b", *(() if name == "three-classifiers" else ("mlp",))):
                 yield from self._in_front_of(self.kept(classifier), str(trained), thorough=False)

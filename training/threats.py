@@ -97,7 +97,7 @@ class Oblivious:
 
     def target(self, defended: Defended) -> Target:
         """F."""
-        return Target(defended.classifier, defended.classifier_card.sha256, "f", {})
+        return Target(_quick(defended.classifier), defended.classifier_card.sha256, "f", {})
 
 
 class WhiteBox:
@@ -108,10 +108,8 @@ class WhiteBox:
     def target(self, defended: Defended) -> Target:
         """F after g."""
         if defended.robust is not None and defended.robust_card is not None:
-            return Target(defended.robust, defended.robust_card.sha256, "the robust classifier", {})
-        parts = (defended.purifier, defended.classifier)
-        ours = all(type(part).__module__.startswith("models.") for part in parts)
-        module = frozen(*parts) if ours else nn.Sequential(*parts)  # the same function in two thirds of the time
+            return Target(_quick(defended.robust), defended.robust_card.sha256, "the robust classifier", {})
+        module = _quick(defended.purifier, defended.classifier)
         identity = f"{defended.classifier_card.sha256} after {defended.purifier_card.sha256}"
         return Target(module, identity, "f after g", {})
 
@@ -165,6 +163,12 @@ class ExpectationOverTransformation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to the mean of ``draws`` logits ``(N, classes)``."""
         return torch.stack([self.module(x) for _ in range(self.draws)]).mean(0)
+
+
+def _quick(*parts: nn.Module) -> nn.Module:
+    """The parts in a row, where they are ours in a layout that is the same function in two thirds of the time."""
+    ours = all(type(part).__module__.startswith("models.") for part in parts)
+    return frozen(*parts) if ours else nn.Sequential(*parts) if len(parts) > 1 else parts[0]
 
 
 def _uint8(x: Tensor) -> Tensor:
