@@ -6,6 +6,8 @@ check of the budget, the count of successes, float32.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,9 @@ _LAST = 0.05
 def as_learned(attack: Attack, recipe: Recipe) -> Attack:
     """The attack with the steps of ``recipe``, at the budget that its ramp ends at."""
     eps = round(recipe.eps_to * (attack.eps or 0.0), 6)
-    return attack.with_settings(eps, iterations=recipe.inner_steps, step=recipe.inner_step * eps)
+    learned = attack.with_settings(eps, iterations=recipe.inner_steps, step=recipe.inner_step * eps)
+    once = {key: value for key, value in learned.settings.items() if key != "restarts"}
+    return dataclasses.replace(learned, settings=once)
 
 
 def frozen(*modules: nn.Module) -> nn.Module:
@@ -70,8 +74,9 @@ def attacked(
         found = torch.min(torch.max(found.detach() + uphill * step * gradient.sign(), low), high)
     if iterations == 1:
         with torch.no_grad():
+            whole = found
             for part in reversed(_PARTIAL):
-                before = torch.lerp(x, found, part)
+                before = torch.lerp(x, whole, part)
                 errs = logits_of(before).argmax(1) != labels
                 found = torch.where(errs.reshape(-1, 1, 1, 1), before, found)
     return found.contiguous(memory_format=torch.channels_last)

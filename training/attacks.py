@@ -90,12 +90,29 @@ class Attack:
         if self.goal == "targeted":
             goal_labels = (labels + torch.randint(1, classes, labels.shape).to(labels.device)) % classes
         settings = self.settings if self.eps is None else {**self.settings, "eps": self.eps}
-        with torch.enable_grad(), _autoattack_flags() as flags:
-            crafted = self.perturb(classifier, images, goal_labels, settings).detach()
-        self._check(images, crafted)
-        with torch.no_grad():
-            predicted = fast.exact(classifier)(crafted).argmax(1)
-        succeeded = predicted == goal_labels if self.goal == "targeted" else predicted != labels
+        crafted, succeeded = images, torch.zeros_like(labels, dtype=torch.bool)
+        worst = torch.full(labels.shape, -torch.inf, device=images.device)
+        with _autoattack_flags() as flags:
+            for _ in range(int(self.settings.get("restarts", 1))):
+                # Some need the whole batch: who withstood is kept apart by what follows.
+                left = torch.arange(len(images), device=images.device)
+                left = left if self.perturb is _match else left[~succeeded]
+                if not len(left):
+                    break
+                with torch.enable_grad():
+                    found = self.perturb(classifier, images[left], goal_labels[left], settings).detach()
+                self._check(images[left], found)
+                with torch.no_grad():
+                    logits = fast.exact(classifier)(found).float()
+                predicted = logits.argmax(1)
+                reached = predicted == goal_labels[left] if self.goal == "targeted" else predicted != labels[left]
+                # Worse is what reached the goal, else what is wrong at all, else what is nearer to it.
+                loss = nn.functional.cross_entropy(logits, labels[left], reduction="none")
+                rank = loss.nan_to_num(1e3).clamp(max=1e3) + 1e4 * (predicted != labels[left]) + 1e5 * reached
+                better = rank > worst[left]
+                worst[left] = torch.maximum(worst[left], rank)
+                succeeded[left] |= reached
+                crafted = crafted.index_copy(0, left[better], found[better])
         if self.eps is None:
             crafted = torch.where(succeeded.reshape(-1, 1, 1, 1), crafted, images)
         return Crafted(crafted, succeeded, tuple(sorted(flags)))
@@ -172,24 +189,6 @@ def _linf_pgd(targeted: bool, loss: Callable[[Tensor, Tensor], Tensor]) -> Pertu
         return out
 
     return perturb
-
-
-def _restarted(perturb: Perturb, goal: Goal, restarts: int) -> Perturb:
-    """The same from ``restarts`` random starts; an image is done with when one of them reached the goal."""
-
-    def worst(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
-        found, left = images, torch.arange(len(images), device=images.device)
-        for _ in range(restarts):
-            crafted = perturb(classifier, images[left], labels[left], settings).detach()
-            found = found.index_copy(0, left, crafted)
-            with torch.no_grad():
-                reached = classifier(crafted).argmax(1) == labels[left]
-            left = left[~reached if goal == "targeted" else reached]
-            if not len(left):
-                break
-        return found
-
-    return worst
 
 
 def _match(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
@@ -401,8 +400,9 @@ def get(name: str, dataset: str = "mnist") -> Attack:
     """The attack of that name with the settings it is tested with on ``dataset``.
 
     ``NAME@EPS`` and ``NAMExITERATIONS`` (``PGD_N@0.2``, ``PGD_Nx100``, ``PGD_N@0.2x100``) are the same attack with
-    another budget, another number of iterations, or both; ``rRESTARTS`` behind them (``PGD_Nx100r10``) repeats it on
-    the images that withstood, so that each is as bad as the worst of its random starts.
+    another budget, another number of iterations, or both, of which PGD's steps are at least long enough to cross all of
+    the budget (``PGD_Nx1`` is FGSM from a random start); ``rRESTARTS`` behind them (``PGD_Nx100r10``) repeats it on the
+    images that withstood, so that each is as bad as the worst of its random starts.
 
     Raises:
         AttackError: no attack of that name, or not with such a setting.
@@ -419,15 +419,13 @@ def get(name: str, dataset: str = "mnist") -> Attack:
         float(variant["eps"]) if variant["eps"] else None,
         **({"iterations": int(variant["iterations"])} if variant["iterations"] else {}),
     )
+    if attack.name.startswith("PGD") and attack.eps and (variant["eps"] or variant["iterations"]):
+        across = round(2 * attack.eps / attack.settings["iterations"], 6)
+        attack = attack.with_settings(step=max(attack.settings["step"], across))
     if variant["restarts"]:
         if not attack.name.startswith(("PGD", "MATCH")):
             raise AttackError(f"{attack.name} does not start at random: it has no restarts to set")
-        restarts = int(variant["restarts"])
-        attack = dataclasses.replace(
-            attack,
-            settings={**attack.settings, "restarts": restarts},
-            perturb=_restarted(attack.perturb, attack.goal, restarts),
-        )
+        attack = dataclasses.replace(attack, settings={**attack.settings, "restarts": int(variant["restarts"])})
     return dataclasses.replace(attack, name=name)
 
 

@@ -214,7 +214,12 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         name, recipe_ = f"{name}-static", once
     if overrides or flags.static or flags.every > 1:
         name = f"{name}-{recipe_.epochs * (len(dataset.train) // recipe_.batch_size)}"
-    seen = flags.seen or recipe_.seen
+    stickers = dataset.name.startswith("lisa") and not recipe_.inner_steps
+    seen = flags.seen or (("AP_1", "AP_2") if stickers else recipe_.seen)
+    if recipe_.inner_steps and (flags.static or flags.surrogate or dict(flags.fields).get("refresh_epochs")):
+        raise ValueError(f"recipe {chosen} attacks g as it stands: no --static, --surrogate or refresh_epochs")
+    if recipe_.inner_steps and arch not in ("compact", "colour", "skips"):
+        name = f"{name}-{arch}"
     if recipe_.inner_steps and seen != recipe_.seen:
         name = f"{name}-{'+'.join(seen)}"
     specs = _names(flags.classifier)
@@ -305,6 +310,7 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
                 (m.attack, m.threat_model, m.n, m.seed) == (name, threat_model.name, len(split), flags.seed)
                 and m.sha256 == hashes
                 and beside.items() <= m.settings.items()
+                and m.measures  # older records have none
                 for m in records
             )
             if measured and not flags.force:

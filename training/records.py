@@ -113,7 +113,7 @@ def has_other_weights(recipe: str) -> bool:
 
 def is_choice(recipe: str) -> bool:
     """Whether it is a hardened recipe with something of its own changed: a row of the table of choices."""
-    return recipe.startswith(("hardened-", "joint-"))
+    return recipe == "joint" or recipe.startswith(("hardened-", "joint-"))
 
 
 def ablation(records: Iterable[Record]) -> dict[tuple[str, str, int], list[Record]]:

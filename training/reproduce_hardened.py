@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from .plan import Plan, Step
 
@@ -30,7 +31,7 @@ CPU = HardenedScale(
     choices=("base", "from-nothing", "trades", "margin", "no-picture", "one-step", "steps-20", "no-ramp", "no-average",
              "three-classifiers"),
 )  # fmt: skip
-GPU = HardenedScale(choice=("--every", "1"))
+GPU = HardenedScale(choice=("--epochs", "10"))
 SMOKE = HardenedScale(
     ("--every", "20", "--epochs", "1", "--batch-size", "32", "--with", "inner_steps=2"),
     ("--every", "20", "--epochs", "1", "--batch-size", "32"),
@@ -47,8 +48,10 @@ class HardenedPlan(Plan):
 
     def steps(self) -> Iterator[Step]:
         """In order of worth, a plan that is cut short leaves the most that it could."""
-        much, ours, init = self.much, self.kept("hardened"), ("--init", "models/zoo/mnist-transparent.safetensors")
-        yield from self.trained("hardened", "purifier", 5400, "--recipe", "hardened", *init, *much.own)
+        much, init = self.much, ("--init", "models/zoo/mnist-transparent.safetensors")
+        shipped = dataclasses.replace(self, zoo=Path("models/zoo")) if self.dataset == "mnist" else self
+        yield from shipped.trained("hardened", "purifier", 5400, "--recipe", "hardened", *init, *much.own)
+        ours = shipped.kept("hardened")
         yield self.measure(ours, "none,PGD_N,PGD_T", much.quick, 300)
         yield from self._asked(ours)
         unseen = (("lenet5-b", "lenet5", ("--seed", "1")), ("mlp", "mlp", ()), ("resnet8", "resnet8", ()))
@@ -61,11 +64,12 @@ class HardenedPlan(Plan):
         for purifier in ("identity", "mnist-transparent", ours):
             yield from self._in_front_of(self.kept("at-pgd"), purifier)
         # What was measured before fidelity was a part of the records, once more.
-        yield self.measure("mnist-transparent", "none,PGD_N", much.quick, 60, "--force")
+        yield self.measure("mnist-transparent", "none,PGD_N", much.quick, 60)
         white = ("--threat-models", "white_box")
-        yield self.measure("mnist-transparent", "PGD_N", much.quick, 600, *white, "--force")
+        yield self.measure("mnist-transparent", "PGD_N", much.quick, 600, *white)
         yield self.measure("mnist-transparent", "PGDM_N,PGD_Nx100r10", much.slower, 60, *white)
-        # Another run of the same recipe is the surrogate nearest to the purifier itself.
+        # Another run of the same recipe is the surrogate nearest to the purifier itself; on a CPU it is a shorter one,
+        # and its steps stand in its name.
         yield from self.trained(
             "hardened-b", "purifier", 1800, "--recipe", "hardened", "--seed", "1", *init, *(much.own or much.choice)
         )
@@ -73,8 +77,9 @@ class HardenedPlan(Plan):
         yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", much.slow, 60, *gray)
         pair = self.run("joint", "purifier")
         tuned = ("--recipe", "joint", *init, *(much.own or much.choice))
-        yield Step(("train", *self.common, "--out", str(pair.parent), *tuned), 1200, pair)
-        yield from self._in_front_of(str(self.run("joint", "classifier")), str(pair))
+        f = self.run("joint", "classifier")  # the last that a run leaves
+        yield Step(("train", *self.common, "--out", str(pair.parent), *tuned), 1200, f)
+        yield from self._in_front_of(str(f), str(pair))
         yield from self._choices()
 
     def _asked(self, ours: str) -> Iterator[Step]:
@@ -104,7 +109,7 @@ class HardenedPlan(Plan):
                 yield self.measure(purifier, "AA_N", much.slower, 1200, *f, *white)
 
     def _choices(self) -> Iterator[Step]:
-        """Short runs that differ from the recipe by one thing each, ``base`` by its length alone."""
+        """Short runs that differ from ``base`` by one thing each, ``wide`` from ``from-nothing``."""
         much, seen = self.much, [self.kept(name) for name in ("mlp", "resnet8")]
         base = ("--recipe", "hardened", *much.choice)
         init = ("--init", "models/zoo/mnist-transparent.safetensors")

@@ -49,11 +49,11 @@ class Defended:
             return "none"
         if self.robust_card is not None:
             return {"at-pgd": "AT_PGD", "doa-7x7": "DOA_7x7", "doa-9x5": "DOA_9x5"}.get(card.recipe, card.name)
-        if card.profile in ("hardened", "joint"):
-            return "ARN_W"  # what it saw went through itself: a white box
         method = {"arn": "ARN", "ape-g": "APE-G", "hgd": "HGD"}.get(card.architecture)
         if method is None:
             return card.name
+        if card.profile in ("hardened", "joint"):
+            return f"{method}_W"  # what it saw went through itself: a white box
         if any("budgets" in attack for attack in card.seen_attacks):
             return f"{method}_wide"
         seen = frozenset(str(attack["attack"]) for attack in card.seen_attacks)
@@ -126,7 +126,8 @@ class GrayBox:
         """F after the surrogate."""
         behind = Defended(defended.classifier, defended.classifier_card, self.surrogate, self.card)
         found = WhiteBox().target(behind)
-        return Target(found.module, found.identity, f"f after {behind.name}", {"surrogate": behind.name})
+        which = {"surrogate": behind.name, "surrogate_recipe": self.card.recipe, "surrogate_sha256": self.card.sha256}
+        return Target(found.module, found.identity, f"f after {behind.name}", which)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ from models import (
 )
 
 from . import adaptive, losses
-from .attacks import Attack, at_budget, for_training, seed_of
+from .attacks import Attack, at_budget, for_training, get, seed_of
 from .corrupt import corrupt
 from .craft import crafted_set, versions
 from .data import Dataset, Split, flip_images, shift_images
@@ -105,6 +105,11 @@ def check(config: TrainConfig, dataset: Dataset, classifiers: Sequence[nn.Module
         raise ConfigurationError(f"through f after g training attacks by PGD alone, not by {', '.join(names)}")
     if len(classifiers) > 1 and (config.recipe.joint or not through):
         raise ConfigurationError("several classifiers are for a recipe that attacks through f after g, and frozen ones")
+    if config.recipe.joint:
+        try:
+            checkpoint.architecture_of(classifiers[0])
+        except TypeError as error:
+            raise ConfigurationError(f"a joint run keeps its classifier: {error}") from None
     for classifier in classifiers:
         if weights.feature and not hasattr(classifier, "forward_with_features"):
             raise ConfigurationError(
@@ -303,7 +308,7 @@ class Trainer:
         surrogate: tuple[nn.Module, str] | None = None,
         others: Sequence[nn.Module] = (),
     ) -> None:
-        self.classifiers = [classifier, *others]
+        self.given, self.classifiers = classifier, [classifier, *others]
         check(config, dataset, self.classifiers)
         self.config, self.dataset, self.out = config, dataset, out
         self.classifier_sha256, self.command, self.save_seconds = classifier_sha256, command, save_seconds
@@ -637,11 +642,11 @@ class Trainer:
         sets = {"none": (natural, labels)}
         for attack in self.config.seen:
             seed = seed_of(self.config.seed, "validation", attack.name)
-            # As training crafts them: the numbers that are reported come from `evaluate`.
-            sets[attack.name] = (
-                for_training(attack)(MixedPrecision(self.classifiers[0]), natural, labels, seed).images,
-                labels,
-            )
+            # As training crafts them: the numbers that are reported come from `evaluate`. What is learned through f
+            # after g is seen here by f alone, as it was given, in steps of its own.
+            if self.recipe.inner_steps:
+                attack = at_budget(for_training(get(attack.name, self.dataset.name)), attack.eps or 0.0)
+            sets[attack.name] = (attack(MixedPrecision(self.given), natural, labels, seed).images, labels)
         return sets
 
     @torch.no_grad()
@@ -659,7 +664,8 @@ class Trainer:
                     attack.with_settings(iterations=20),
                 )
                 parts = zip(natural.split(500), labels.split(500), strict=True)
-                images = torch.cat([adaptive.attacked(target, x, y, stronger, 1.0, seed) for x, y in parts])
+                bf16 = self.config.mixed_precision
+                images = torch.cat([adaptive.attacked(target, x, y, stronger, 1.0, seed, bf16) for x, y in parts])
                 sets[f"{attack.name} white_box"] = (images, labels)
         for name, (images, labels) in sets.items():
             wrong: int = sum(

@@ -1,5 +1,6 @@
 """Every attack of the registry over a tiny model: range, budget, goal, determinism."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -175,11 +176,33 @@ def test_restarts_keep_what_any_start_found(problem):
         out[keep:] = attacks.get("PGD_N")(classifier, x[keep:], y[keep:], 0).images
         return out
 
-    assert (attacks._restarted(perturb, "untargeted", 5)(model, images, labels, {}) != images).any()
+    attack = dataclasses.replace(attacks.get("PGD_Nr5"), perturb=perturb)
+    assert attack(model, images, labels, seed=0).succeeded.all()
     assert rounds == [12, 8, 4]
     crafted = attacks.get("PGD_Nx2r3")(model, images, labels, seed=0)
     once = attacks.get("PGD_Nx2")(model, images, labels, seed=0)
     assert crafted.succeeded.sum() >= once.succeeded.sum()
+
+
+def test_targeted_restarts_never_give_back_an_image_that_was_wrong_already(problem):
+    """A third class counts as an error, too: what comes after it must not undo it."""
+    model, images, labels = problem
+    misled = attacks.get("PGD_N")(model, images, labels, seed=0).images
+    rounds = []
+
+    def perturb(classifier, x, targets, settings):
+        rounds.append(len(x))
+        return misled if len(rounds) == 1 else x.clone()
+
+    crafted = dataclasses.replace(attacks.get("PGD_Tr3"), perturb=perturb)(model, images, labels, seed=0)
+    assert rounds[1] > 0, "not all reached the goal at once"
+    assert (model(crafted.images).argmax(1) != labels).all()
+
+
+def test_steps_of_a_variant_reach_across_its_budget():
+    assert attacks.get("PGD_Nx1").settings["step"] == 0.6
+    assert attacks.get("PGD_T@0.5").settings["step"] == 0.025
+    assert attacks.get("PGD_N@0.2").settings["step"] == 0.01
 
 
 def test_the_margin_is_between_the_label_and_the_best_other_class():

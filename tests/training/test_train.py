@@ -157,10 +157,6 @@ def command(out, **extra):
     return [sys.executable, "-m", "training", "train", *(part for k, v in flags.items() for part in (f"--{k}", str(v)))]
 
 
-def weights_of(out):
-    return models.load(out / "purifier.safetensors").state_dict()
-
-
 @pytest.mark.parametrize(
     "extra",
     [{"recipe": "paper"}, {"recipe": "transparent"}, {"recipe": "joint", "with": "inner_steps=2"}],
@@ -179,8 +175,11 @@ def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     assert not (broken / "purifier.safetensors").exists()
     subprocess.run(command(broken, **extra), check=True, **quiet)
-    expected, resumed = weights_of(whole), weights_of(broken)
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    kept = [path.name for path in whole.glob("*r.safetensors")]
+    assert len(kept) == (2 if extra["recipe"] == "joint" else 1)
+    for file in kept:
+        expected, resumed = (models.load(out / file).state_dict() for out in (whole, broken))
+        assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
 @pytest.mark.slow
@@ -333,7 +332,9 @@ def test_a_single_step_keeps_the_smallest_part_that_makes_the_pair_err(digits, c
     found = adaptive.attacked(Masked(), x, labels, attack, 1.0, 0, mixed_precision=False)
     errs = Masked()(found).argmax(1) != labels
     assert errs.float().mean() > 0.5, "the whole step alone would never err"
-    assert (found - x).abs().flatten(1).amax(1)[errs].max() < 0.25
+    spent = (found - x).abs().flatten(1).amax(1)[errs]
+    assert ((spent - 0.1).abs().minimum((spent - 0.2).abs()) < 1e-3).all(), "a third or two of the step"
+    assert ((spent - 0.1).abs() < 1e-3).any()
 
 
 def test_a_jointly_tuned_classifier_is_left_beside_its_purifier(digits, classifier, tmp_path):
