@@ -336,9 +336,9 @@ def _detect(flags: argparse.Namespace, command: str) -> None:
     f, f_card = load_model(flags.classifier, "classifier", flags.dataset, "cpu")
     g, g_card = load_model(flags.purifier, "purifier", flags.dataset, "cpu")
     pairs = []
-    for split in (dataset.validation, dataset.test):
+    for split in (dataset.validation.every(flags.every), dataset.test.every(flags.every)):
         found = crafted_set(split, attack, f, f_card.sha256, flags.crafted, flags.seed, flags.device)
-        pairs.append((split.every(flags.every).batch(slice(None))[0], found.images[:: flags.every]))
+        pairs.append((split.batch(slice(None))[0], found.images))
     detection = lid.detect(f, g, pairs[0], pairs[1], flags.seed)
     row = Defended(f, f_card, g, g_card).name
     fields = {

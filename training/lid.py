@@ -48,7 +48,13 @@ def layer_outputs(classifier: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def characteristics(classifier: nn.Module, images: Tensor, natural: Tensor) -> NDArray[np.float32]:
-    """The estimate at every layer, ``(N, layers)``, minibatch by minibatch beside its ``natural`` images."""
+    """The estimate at every layer, ``(N, layers)``, minibatch by minibatch beside its ``natural`` images.
+
+    Raises:
+        ValueError: no more images than the neighbours that an estimate takes.
+    """
+    if len(images) <= NEIGHBOURS:
+        raise ValueError(f"{len(images)} images are too few: an estimate takes {NEIGHBOURS} neighbours")
     rows = []
     for x, clean in zip(images.split(MINIBATCH), natural.split(MINIBATCH), strict=True):
         if len(clean) <= NEIGHBOURS:
