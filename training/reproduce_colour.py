@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from .plan import Plan, Scale, Step
 
-# What two cores allow: a stand-in for the target, a fifth of the training images, every k-th test image.
+# What two cores allow: a stand-in for the target, half of the training images, every k-th test image.
 CIFAR10_CPU = Scale(
-    every=5, robust=10, ablation=10, epochs=10, ablation_epochs=5, seeds=1, quick=20, slow=50, slower=200, thorough=200
+    every=2, robust=10, ablation=10, epochs=5, ablation_epochs=5, seeds=1, quick=10, slow=50, slower=100, thorough=100
 )
 CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
 LISA_CPU = Scale(epochs=20, quick=4, slow=10, slower=10, thorough=20)
