@@ -523,7 +523,7 @@ def update(results: Path, check: bool = False) -> list[Path]:
     if records != with_flags(records):
         raise ValueError(f"{results}: flags that do not follow from the records; evaluate something again")
     readme, choosing = root / "README.md", root / "docs" / "choosing.md"
-    shipped = (("none", ""), ("ARN_PP", _shipped_recipe()))
+    shipped = (("none", ""), ("ARN_PP", _shipped_recipe()), ("ARN_W", "hardened"))
     mnist = [r for r in records if r.dataset == "mnist" and (r.defence, r.recipe) in shipped]
     wanted = {
         root / "docs" / "results.md": _results_page(records, results),
