@@ -33,16 +33,26 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One ``arn-train`` command, the seconds that it took on two CPU cores if that is known, and the file it leaves."""
+    """One ``arn-train`` command, the seconds that it took on two CPU cores if that is known, and the file it leaves.
+
+    ``made_from``: what that file must not be older than. ``kept``: what makes the command superfluous besides.
+    """
 
     arguments: tuple[str, ...]
     seconds: int | None = None
     leaves: Path | None = None
+    made_from: Path | None = None
+    kept: Path | None = None
 
     @property
     def done(self) -> bool:
         """Whether what it leaves is there; evaluations find out by themselves."""
-        return self.leaves is not None and self.leaves.exists()
+        if self.kept is not None and self.kept.exists():
+            return True
+        if self.leaves is None or not self.leaves.exists():
+            return False
+        source = self.made_from
+        return source is None or not source.exists() or source.stat().st_mtime <= self.leaves.stat().st_mtime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +86,11 @@ class Plan:
 
     def trained(self, name: str, file: str, seconds: int | None, *arguments: str) -> Iterator[Step]:
         """Train, and round to fp16 what is kept."""
-        found = self.run(name, file)
-        yield Step(("train", *self.common, "--out", str(found.parent), *arguments), seconds, found)
+        found, kept = self.run(name, file), Path(self.kept(name))
+        yield Step(("train", *self.common, "--out", str(found.parent), *arguments), seconds, found, kept=kept)
         export = ("export", str(found), *self.common, "--name", f"{self.dataset}-{name}", "--out", str(self.zoo))
         known = None if seconds is None else 30
-        yield Step((*export, "--every", str(self.scale.slower)), known, Path(self.kept(name)))
+        yield Step((*export, "--every", str(self.scale.slower)), known, kept, made_from=found)
 
     def epochs(self, epochs: int) -> tuple[str, ...]:
         """So many instead of the recipe's own, and the batch size of the scale."""

@@ -6,6 +6,7 @@ A plan is a list of ``arn-train`` commands. Each resumes by itself, so that runn
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 import time
@@ -106,16 +107,7 @@ class MnistPlan(Plan):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """``scripts/reproduce``: print the plan's length, then run what is left of it."""
-    parser = argparse.ArgumentParser("scripts/reproduce", description=__doc__)
-    parser.add_argument("dataset", choices=["mnist", "mnist-hardened", "cifar10", "lisa"])
-    parser.add_argument("--smoke", action="store_true", help="the whole chain on scikit-learn's digits, in minutes")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda everything is at full size")
-    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the commands that contain this")
-    parser.add_argument(
-        "--seconds", type=float, metavar="S", help="stop after about so long, with status 75 where something is left"
-    )
-    flags = parser.parse_args(arguments)
+    flags = _parser().parse_args(arguments)
     steps = [step for step in _plan(flags) if flags.only in " ".join(step.arguments)]
     if flags.list:
         print("\n".join(f"arn-train {' '.join(step.arguments)}" for step in steps))  # noqa: T201
@@ -136,6 +128,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         deadline.set_deadline(None)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("scripts/reproduce", description=__doc__)
+    parser.add_argument("dataset", choices=["mnist", "mnist-hardened", "cifar10", "lisa"])
+    parser.add_argument("--smoke", action="store_true", help="the whole chain on scikit-learn's digits, in minutes")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda everything is at full size")
+    parser.add_argument(
+        "--retrain", action="store_true", help="train again what is kept under results/checkpoints; on a GPU always"
+    )
+    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the commands that contain this")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="stop after about so long, with status 75 where something is left"
+    )
+    return parser
+
+
 def _plan(flags: argparse.Namespace) -> list[Step]:
     runs, zoo, results = Path("runs"), Path("results/checkpoints"), Path("results")
     on_gpu = flags.device.startswith("cuda")
@@ -153,7 +161,10 @@ def _plan(flags: argparse.Namespace) -> list[Step]:
     else:
         plans = reproduce_colour.plans(flags.dataset, flags.smoke, on_gpu, places)
     tables = Step(("tables", "--results", str(results)), 5)
-    return [*(step for plan in plans for step in plan.steps()), tables]
+    steps = [*(step for plan in plans for step in plan.steps()), tables]
+    if flags.retrain or on_gpu:  # what a CPU has trained at its scale does not stand for a GPU's
+        steps = [dataclasses.replace(step, kept=None) for step in steps]
+    return steps
 
 
 def _run(steps: Sequence[Step]) -> int:

@@ -33,6 +33,22 @@ def test_the_plan_of_every_scale_names_what_it_measures(capsys, checkout):
     assert "--every 10" not in " ".join(listed), "on a GPU every image is taken"
 
 
+def test_what_is_kept_is_trained_again_only_where_that_is_asked_for(checkout, capsys):
+    """And a run that is newer than what is kept of it is exported."""
+
+    def left(*flags):
+        plan = reproduce._plan(reproduce._parser().parse_args(["mnist", *flags]))
+        return [step.arguments[0] for step in plan if "mnist-hgd-pp" in " ".join(step.arguments) and not step.done]
+
+    assert (checkout / "results/checkpoints/mnist-hgd-pp.safetensors").is_file()
+    assert set(left()) == {"evaluate"}
+    assert left("--retrain")[0] == left("--device", "cuda")[0] == "train"
+    run = checkout / "runs/mnist-hgd-pp/purifier.safetensors"
+    run.parent.mkdir(parents=True)
+    run.touch()
+    assert left()[0] == left("--retrain")[0] == "export"
+
+
 def test_the_smoke_run_goes_from_data_to_tables(checkout, capsys):
     assert reproduce.main(["mnist", "--smoke"]) == 0
     page = (checkout / "runs/smoke/project/docs/results.md").read_text()
