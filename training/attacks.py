@@ -412,14 +412,15 @@ def get(name: str, dataset: str = "mnist") -> Attack:
         raise AttackError(
             f"no attack {name!r}: one of {', '.join(ATTACKS)}, also as NAME@EPS, NAMExITERATIONS and NAMErRESTARTS"
         )
-    attack = _of_the_paper(variant["name"], dataset)
+    attack = paper = _of_the_paper(variant["name"], dataset)
     if variant["eps"] and attack.eps is None:
         raise AttackError(f"{attack.name} seeks the smallest change: it has no budget to set")
     attack = attack.with_settings(
         float(variant["eps"]) if variant["eps"] else None,
         **({"iterations": int(variant["iterations"])} if variant["iterations"] else {}),
     )
-    if attack.name.startswith("PGD") and attack.eps and (variant["eps"] or variant["iterations"]):
+    changed = (attack.eps, attack.settings.get("iterations")) != (paper.eps, paper.settings.get("iterations"))
+    if attack.name.startswith("PGD") and attack.eps and changed:
         across = round(2 * attack.eps / attack.settings["iterations"], 6)
         attack = attack.with_settings(step=max(attack.settings["step"], across))
     if variant["restarts"]:

@@ -203,6 +203,7 @@ def test_steps_of_a_variant_reach_across_its_budget():
     assert attacks.get("PGD_Nx1").settings["step"] == 0.6
     assert attacks.get("PGD_T@0.5").settings["step"] == 0.025
     assert attacks.get("PGD_N@0.2").settings["step"] == 0.01
+    assert attacks.get("PGD_N@0.3x40").settings == attacks.get("PGD_N").settings
 
 
 def test_the_margin_is_between_the_label_and_the_best_other_class():
