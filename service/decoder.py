@@ -143,34 +143,41 @@ class Decoder:
             return await loop.run_in_executor(self._threads, self._decode, data, planner, latest)
         except _Died as died:
             logger.warning("a decoder ended with %s in the middle of an image of %d bytes", died, len(data))
-            if died.args == (-signal.SIGALRM,):
-                raise DecodeTimeout(f"the image is not decoded after {self._seconds:g} seconds") from None
             raise BrokenImage("the image cannot be decoded: its decoder died of it") from None
 
     def _decode(self, data: bytes | bytearray, planner: Planner, latest: float) -> tuple[Plan, NDArray[np.uint8]]:
         if time.monotonic() > latest:
             raise DeadlineExceeded("no decoder was free before the request's deadline")
-        worker = self._take()
+        worker = self._free()
+        if worker is not None:
+            with contextlib.suppress(_Died):  # perhaps while it was idle, and not of this image: a new one will tell
+                return self._decode_by(worker, data, planner)
+        return self._decode_by(_Worker(*self._limits), data, planner)
+
+    def _decode_by(self, worker: _Worker, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
         try:
             decoded = worker.decode(data, planner)
         except ServiceError:
             self._idle.append(worker)
             raise
         except (EOFError, OSError) as error:
-            raise _Died(worker.close()) from error
+            ended = worker.close()
+            if ended == -signal.SIGALRM:
+                raise DecodeTimeout(f"the image is not decoded after {self._seconds:g} seconds") from None
+            raise _Died(ended) from error
         except BaseException:
             worker.close()
             raise
         self._idle.append(worker)
         return decoded
 
-    def _take(self) -> _Worker:
-        """A process that is free: the one that was busy last, or a new one."""
+    def _free(self) -> _Worker | None:
+        """The process that was busy last and lives."""
         with contextlib.suppress(IndexError):
             while not (worker := self._idle.pop()).alive:
                 worker.close()
             return worker
-        return _Worker(*self._limits)
+        return None
 
     def close(self) -> None:
         """Let those that are busy finish, at most ``seconds``, and end all of them."""
