@@ -18,7 +18,7 @@ from .recipes import Recipe
 
 # Shares of a one-step attack that are tried on the way to all of it.
 _PARTIAL = (1 / 3, 2 / 3)
-# What the last step is, as a share of the first. 10 steps that shrink reach the loss of 20 that do not.
+# What the last step is, as a share of the first.
 _LAST = 0.05
 
 

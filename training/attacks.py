@@ -94,7 +94,7 @@ class Attack:
         worst = torch.full(labels.shape, -torch.inf, device=images.device)
         with _autoattack_flags() as flags:
             for _ in range(int(self.settings.get("restarts", 1))):
-                # Some need the whole batch: who withstood is kept apart by what follows.
+                # MATCH takes its guides from the batch, which must not shrink to one class.
                 left = torch.arange(len(images), device=images.device)
                 left = left if self.perturb is _match else left[~succeeded]
                 if not len(left):

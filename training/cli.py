@@ -407,10 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _keep_memory() -> None:
-    """Keep freed memory, where the C library is glibc: it else gives large tensors back and faults them in anew.
-
-    That takes as long as a small classifier takes for 500 images.
-    """
+    """Keep freed memory, where the C library is glibc: it else gives large tensors back and faults them in anew."""
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)

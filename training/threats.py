@@ -167,7 +167,7 @@ class ExpectationOverTransformation(nn.Module):
 
 
 def _quick(*parts: nn.Module) -> nn.Module:
-    """The parts in a row, where they are ours in a layout that is the same function in two thirds of the time."""
+    """The parts in a row, where they are ours in a layout that is the same function in less time on a CPU."""
     ours = all(type(part).__module__.startswith("models.") for part in parts)
     return frozen(*parts) if ours else nn.Sequential(*parts) if len(parts) > 1 else parts[0]
 
