@@ -118,7 +118,7 @@ def _openvino(source: str, threads: int, precision: str = "f32") -> Run:
 
 
 def _engine(source: str, threads: int, precision: Precision) -> Run:
-    engine = Engine((source,), "", "cpu", precision, threads)
+    engine = Engine((source,), (), "cpu", precision, threads)
     work = Work(next(iter(engine.purifiers)))
     return lambda levels, _: torch.from_numpy(engine.run(work, levels).images)
 

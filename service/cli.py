@@ -113,7 +113,7 @@ def purify_files(source: Path, target: Path, model: str, device: str, resize: bo
     paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in _SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"{source}: no image there")
-    engine = Engine((model,), "", device, "fp32")
+    engine = Engine((model,), (), device, "fp32")
     name = next(iter(engine.purifiers))
     channels, height, width = engine.card(name).input_shape
     with tqdm(total=len(paths), unit="image") as progress:

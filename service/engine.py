@@ -116,10 +116,10 @@ def resolve_device(device: str) -> str:
 
 
 class Engine:
-    """Purifiers by name, in the order they were asked for, and the embedded classifier."""
+    """Purifiers by name, in the order they were asked for, and the embedded classifiers by what they take."""
 
     def __init__(
-        self, names: tuple[str, ...], classifier: str, device: str, precision: Wanted, threads: int = 0
+        self, names: tuple[str, ...], classifiers: tuple[str, ...], device: str, precision: Wanted, threads: int = 0
     ) -> None:
         self._threads = threads or torch.get_num_threads()
         self._steps: dict[tuple[str, torch.dtype, bool], nn.Module] = {}
@@ -131,7 +131,12 @@ class Engine:
         }
         if len(self.purifiers) < len(names):
             raise ValueError(f"two of the models {', '.join(names)} have the same name")
-        self.classifier = _load(classifier, "classifier", self.device) if classifier else None
+        self.classifiers = {
+            models.card_of(model).input_shape: model
+            for model in (_load(name, "classifier", self.device) for name in classifiers)
+        }
+        if len(self.classifiers) < len(classifiers):
+            raise ValueError(f"two of the classifiers {', '.join(classifiers)} take images of the same size")
 
     def card(self, name: str) -> Card:
         """The card of a loaded purifier."""
@@ -141,18 +146,16 @@ class Engine:
         """The cards of the loaded purifiers, in the order they were asked for."""
         return map(self.card, self.purifiers)
 
-    @property
-    def classifier_card(self) -> Card | None:
-        """The card of the embedded classifier, if there is one."""
-        return None if self.classifier is None else models.card_of(self.classifier)
+    def classifier_cards(self) -> dict[tuple[int, int, int], Card]:
+        """The cards of the embedded classifiers by the (C, H, W) that they take."""
+        return {shape: models.card_of(classifier) for shape, classifier in self.classifiers.items()}
 
     def warm_up(self, max_batch_images: int) -> None:
         """Run every purifier once at a single image and once at a full batch, so that no request pays for it."""
         for name in self.purifiers:
             card = self.card(name)
             channels, height, width = card.input_shape if all(card.input_shape) else (3, 32, 32)
-            classifier = self.classifier_card
-            classify = classifier is not None and classifier.input_shape == (channels, height, width)
+            classify = (channels, height, width) in self.classifiers
             for count in (1, 2, max_batch_images):
                 self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
                 self.run(Work(name), np.zeros((count, channels, height, width), np.float32))
@@ -220,12 +223,11 @@ class Engine:
 
     def _attacked(self, model: str, attack: Attack, images: Images) -> Purified:
         """Adversarial images in the place of purified ones, uint8 ``(N, H, W, C)``, inside the budget as rounded."""
-        assert self.classifier is not None
         x = torch.from_numpy(images.copy()).to(self.device).permute(0, 3, 1, 2).float() / 255
+        classifier = self._classifier_of(x)
         with torch.no_grad():
-            labels = self.classifier(x).argmax(1)
-        purifier = self.purifiers[model]
-        target = nn.Sequential(purifier, self.classifier) if attack.through_purifier else self.classifier
+            labels = classifier(x).argmax(1)
+        target = nn.Sequential(self.purifiers[model], classifier) if attack.through_purifier else classifier
         levels, most = x.mul(255).round(), math.floor(attack.eps * 255 + 1e-6)
         adversarial = demo.pgd(target, x, labels, attack.eps).mul(255).round().clamp(levels - most, levels + most)
         residual = (adversarial / 255 - x).flatten(1)
@@ -242,9 +244,12 @@ class Engine:
         return self._steps[key]
 
     def _probabilities(self, x: Tensor) -> NDArray[np.float32]:
-        assert self.classifier is not None
-        probabilities: NDArray[np.float32] = self.classifier(x).softmax(1).cpu().numpy()
+        probabilities: NDArray[np.float32] = self._classifier_of(x)(x).softmax(1).cpu().numpy()
         return probabilities
+
+    def _classifier_of(self, x: Tensor) -> nn.Module:
+        channels, height, width = x.shape[1:]
+        return self.classifiers[channels, height, width]
 
 
 class _Step(nn.Module):

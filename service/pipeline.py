@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -112,9 +112,11 @@ async def decode(
     data: bytes | bytearray,
     wanted: str | None = None,
     resize: bool = False,
-    channels: int | None = None,
+    channels: Mapping[tuple[int, int], int] | None = None,
 ) -> Item:
-    """An encoded image as pixels for the model that takes it; in ``channels`` where that model takes any number.
+    """An encoded image as pixels for the model that takes it.
+
+    ``channels``, by (height, width), where that model takes any number of them.
 
     Small ones are decoded here, all others in a process that can be killed.
 
@@ -129,7 +131,8 @@ async def decode(
     def plan(size: tuple[int, int], enough: int) -> Plan:
         card = choose(service, wanted, size, resize=resize)
         fixed, height, width = card.input_shape
-        return Plan(card.name, fixed or channels or enough, (height, width) if resize and height else None)
+        asked = channels.get(size) if channels else None
+        return Plan(card.name, fixed or asked or enough, (height, width) if resize and height else None)
 
     if len(data) <= _INLINE_BYTES and not any(name in data for name in _COMPRESSED):
         opened = codec.open_image(data, service.settings.max_pixels)

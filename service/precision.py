@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.folding import folded
+from models.precision import multiplies_bf16
 
 Precision = Literal["fp32", "bf16"]
 Wanted = Literal["auto", "fp32", "bf16"]
@@ -17,10 +18,7 @@ def resolve(precision: Wanted, device: str) -> Precision:
     """``auto`` is bf16 where the device multiplies it natively, and so faster than float32."""
     if precision != "auto":
         return precision
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    found = torch.cpu.get_capabilities()
-    return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
+    return "bf16" if multiplies_bf16(device) else "fp32"
 
 
 def lowered(network: nn.Module) -> nn.Module:

@@ -89,17 +89,15 @@ async def _upload(request: Request, service: Service) -> Upload:
 
 async def _items(request: Request, service: Service, upload: Upload, classify: bool = False) -> list[Item]:
     """Decode every image for the model that takes it, and for the classifier that is to see it."""
-    classifier = service.engine.classifier_card if classify else None
-    channels = classifier.input_shape[0] if classifier else None
+    classifiers = service.engine.classifiers if classify else ()
+    channels = {(height, width): channels for channels, height, width in classifiers}
     wanted = request.query_params.get("model")
     resize = _flag(request, "resize")
     if upload.tensor is not None:
         if resize:
             raise BadParameter("resize works on images, not on tensors")
-        array = upload.tensor
-        channels_last = array.dtype == np.uint8
-        shape = (array.shape[3], *array.shape[1:3]) if channels_last else tuple(array.shape[1:])
-        return [Item(None, pipeline.choose(service, wanted, shape[1:], channels=shape[0]).name, array)]
+        shape = _channels_first(upload.tensor)
+        return [Item(None, pipeline.choose(service, wanted, shape[1:], channels=shape[0]).name, upload.tensor)]
     items = []
     for filename, data in upload.files:
         try:
@@ -140,14 +138,20 @@ def _flag(request: Request, name: str) -> bool:
 
 
 def _check_classifier(service: Service, items: Sequence[Item]) -> None:
-    classifier = service.engine.classifier_card
-    if classifier is None:
+    taken = service.engine.classifiers
+    if not taken:
         raise BadParameter("no classifier is embedded, and ARN_DOWNSTREAM_URL is not set")
     for item in items:
-        shape = item.images.shape[1:]
-        channels_first = (shape[2], *shape[:2]) if item.images.dtype == np.uint8 else tuple(shape)
-        if channels_first != classifier.input_shape:
-            raise WrongSize(f"the classifier takes {classifier.input_shape} (C, H, W), the images are {channels_first}")
+        shape = _channels_first(item.images)
+        if shape not in taken:
+            known = " or ".join(map(str, taken))
+            raise WrongSize(f"the embedded classifiers take {known} (C, H, W), the images are {shape}")
+
+
+def _channels_first(images: Images) -> tuple[int, int, int]:
+    """(C, H, W) of the images."""
+    first, second, third = images.shape[1:]
+    return (third, first, second) if images.dtype == np.uint8 else (first, second, third)
 
 
 # -- out ----------------------------------------------------------------------------------------------------------
@@ -304,7 +308,7 @@ async def _purify(request: Request, service: Service) -> Response:
     openapi_extra={"parameters": [*_QUERY, _COMPARE], "requestBody": _BODY},
 )
 async def classify(request: Request) -> Response:
-    """The embedded classifier's word on the purified image or, with ``ARN_DOWNSTREAM_URL``, its answer."""
+    """The embedded classifiers' word on the purified image or, with ``ARN_DOWNSTREAM_URL``, its answer."""
     settings = _service(request).settings
     forwarded = settings.downstream_url and settings.downstream_protocol == "raw"
     return await _counted(request, _forward if forwarded else _classify)
@@ -324,8 +328,7 @@ async def _classify(request: Request, service: Service) -> Response:
 
 
 def _classification(service: Service, item: Item, index: int) -> schemas.Classification:
-    card = service.engine.classifier_card
-    assert card is not None
+    card = service.engine.classifier_cards()[_channels_first(item.purified.images)]
     assert item.purified.probabilities is not None
     unpurified = item.purified.unpurified
     return schemas.Classification(
@@ -465,9 +468,9 @@ async def metrics(request: Request) -> Response:
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/models", summary="The loaded purifiers", response_model=schemas.ModelsAnswer)
+@router.get("/models", summary="The loaded purifiers and the embedded classifiers", response_model=schemas.ModelsAnswer)
 async def models(request: Request) -> Response:
-    """Cards of the loaded purifiers, in the order in which they are tried."""
+    """Cards of the loaded purifiers, in the order in which they are tried, and of the classifiers."""
     engine = _service(request).engine
     purifiers = [
         {
@@ -477,12 +480,12 @@ async def models(request: Request) -> Response:
         }
         for card in engine.cards()
     ]
-    classifier = engine.classifier_card
+    classifiers = [
+        {name: getattr(card, name) for name in schemas.ClassifierInfo.model_fields}
+        for card in engine.classifier_cards().values()
+    ]
+    attacks = _service(request).settings.demo_attacks and bool(classifiers)
     answer = schemas.ModelsAnswer.model_validate(
-        {
-            "purifiers": purifiers,
-            "classifier": classifier.name if classifier else None,
-            "demo_attacks": _service(request).settings.demo_attacks and classifier is not None,
-        }
+        {"purifiers": purifiers, "classifiers": classifiers, "demo_attacks": attacks}
     )
     return JSONResponse(json.loads(answer.model_dump_json()))

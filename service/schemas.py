@@ -69,11 +69,21 @@ class ModelInfo(BaseModel):
     device: str
 
 
+class ClassifierInfo(BaseModel):
+    """An embedded classifier."""
+
+    name: str
+    sha256: str
+    dataset: str
+    input_shape: tuple[int, int, int] = Field(description="channels, height, width")
+    class_names: list[str]
+
+
 class ModelsAnswer(BaseModel):
     """What /models answers."""
 
     purifiers: list[ModelInfo]
-    classifier: str | None
+    classifiers: list[ClassifierInfo]
     demo_attacks: bool = Field(description="whether the page may attack the classifier")
 
 

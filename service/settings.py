@@ -24,7 +24,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="comma list of purifiers to load: shipped names, paths, identity",
     )
-    classifier: str = Field("mnist-lenet5", description="embedded classifier of /classify; empty for none")
+    classifier: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("mnist-lenet5",),
+        description="comma list of embedded classifiers of /classify, each for images of its size; empty for none",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the purifier; auto takes bf16 where the device multiplies it natively"
@@ -111,7 +114,7 @@ class Settings(BaseSettings):
             raise ValueError("admin_token needs a folder of checkpoints as admin_folder")
         return self
 
-    @field_validator("models", "api_key", mode="before")
+    @field_validator("models", "classifier", "api_key", mode="before")
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         if isinstance(value, str):

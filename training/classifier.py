@@ -34,7 +34,7 @@ from models import (
 from .attacks import Attack, get, seed_of
 from .data import Dataset, Split, flip_images, shift_images
 from .deadline import OutOfTime, is_near
-from .fast import MixedPrecision
+from .fast import searched
 from .recipes import one_cycle
 from .state import load_state, save_state
 
@@ -209,7 +209,7 @@ def _attacked(
         share = min(1.0, (step + 1) / (recipe.ramp * total))
         attack = attack.with_settings(eps=share * attack.eps, step=share * attack.settings["step"])
     # As it will stand when it is deployed; what is crafted must not move BatchNorm's statistics.
-    target = MixedPrecision(model) if recipe.mixed_precision else model
+    target = searched(model, recipe.mixed_precision)
     model.eval().requires_grad_(False)
     adversarial = attack(target, images, labels, seed_of(recipe.seed, "adversary", step)).images
     model.train().requires_grad_(True)

@@ -19,6 +19,7 @@ import models
 from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
 from models.arn import Architecture
 from models.checkpoint import Kind
+from models.precision import multiplies_bf16
 
 from . import attacks, data, figures, lid, tables
 from .adaptive import as_learned
@@ -121,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
     train.add_argument("--surrogate", metavar="SPEC", help="a second classifier, attacked for every other batch")
     train.add_argument("--compile", action="store_true", help="torch.compile a classifier's training step")
-    train.add_argument("--fp32", action="store_true", help="no bf16 autocast in training")
+    train.add_argument(
+        "--fp32", action="store_true", help="no bf16 autocast in training, though the device gains by it"
+    )
 
     measure = commands.add_parser("evaluate", parents=[common], help="error rates as records")
     measure.add_argument("--purifier", help="name (mnist-transparent), path, identity or module:function")
@@ -178,6 +181,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     flags.device = join_process_group(flags.device)
     dataset = _dataset(flags)
     dataset = dataclasses.replace(dataset, train=dataset.train.every(flags.every))
+    mixed_precision = multiplies_bf16(flags.device) and not flags.fp32
     arch: Any = flags.arch or ("compact" if dataset.shape[0] == 1 else "colour")
     kind: Kind = "classifier" if arch in NETWORKS else "purifier"
     initial = load_model(str(flags.init), kind, dataset.name, "cpu")[0] if flags.init else None
@@ -187,8 +191,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         if make is None:
             raise ValueError(f"--arch {arch} takes --recipe {', '.join(CLASSIFIER_RECIPES)}, not {flags.recipe}")
         recipe = dataclasses.replace(make(arch, dataset.name), seed=flags.seed, **overrides)
-        if flags.fp32:
-            recipe = dataclasses.replace(recipe, mixed_precision=False)
+        recipe = dataclasses.replace(recipe, mixed_precision=recipe.mixed_precision and mixed_precision)
         model = train_classifier(dataset, recipe, flags.device, initial, flags.out, arch, flags.compile)
         architecture, config, _ = checkpoint.architecture_of(model)
         card = Card(
@@ -253,7 +256,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         case _:
             network = dataclasses.replace(ArnConfig.preset(arch, channels, size), **shape)
     Trainer(
-        TrainConfig(network, recipe_, tuple(learned), flags.seed, flags.device, not flags.fp32),
+        TrainConfig(network, recipe_, tuple(learned), flags.seed, flags.device, mixed_precision),
         dataset,
         classifiers[0],
         "+".join(card.sha256 for card in cards),

@@ -23,7 +23,7 @@ from models.checkpoint import write_atomically
 from .attacks import Attack, seed_of
 from .data import Split
 from .deadline import OutOfTime, is_near
-from .fast import MixedPrecision
+from .fast import searched
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def crafted_set(
     mode = "r+" if state["done"] else "w+"
     images = np.lib.format.open_memmap(images_path, mode, np.float32, tuple(split.images.shape))
     succeeded = np.lib.format.open_memmap(succeeded_path, mode, np.bool_, (len(split),))
-    target = MixedPrecision(classifier) if fast else classifier
+    target = searched(classifier, fast)
     progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
     started, first = time.monotonic(), state["done"]
     with progress:

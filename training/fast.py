@@ -34,6 +34,11 @@ class MixedPrecision(nn.Module):
         return logits.float()
 
 
+def searched(classifier: nn.Module, mixed_precision: bool) -> nn.Module:
+    """What an attack in training looks at."""
+    return MixedPrecision(classifier) if mixed_precision else classifier
+
+
 def exact(classifier: nn.Module) -> nn.Module:
     """The classifier in float32, by which a search in bf16 is judged."""
     return classifier.classifier if isinstance(classifier, MixedPrecision) else classifier

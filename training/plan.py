@@ -14,7 +14,8 @@ class Scale:
     Strides over the training split: ``every`` for the purifiers of the comparison, ``robust`` for the classifiers,
     ``static`` for what learns from STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
     attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
-    other defences. ``epochs`` 0 leaves a recipe its own.
+    other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 leaves a
+    recipe its own. ``batch`` and ``purifier``: flags of all training and of the purifiers'.
     """
 
     every: int = 1
@@ -29,6 +30,8 @@ class Scale:
     slower: int = 1
     thorough: int = 1
     batch: tuple[str, ...] = ()
+    classifier_epochs: int = 0
+    purifier: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

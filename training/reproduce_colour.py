@@ -9,14 +9,15 @@ from typing import ClassVar
 
 from .plan import Plan, Scale, Step
 
-# What two cores allow: a stand-in for the target, half of the training images, every k-th test image.
+# What two cores allow: a stand-in for the target, a fifth of the training images, every k-th test image.
 CIFAR10_CPU = Scale(
-    every=2, robust=10, ablation=10, epochs=5, ablation_epochs=5, seeds=1, quick=10, slow=50, slower=100, thorough=100
-)
+    every=5, robust=10, ablation=10, epochs=6, ablation_epochs=6, seeds=1, quick=10, slow=50, slower=200, thorough=100,
+    classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
+)  # fmt: skip
 CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
 LISA_CPU = Scale(epochs=20, quick=4, slow=10, slower=10, thorough=20)
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
-SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"))
+SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1)
 
 Places = tuple[Path, Path, Path, str]
 """Runs, rounded checkpoints, results and the device."""
@@ -55,13 +56,13 @@ class ColourPlan(Plan):
 
     def classifier(self, name: str, arch: str, *more: str, every: int = 1) -> Iterator[Step]:
         """Train one of the classifiers."""
-        toy = ("--epochs", "1", *self.scale.batch) if self.scale.batch else ()
-        yield from self.trained(name, "classifier", None, "--arch", arch, "--every", str(every), *more, *toy)
+        less = self.epochs(self.scale.classifier_epochs)
+        yield from self.trained(name, "classifier", None, "--arch", arch, "--every", str(every), *more, *less)
 
     def purifier(self, name: str, seen: str, arch: str, *more: str) -> Iterator[Step]:
         """Train a purifier, and measure it obliviously and in the attacker's hands."""
         pools = ("--pools", str(self.runs / "pools"))
-        budget = ("--every", str(self.scale.every), *self.epochs(self.scale.epochs))
+        budget = ("--every", str(self.scale.every), *self.epochs(self.scale.epochs), *self.scale.purifier)
         yield from self.trained(name, "purifier", None, "--arch", arch, "--seen", seen, *pools, *budget, *more)
         yield from self.oblivious(self.kept(name))
         yield from self.white_box("--purifier", self.kept(name))
@@ -86,8 +87,8 @@ class Cifar10Plan(ColourPlan):
         pp, dp = "PGD_N,PGD_T", "PGD_N,DDN_N"
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")  # crafts what all others share
-        yield from self.purifier("arn-pp", pp, "colour")
         yield from self.purifier("arn-pp-skips", pp, "skips")
+        yield from self.purifier("arn-pp", pp, "colour")
         yield from self.purifier("arn-wide", f"{pp},DDN_N", "skips", "--recipe", "cifar10-wide")
         yield from self.purifier("ape-g-pp", pp, "ape-g")
         yield from self.purifier("hgd-pp", pp, "hgd")

@@ -41,7 +41,7 @@ from .corrupt import corrupt
 from .craft import crafted_set, versions
 from .data import Dataset, Split, flip_images, shift_images
 from .deadline import OutOfTime, is_near
-from .fast import MixedPrecision
+from .fast import searched
 from .recipes import Recipe, one_cycle
 from .sheet import contact_sheet, save_png
 from .state import ConfigurationError, load_state, save_state
@@ -139,7 +139,9 @@ class StaticSource:
     def __init__(self, config: TrainConfig, split: Split, classifier: nn.Module, sha256: str, root: Path) -> None:
         self.split, self.device = split, config.device
         self.sets = [
-            crafted_set(split, attack, classifier, sha256, root, config.seed, config.device, fast=True).images
+            crafted_set(
+                split, attack, classifier, sha256, root, config.seed, config.device, config.mixed_precision
+            ).images
             for attack in config.seen
         ]
 
@@ -161,11 +163,11 @@ class FreshSource:
     ) -> None:
         """``classifiers`` by their hashes are attacked in turn, a batch each."""
         self.config, self.split, self.root, self.shared = config, split, root, shared
-        self.targets = [MixedPrecision(classifier) for classifier in classifiers.values()]
+        self.targets = [searched(classifier, config.mixed_precision) for classifier in classifiers.values()]
         recipe = config.recipe
         self.depends_on = (
             split.sha256(), tuple(classifiers), config.seed, config.device, recipe.batch_size, recipe.refresh_epochs,
-            recipe.shift, recipe.flip, recipe.budgets,
+            recipe.shift, recipe.flip, recipe.budgets, config.mixed_precision,
         )  # fmt: skip
         self.generation = -1
         self.pools: list[tuple[NDArray[np.float16], NDArray[np.bool_]]] = []
@@ -639,14 +641,14 @@ class Trainer:
         """Natural and crafted images of about a thousand validation images, for watching the run."""
         split = self.dataset.validation.every(len(self.dataset.validation) // 1000 or 1)
         natural, labels = split.batch(slice(None), self.config.device)
-        sets = {"none": (natural, labels)}
+        sets, target = {"none": (natural, labels)}, searched(self.given, self.config.mixed_precision)
         for attack in self.config.seen:
             seed = seed_of(self.config.seed, "validation", attack.name)
             # As training crafts them: the numbers that are reported come from `evaluate`. What is learned through f
             # after g is seen here by f alone, as it was given, in steps of its own.
             if self.recipe.inner_steps:
                 attack = at_budget(for_training(get(attack.name, self.dataset.name)), attack.eps or 0.0)
-            sets[attack.name] = (attack(MixedPrecision(self.given), natural, labels, seed).images, labels)
+            sets[attack.name] = (attack(target, natural, labels, seed).images, labels)
         return sets
 
     @torch.no_grad()

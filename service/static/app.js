@@ -2,7 +2,13 @@
 // to the model's size once, and the service sees that PNG.
 
 const $ = (id) => document.getElementById(id);
-const state = { models: [], natural: null, adversarial: null, label: null, run: 0, key: "" };
+const state = { models: [], classifiers: [], given: null, channels: 0, natural: null, adversarial: null, label: null, run: 0, key: "" };
+
+// What the page brings along: each is of one class, attacked against the classifier that is embedded for its like.
+const EXAMPLES = [
+  ...[...Array(10).keys()].map((digit) => ({ file: String(digit), alt: `a ${digit}, attacked`, channels: 1, label: digit })),
+  { file: "cat", alt: "a cat, attacked", channels: 3, label: 3 },
+];
 
 class Refusal extends Error {}
 
@@ -31,6 +37,14 @@ function sentence(text) {
 }
 
 const model = () => state.models.find((m) => m.name === $("model").value);
+const takes = (m, channels) => m.input_shape[0] === channels || m.input_shape[0] === 0;
+const classifier = () => {
+  const [channels, height, width] = model().input_shape;
+  return state.classifiers.find(({ input_shape: [c, h, w] }) => height
+    ? c === channels && h === height && w === width
+    : h === state.natural.data.height && w === state.natural.data.width);
+};
+const named = (label) => classifier().class_names[label] ?? String(label);
 const query = (extra = {}) => new URLSearchParams({ model: model().name, ...extra });
 const post = (path, blob, accept) =>
   ask(path, { method: "POST", body: blob, headers: { "Content-Type": "image/png", Accept: accept } });
@@ -87,7 +101,7 @@ function top(list, prediction, right) {
     const name = document.createElement("span");
     const share = document.createElement("span");
     const bar = document.createElement("meter");
-    name.textContent = prediction.class_name && index === prediction.label ? prediction.class_name : String(index);
+    name.textContent = named(index);
     share.textContent = `${(100 * probability).toFixed(1)} %`;
     bar.value = probability;
     bar.setAttribute("aria-label", `probability of ${name.textContent}`);
@@ -153,15 +167,16 @@ async function show() {
 }
 
 async function classified(blob) {
-  if (!state.classifier) return null;
+  if (!classifier()) return null;
   return (await post(`classify?${query({ compare: "true" })}`, blob, "application/json")).json();
 }
 
 function verdict(natural, seen, right) {
-  if (!seen) return "Purified. No classifier is embedded in this service.";
-  if (!state.adversarial) return `The classifier says ${seen.unpurified.label}, and ${seen.label} once purified.`;
+  if (!seen) return "Purified. No classifier for such images is embedded in this service.";
+  const [before, after] = [named(seen.unpurified.label), named(seen.label)];
+  if (!state.adversarial) return `The classifier says ${before}, and ${after} once purified.`;
   const restored = seen.label === right ? "the right class is back" : "the class is not restored";
-  return `Attacked, the classifier says ${seen.unpurified.label}; purified, ${seen.label}: ${restored}.`;
+  return `Attacked, the classifier says ${before}; purified, ${after}: ${restored}.`;
 }
 
 // -- what people do ---------------------------------------------------------------------------------------------------
@@ -181,13 +196,14 @@ async function guarded(work) {
 
 async function fitted(blob) {
   const [channels, height, width] = model().input_shape;
+  state.channels = channels;
   return pixels(blob, width, height, channels === 1);
 }
 
 async function choose(blob, adversarial = null, label = null) {
   if (!model()) throw new Refusal("No purifier is loaded yet. Try again in a moment.");
   const natural = await fitted(blob);
-  Object.assign(state, { natural, adversarial: adversarial && (await fitted(adversarial)), label });
+  Object.assign(state, { given: blob, natural, adversarial: adversarial && (await fitted(adversarial)), label });
   $("attack-fields").disabled = false;
   await show();
 }
@@ -196,42 +212,54 @@ function press(button) {
   for (const other of $("examples").querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
 }
 
+function setBudget(eps) {
+  $("eps").value = eps;
+  $("eps-value").textContent = Number(eps).toFixed(2);
+}
+
 function slide() {
   $("after").style.clipPath = `inset(0 0 0 ${$("slider").value}%)`;
 }
 
 async function start() {
   const answer = await (await ask("models")).json();
-  Object.assign(state, { models: answer.purifiers, classifier: answer.classifier });
+  Object.assign(state, { models: answer.purifiers, classifiers: answer.classifiers });
   $("model").replaceChildren(...state.models.map((m) => new Option(m.profile ? `${m.name} (${m.profile})` : m.name, m.name)));
-  tellSize();
+  fitControls();
   $("attack").querySelector("fieldset").hidden = !answer.demo_attacks;
   $("attack-off").hidden = answer.demo_attacks;
   $("attack-fields").disabled = true;
-  for (let digit = 0; digit < 10; digit += 1) {
+  const examples = EXAMPLES.filter(({ channels }) => state.models.some((m) => takes(m, channels)));
+  for (const shown of examples) {
     const [item, button, image] = ["li", "button", "img"].map((tag) => document.createElement(tag));
-    image.src = `static/examples/adversarial_${digit}.png`;
-    image.alt = `a ${digit}, attacked`;
+    image.src = `static/examples/adversarial_${shown.file}.png`;
+    image.alt = shown.alt;
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
     button.append(image);
-    button.addEventListener("click", () => guarded(() => example(button, digit)));
+    button.addEventListener("click", () => guarded(() => example(button, shown)));
     item.append(button);
     $("examples").append(item);
   }
-  await example($("examples").querySelectorAll("button")[3], 3);
+  const first = Math.min(3, examples.length - 1);
+  if (first >= 0) await example($("examples").querySelectorAll("button")[first], examples[first]);
 }
 
-async function example(button, digit) {
+async function example(button, { file, channels, label }) {
   press(button);
+  if (!takes(model(), channels)) {
+    $("model").value = state.models.find((m) => takes(m, channels)).name;
+    fitControls();
+  }
   const [natural, adversarial] = await Promise.all(
-    ["natural", "adversarial"].map(async (kind) => (await ask(`static/examples/${kind}_${digit}.png`)).blob()),
+    ["natural", "adversarial"].map(async (kind) => (await ask(`static/examples/${kind}_${file}.png`)).blob()),
   );
-  await choose(natural, adversarial, digit);
+  await choose(natural, adversarial, label);
 }
 
-function tellSize() {
+function fitControls() {
   const [channels, height, width] = model()?.input_shape ?? [0, 0, 0];
+  setBudget(channels === 3 ? 0.03 : 0.3); // what the shipped ones were measured at
   $("size").textContent = width ? `${width}x${height} ${channels === 1 ? "grey" : "colour"}` : "no size: this model takes any";
 }
 
@@ -250,10 +278,17 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   });
 }
 $("model").addEventListener("change", () => guarded(async () => {
-  tellSize();
-  if (state.natural) await show();
+  fitControls();
+  if (!state.natural) return;
+  const [channels, height, width] = model().input_shape;
+  const { data } = state.natural;
+  if (!height || (height === data.height && width === data.width && state.channels === channels)) await show();
+  else {
+    press(null); // fitted anew, and no longer what was attacked
+    await choose(state.given);
+  }
 }));
-$("eps").addEventListener("input", () => { $("eps-value").textContent = Number($("eps").value).toFixed(2); });
+$("eps").addEventListener("input", () => setBudget($("eps").value));
 $("slider").addEventListener("input", slide);
 $("attack").addEventListener("submit", (event) => {
   event.preventDefault();

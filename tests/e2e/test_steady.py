@@ -78,7 +78,7 @@ def answers_of(paths, images):
     """What each checkpoint answers, and the images for which a sum in another order cannot round to another level."""
     expected, margins = {}, []
     for sha256, path in paths.items():
-        engine = Engine((str(path),), "", "cpu", "fp32")
+        engine = Engine((str(path),), (), "cpu", "fp32")
         expected[sha256] = np.concatenate([engine.run(Work(NAME), image[None]).images for image in images])
         with torch.inference_mode():
             levels = models.load(path)(torch.from_numpy(images).permute(0, 3, 1, 2) / 255) * 255

@@ -97,7 +97,7 @@ def test_a_card_that_does_not_fit_its_tensors_is_refused(model, tmp_path, monkey
 
 def test_a_classifier_is_no_purifier():
     with pytest.raises(CheckpointError, match="mnist-lenet5 is a classifier"):
-        Engine(("mnist-lenet5",), "", "cpu", "fp32")
+        Engine(("mnist-lenet5",), (), "cpu", "fp32")
 
 
 def test_an_unknown_name_lists_what_there_is():

@@ -81,7 +81,7 @@ def loaded(client):
 
 def golden(path, offset=0, image=PIXELS):
     """An image and what the checkpoint makes of it, some grey levels off."""
-    engine = Engine((str(path),), "", "cpu", "fp32")
+    engine = Engine((str(path),), (), "cpu", "fp32")
     (card,) = engine.cards()
     answer = engine.run(Work(card.name), image).images[0]
     moved = np.where(answer > 127, answer - offset, answer + offset).astype(np.uint8)

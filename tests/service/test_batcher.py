@@ -271,7 +271,7 @@ def _cuda():
 
 @pytest.mark.parametrize("fail", [_allocates, _cuda])
 async def test_the_networks_ways_to_run_out_of_memory_are_known(fail, monkeypatch):
-    engine = Engine(("identity",), "", "cpu", "fp32")
+    engine = Engine(("identity",), (), "cpu", "fp32")
     monkeypatch.setattr(engine.purifiers["identity"], "forward", lambda x: fail() if len(x) > 2 else x)
     queue = batcher(engine.run)
     answer = await submit(queue, *range(4), work=Work("identity"))

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from models import Card, LisaCnn, LisaCnnConfig, checkpoint
 from service import codec
 from service.engine import Engine, Work
 from service.errors import DeadlineExceeded, QueueFull
@@ -44,7 +45,7 @@ def pixels(answer):
 @pytest.fixture(scope="module")
 def expected():
     """What the network makes of the seven images, one at a time."""
-    engine = Engine(("mnist-transparent",), "", "cpu", "fp32")
+    engine = Engine(("mnist-transparent",), (), "cpu", "fp32")
     return np.concatenate([engine.run(Work("mnist-transparent"), image[None]).images for image in PIXELS])
 
 
@@ -394,4 +395,23 @@ def test_a_classifier_that_is_down_or_slow_is_told_apart(upstream):
 def test_without_a_classifier_classify_says_so():
     with running(classifier="") as client:
         assert post(client, PNG, path="/classify").status_code == 422
-        assert json.loads(client.get("/models").text)["classifier"] is None
+        assert json.loads(client.get("/models").text)["classifiers"] == []
+
+
+def test_each_image_meets_the_classifier_of_its_size(tmp_path):
+    network, path = LisaCnn(LisaCnnConfig(3)), tmp_path / "colour-classifier.safetensors"
+    architecture, config, kind = checkpoint.architecture_of(network)
+    checkpoint.save(network, Card(path.stem, kind, architecture, config, "signs", (3, 32, 32)), path)
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    with running(models="mnist-transparent,identity", classifier=f"mnist-lenet5,{path}") as client:
+        assert [c["name"] for c in client.get("/models").json()["classifiers"]] == ["mnist-lenet5", "colour-classifier"]
+        assert post(client, PNG, path="/classify").json()["classifier"] == "mnist-lenet5"
+        answer = post(client, codec.encode_image(np.asarray(colour)), path="/classify?compare=true").json()
+        assert (answer["classifier"], len(answer["probabilities"])) == ("colour-classifier", 3)
+        grey = post(client, codec.encode_image(np.asarray(colour.convert("L"))[..., None]), path="/classify").json()
+        assert grey["classifier"] == "colour-classifier", "in as many channels as the classifier of that size takes"
+        other = post(client, codec.encode_image(np.zeros((30, 30, 3), np.uint8)), path="/classify")
+        assert other.status_code == 422
+        assert "(1, 28, 28) or (3, 32, 32)" in other.json()["error"]
+    with pytest.raises(ValueError, match="images of the same size"):
+        Engine(("identity",), ("mnist-lenet5", "mnist-lenet5"), "cpu", "fp32")

@@ -84,7 +84,7 @@ def test_the_identity_stays_what_it_is():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_engine_computes_in_what_it_says(precision):
-    engine = Engine(("mnist-transparent",), "mnist-lenet5", "cpu", precision)
+    engine = Engine(("mnist-transparent",), ("mnist-lenet5",), "cpu", precision)
     x = adversarial_digits()
     answer = engine.run(Work("mnist-transparent", classify=True), x.numpy())
     with torch.inference_mode():
