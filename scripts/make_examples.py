@@ -1,8 +1,9 @@
-"""Make ``examples/``: ten of scikit-learn's digits, one of each class, attacked, and what the purifier gives back.
+"""Make ``examples/``: ten of scikit-learn's digits and a photograph, attacked, and what the purifiers give back.
 
 The natural digits are fixed before anything is purified: of each class the one that the shipped LeNet-5 is surest of.
 They are 8x8 in the source; here they are drawn into the middle of a 28x28 image as MNIST's are. The adversarial ones
 are PGD_N at eps .3 (40 steps of .01) against that LeNet-5 alone, rounded to PNG's 256 levels, and still fool it.
+Beside them a photograph as CIFAR-10's are, at eps 8/255 against the shipped ResNet-20.
 """
 
 from __future__ import annotations
@@ -35,22 +36,34 @@ def natural_digits(classifier: torch.nn.Module) -> torch.Tensor:
     return torch.stack([images[(sure[:, label] * (labels == label)).argmax()] for label in range(10)])
 
 
-def main() -> None:
-    """Write the thirty pictures, for the page those that it sends, and the sheet of them."""
-    classifier = models.load("mnist-lenet5").requires_grad_(False)
-    labels = torch.arange(10)
-    natural = natural_digits(classifier)
-    crafted = attacks.get("PGD_N")(classifier, natural, labels, seed=0).images
+def photograph() -> torch.Tensor:
+    """The cat ``(1, 3, 32, 32)``."""
+    small = Image.open(OUT / "cat.png").resize((32, 32), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
+
+
+def write(dataset: str, f: str, natural: torch.Tensor, labels: dict[str, int], sheet: str) -> None:
+    """Three pictures of each image, for the page those that it sends, and the sheet of them."""
+    classifier, right = models.load(f).requires_grad_(False), torch.tensor(list(labels.values()))
+    crafted = attacks.get("PGD_N", dataset)(classifier, natural, right, seed=0).images
     adversarial = crafted.mul(255).round() / 255
-    if bool((classifier(adversarial).argmax(1) == labels).any()):
-        sys.exit("an adversarial digit does not fool the classifier")
-    purified = models.purify(adversarial)
+    if bool((classifier(adversarial).argmax(1) == right).any()):
+        sys.exit(f"an adversarial image of {dataset} does not fool the classifier")
+    purified = models.purify(adversarial, f"{dataset}-transparent")
     for name, images in {"natural": natural, "adversarial": adversarial, "purified": purified}.items():
-        for label, image in enumerate(images):
+        for label, image in zip(labels, images, strict=True):
             for folder in (OUT,) if name == "purified" else (OUT, PAGE):
                 save_png(image.mul(255).round().byte(), folder / f"{name}_{label}.png")
-    save_png(contact_sheet(natural, adversarial, purified), OUT / "sheet.png")
-    print("purified and classified:", classifier(purified).argmax(1).tolist())
+    save_png(contact_sheet(natural, adversarial, purified), OUT / sheet)
+    seen = [classifier(images).argmax(1).tolist() for images in (natural, adversarial, purified)]
+    print(f"{dataset}, natural, adversarial and purified:", *seen)
+
+
+def main() -> None:
+    """Write all of them."""
+    classifier = models.load("mnist-lenet5").requires_grad_(False)
+    write("mnist", "mnist-lenet5", natural_digits(classifier), {str(digit): digit for digit in range(10)}, "sheet.png")
+    write("cifar10", "cifar10-resnet20", photograph(), {"cat": 3}, "sheet-cat.png")
 
 
 if __name__ == "__main__":

@@ -91,9 +91,10 @@ class Plan:
         """Train, and round to fp16 what is kept."""
         found, kept = self.run(name, file), Path(self.kept(name))
         yield Step(("train", *self.common, "--out", str(found.parent), *arguments), seconds, found, kept=kept)
-        export = ("export", str(found), *self.common, "--name", f"{self.dataset}-{name}", "--out", str(self.zoo))
+        export = ("export", str(found), *self.common, "--name", kept.stem, "--out", str(kept.parent))
         known = None if seconds is None else 30
-        yield Step((*export, "--every", str(self.scale.slower)), known, kept, made_from=found)
+        every = 1 if file == "classifier" else min(10, self.scale.slower)
+        yield Step((*export, "--every", str(every)), known, kept, made_from=found)
 
     def epochs(self, epochs: int) -> tuple[str, ...]:
         """So many instead of the recipe's own, and the batch size of the scale."""

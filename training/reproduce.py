@@ -32,7 +32,10 @@ class MnistPlan(Plan):
         """In order of worth: a plan that is cut short leaves the most that it could."""
         yield from self._oblivious("identity")  # crafts what all others share
         yield from self._oblivious("mnist-transparent")
-        yield from self._oblivious("results/checkpoints/mnist-transparent-plain.safetensors")
+        for stage in ("transparent-plain", "speckled"):  # before and beside what ships
+            spec = f"results/checkpoints/mnist-{stage}.safetensors"
+            yield from self._oblivious(spec)
+            yield from self.white_box("--purifier", spec, (60, 200))
         yield from self._white_box_of_ours()
         pp, dp = "PGD_N,PGD_T", "PGD_N,DDN_N"
         for name, seen, arch in (("ape-g-pp", pp, "ape-g"), ("hgd-pp", pp, "hgd")):

@@ -49,6 +49,11 @@ class ColourPlan(Plan):
         """The target's name within the data set."""
         return "cnn" if self.dataset.startswith("lisa") else self.arch
 
+    def kept(self, name: str) -> str:
+        """In the zoo where it ships."""
+        ships = self.dataset != "digits-colour" and name in (self.target, "transparent")
+        return f"models/zoo/{self.dataset}-{name}.safetensors" if ships else super().kept(name)
+
     @property
     def common(self) -> tuple[str, ...]:
         """What every command is told: the target too."""
@@ -87,7 +92,7 @@ class Cifar10Plan(ColourPlan):
         pp, dp = "PGD_N,PGD_T", "PGD_N,DDN_N"
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")  # crafts what all others share
-        yield from self.purifier("arn-pp-skips", pp, "skips")
+        yield from self.purifier("transparent", pp, "skips")
         yield from self.purifier("arn-pp", pp, "colour")
         yield from self.purifier("arn-wide", f"{pp},DDN_N", "skips", "--recipe", "cifar10-wide")
         yield from self.purifier("ape-g-pp", pp, "ape-g")
@@ -104,7 +109,7 @@ class Cifar10Plan(ColourPlan):
         terms = {"att": "0.1", "nor": "0.00001", "adv": "0.1"}
         yield from self.ablation("cifar10", terms, "--arch", "colour")
         detect = ("detect", *self.common, "--every", str(min(10, self.scale.slow)), "--out", str(self.results))
-        yield Step((*detect, "--purifier", self.kept("arn-pp")))
+        yield Step((*detect, "--purifier", self.kept("transparent")))
 
     def oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:
         """Everything that the paper measures on CIFAR-10."""
@@ -114,7 +119,7 @@ class Cifar10Plan(ColourPlan):
         yield self.measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, None, kind=kind)
 
     def _bpda(self) -> Iterator[Step]:
-        for name in ("arn-pp", "arn-pp-skips", "ape-g-pp"):
+        for name in ("transparent", "arn-pp", "ape-g-pp"):
             bpda = ("--threat-models", "bpda")
             yield self.measure(self.kept(name), "PGD_N,PGD_Nx100", self.scale.slow, None, *bpda)
 
@@ -124,7 +129,7 @@ class Cifar10Plan(ColourPlan):
         for arch in self.others:
             train, _ = self.classifier(arch, arch)
             yield train
-            for spec in ("identity", self.kept("arn-pp"), self.kept("arn-pp-skips"), self.kept("arn-wide")):
+            for spec in ("identity", self.kept("transparent"), self.kept("arn-pp"), self.kept("arn-wide")):
                 step = self.measure(spec, attacks, self.scale.slower, None)
                 yield dataclasses.replace(
                     step, arguments=(*step.arguments, "--classifier", str(self.run(arch, "classifier")))

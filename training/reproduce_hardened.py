@@ -97,7 +97,8 @@ class HardenedPlan(Plan):
         for approximate in ("bpda", "bpda_through"):
             yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", much.slow, 300, "--threat-models", approximate)
         yield self.measure(ours, "DDN_N,AA_N,PGD_N_eps2,AA_N_eps2,FWA_N,FWA_N_eps2", much.quick, 3600)
-        yield self.measure(ours, "CW_N,JSMA_T,STA_N,STA_T", much.slower, 2400)
+        yield self.measure(ours, "CW_N", self.scale.slow, 500)
+        yield self.measure(ours, "JSMA_T,STA_N,STA_T", self.scale.slower, 2400)
 
     def _in_front_of(self, classifier: str, purifier: str, thorough: bool = True) -> Iterator[Step]:
         """A pair by itself: natural, oblivious, and attacked as that pair; ``thorough`` by AutoAttack too."""

@@ -160,16 +160,17 @@ def _place(row: Row) -> tuple[object, ...]:
     return (
         _ORDER.index(method) if method in _ORDER else len(_ORDER),
         row[0],
-        row[1] != _shipped_recipe(),
+        row[1] not in _shipped_recipes().values(),
         row[2] != "in-process",
         row,
     )
 
 
 @functools.cache
-def _shipped_recipe() -> str:
-    """The recipe of the purifier that ships, whose row comes first."""
-    return models.card_of(models.load("mnist-transparent")).recipe
+def _shipped_recipes() -> dict[str, str]:
+    """By data set the recipe of the transparent purifier that ships, whose row comes first."""
+    cards = (models.card_of(models.load(name)) for name in models.available())
+    return {card.dataset: card.recipe for card in cards if card.profile == "transparent"}
 
 
 def _difference(record: Record | None, published: float | None) -> str:
@@ -194,7 +195,9 @@ def _adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) ->
             ):
                 if record.recipe == "hardened":
                     hardened = record
-                elif not is_choice(record.recipe) and (ours is None or record.recipe == _shipped_recipe()):
+                elif not is_choice(record.recipe) and (
+                    ours is None or record.recipe == _shipped_recipes().get(record.dataset)
+                ):
                     ours = record
         attacked = cell["attacked"].replace("+L", " + LeNet-5").replace("+R", " + ResNet-110")
         for found in (ours, hardened) if hardened else (ours,):
@@ -245,7 +248,7 @@ def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[st
     if not counts:
         return []
     itself = "hardened" if "hardened" in counts else counts.most_common(1)[0][0]  # a toy run has its length in its name
-    rows = {"none": "", "ARN_PP": _shipped_recipe(), "ARN_W": itself}
+    rows = {"none": "", "ARN_PP": _shipped_recipes().get(everything[0].dataset, ""), "ARN_W": itself}
     shown = [r for r in everything if rows.get(r.defence) == r.recipe and r.settings["transport"] == "in-process"]
     of_first = [r for r in shown if r.classifier == first and r.defence != "none"]
     parts = [f"{heading} The hardened profile\n\n{_HARDENED}\n\n{_by_attack(of_first)}"]
@@ -442,7 +445,7 @@ def _detection(results: Path, dataset: str) -> str:
 
 def _choice(records: Sequence[Record]) -> str:
     """No defence, the shipped purifiers and the robust classifier, by what the attacker knows; no other rows."""
-    kinds = (("none", ""), ("ARN_PP", _shipped_recipe()), ("ARN_W", "hardened"))
+    kinds = (("none", ""), ("ARN_PP", _shipped_recipes()["mnist"]), ("ARN_W", "hardened"))
     chosen = [r for r in records if (r.defence, r.recipe) in kinds or r.defence == "AT_PGD"]
     cells: dict[tuple[Row, str, str], Record] = {
         ((r.defence, r.recipe, "in-process"), r.threat_model, r.attack): r
@@ -523,7 +526,7 @@ def update(results: Path, check: bool = False) -> list[Path]:
     if records != with_flags(records):
         raise ValueError(f"{results}: flags that do not follow from the records; evaluate something again")
     readme, choosing = root / "README.md", root / "docs" / "choosing.md"
-    shipped = (("none", ""), ("ARN_PP", _shipped_recipe()), ("ARN_W", "hardened"))
+    shipped = (("none", ""), ("ARN_PP", _shipped_recipes()["mnist"]), ("ARN_W", "hardened"))
     mnist = [r for r in records if r.dataset == "mnist" and (r.defence, r.recipe) in shipped]
     wanted = {
         root / "docs" / "results.md": _results_page(records, results),
