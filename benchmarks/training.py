@@ -16,9 +16,10 @@ import torch
 
 import models
 from models import Arn, card_of
+from models.precision import multiplies_bf16
 from training import attacks, data
 from training.attacks import for_training
-from training.fast import MixedPrecision
+from training.fast import searched
 from training.recipes import RECIPES
 from training.train import TrainConfig, Trainer
 
@@ -42,10 +43,11 @@ def main() -> None:
     batch = flags.batch or recipe.batch_size
     dataset, seen = data.load("digits"), tuple(for_training(attacks.get(name)) for name in ("PGD_N", "PGD_T"))
     natural, labels = dataset.train.batch(slice(0, batch), flags.device)
-    target = MixedPrecision(classifier)
+    bf16 = multiplies_bf16(flags.device)
+    target = searched(classifier, bf16)
     crafted = [attack(target, natural, labels, 0).images for attack in seen]
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(purifier.config, recipe, seen, device=flags.device)
+        config = TrainConfig(purifier.config, recipe, seen, device=flags.device, mixed_precision=bf16)
         trainer = Trainer(config, dataset, classifier, "", Path(folder))
         # Both end on the host, so that a GPU's work is done when the clock is read.
         craft = functools.partial(seen[0], target, natural, labels, 0)

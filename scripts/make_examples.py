@@ -22,7 +22,7 @@ from training.sheet import contact_sheet, save_png
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "examples"
-PAGE = ROOT / "service" / "static" / "examples"  # which travels with the service
+PAGE = ROOT / "service" / "static"  # which travels with the service
 
 
 def natural_digits(classifier: torch.nn.Module) -> torch.Tensor:
@@ -38,11 +38,11 @@ def natural_digits(classifier: torch.nn.Module) -> torch.Tensor:
 
 def photograph() -> torch.Tensor:
     """The cat ``(1, 3, 32, 32)``."""
-    small = Image.open(OUT / "cat.png").resize((32, 32), Image.Resampling.LANCZOS)
+    small = Image.open(OUT / "photos" / "cat.png").resize((32, 32), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
 
 
-def write(dataset: str, f: str, natural: torch.Tensor, labels: dict[str, int], sheet: str) -> None:
+def write(dataset: str, f: str, natural: torch.Tensor, labels: dict[str, int], out: Path, page: Path) -> None:
     """Three pictures of each image, for the page those that it sends, and the sheet of them."""
     classifier, right = models.load(f).requires_grad_(False), torch.tensor(list(labels.values()))
     crafted = attacks.get("PGD_N", dataset)(classifier, natural, right, seed=0).images
@@ -52,9 +52,9 @@ def write(dataset: str, f: str, natural: torch.Tensor, labels: dict[str, int], s
     purified = models.purify(adversarial, f"{dataset}-transparent")
     for name, images in {"natural": natural, "adversarial": adversarial, "purified": purified}.items():
         for label, image in zip(labels, images, strict=True):
-            for folder in (OUT,) if name == "purified" else (OUT, PAGE):
+            for folder in (out,) if name == "purified" else (out, page):
                 save_png(image.mul(255).round().byte(), folder / f"{name}_{label}.png")
-    save_png(contact_sheet(natural, adversarial, purified), OUT / sheet)
+    save_png(contact_sheet(natural, adversarial, purified), out / "sheet.png")
     seen = [classifier(images).argmax(1).tolist() for images in (natural, adversarial, purified)]
     print(f"{dataset}, natural, adversarial and purified:", *seen)
 
@@ -62,8 +62,9 @@ def write(dataset: str, f: str, natural: torch.Tensor, labels: dict[str, int], s
 def main() -> None:
     """Write all of them."""
     classifier = models.load("mnist-lenet5").requires_grad_(False)
-    write("mnist", "mnist-lenet5", natural_digits(classifier), {str(digit): digit for digit in range(10)}, "sheet.png")
-    write("cifar10", "cifar10-resnet20", photograph(), {"cat": 3}, "sheet-cat.png")
+    digits = {str(digit): digit for digit in range(10)}
+    write("mnist", "mnist-lenet5", natural_digits(classifier), digits, OUT, PAGE / "examples")
+    write("cifar10", "cifar10-resnet20", photograph(), {"cat": 3}, OUT / "photos", PAGE / "photos")
 
 
 if __name__ == "__main__":

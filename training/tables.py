@@ -461,6 +461,18 @@ def _choice(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def _overview(records: Sequence[Record], results: Path) -> str:
+    """The rows of no defence and of what ships, MNIST first."""
+    parts = []
+    for dataset, recipe in sorted(_shipped_recipes().items(), key=lambda item: (item[0] != "mnist", item[0])):
+        shipped = ("", recipe, "hardened")
+        chosen = [r for r in records if r.dataset == dataset and r.recipe in shipped]
+        if chosen:
+            sections = _sections(chosen, dataset, results, "####", whole=False)
+            parts.append(f"### {dataset.upper()}\n\n{_stand_in(chosen, dataset)}{sections}")
+    return "\n\n".join(parts)
+
+
 def _between(path: Path, text: str) -> str:
     """A page with another text where its results stand.
 
@@ -526,11 +538,9 @@ def update(results: Path, check: bool = False) -> list[Path]:
     if records != with_flags(records):
         raise ValueError(f"{results}: flags that do not follow from the records; evaluate something again")
     readme, choosing = root / "README.md", root / "docs" / "choosing.md"
-    shipped = (("none", ""), ("ARN_PP", _shipped_recipes()["mnist"]), ("ARN_W", "hardened"))
-    mnist = [r for r in records if r.dataset == "mnist" and (r.defence, r.recipe) in shipped]
     wanted = {
         root / "docs" / "results.md": _results_page(records, results),
-        readme: _between(readme, _sections(mnist, "mnist", results, "####", whole=False)),
+        readme: _between(readme, _overview(records, results)),
         choosing: _between(choosing, _choice(_of_target(records))),
     }
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]

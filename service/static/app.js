@@ -6,8 +6,8 @@ const state = { models: [], classifiers: [], given: null, channels: 0, natural: 
 
 // What the page brings along: each is of one class, attacked against the classifier that is embedded for its like.
 const EXAMPLES = [
-  ...[...Array(10).keys()].map((digit) => ({ file: String(digit), alt: `a ${digit}, attacked`, channels: 1, label: digit })),
-  { file: "cat", alt: "a cat, attacked", channels: 3, label: 3 },
+  ...[...Array(10).keys()].map((digit) => ({ at: (kind) => `static/examples/${kind}_${digit}.png`, alt: `a ${digit}, attacked`, channels: 1, label: digit })),
+  { at: (kind) => `static/photos/${kind}_cat.png`, alt: "a cat, attacked", channels: 3, label: 3 },
 ];
 
 class Refusal extends Error {}
@@ -232,7 +232,7 @@ async function start() {
   const examples = EXAMPLES.filter(({ channels }) => state.models.some((m) => takes(m, channels)));
   for (const shown of examples) {
     const [item, button, image] = ["li", "button", "img"].map((tag) => document.createElement(tag));
-    image.src = `static/examples/adversarial_${shown.file}.png`;
+    image.src = shown.at("adversarial");
     image.alt = shown.alt;
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
@@ -245,14 +245,14 @@ async function start() {
   if (first >= 0) await example($("examples").querySelectorAll("button")[first], examples[first]);
 }
 
-async function example(button, { file, channels, label }) {
+async function example(button, { at, channels, label }) {
   press(button);
   if (!takes(model(), channels)) {
     $("model").value = state.models.find((m) => takes(m, channels)).name;
     fitControls();
   }
   const [natural, adversarial] = await Promise.all(
-    ["natural", "adversarial"].map(async (kind) => (await ask(`static/examples/${kind}_${file}.png`)).blob()),
+    ["natural", "adversarial"].map(async (kind) => (await ask(at(kind))).blob()),
   );
   await choose(natural, adversarial, label);
 }
