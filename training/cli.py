@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--dataset", default="mnist", choices=DATASETS)
     common.add_argument("--data-dir", type=Path, help="where the data are, or are downloaded to (ARN_DATA_DIR, data/)")
     common.add_argument("--size", type=int, default=28, help="pixels that images of --dataset folder are resized to")
-    common.add_argument("--classifier", default="mnist-lenet5", help="target f: name, path or module:function")
+    common.add_argument("--classifier", help="target f: name, path or module:function (the data set's that ships)")
     common.add_argument("--device", default="cpu", help="cpu or cuda")
     common.add_argument("--seed", type=int, default=0)
     common.add_argument("--every", type=int, default=1, help="take every k-th image of the split")
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("target", type=Path, help="file to write; its ending says what")
 
     detect = commands.add_parser("detect", parents=[common], help="whether LID detection still sees purified images")
-    detect.add_argument("--purifier", default="mnist-transparent", help="name, path or module:function")
+    detect.add_argument("--purifier", help="name, path or module:function (the data set's that ships)")
     detect.add_argument("--attack", default="PGD_N")
     detect.add_argument("--out", type=Path, default=Path("results"))
 
@@ -169,6 +169,11 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--name", required=True)
     ship.add_argument("--out", type=Path, default=Path("models/zoo"))
     return parser
+
+
+def _shipped(dataset: str) -> tuple[str, str]:
+    """The classifier and the purifier that stand for a data set where none is named."""
+    return {"cifar10": ("cifar10-resnet20", "cifar10-transparent")}.get(dataset, ("mnist-lenet5", "mnist-transparent"))
 
 
 def _dataset(flags: argparse.Namespace) -> Dataset:
@@ -294,7 +299,7 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
     if robust and purifier not in (None, "identity"):
         raise ValueError("--robust-classifier is a defence of its own: no --purifier beside it")
     g, g_card = load_model(
-        "identity" if robust else purifier or "mnist-transparent", "purifier", flags.dataset, flags.device
+        "identity" if robust else purifier or _shipped(flags.dataset)[1], "purifier", flags.dataset, flags.device
     )
     r, r_card = load_model(robust, "classifier", flags.dataset, flags.device) if robust else (None, None)
     purify, transport = (over_http(flags.via, flags.transport), f"http+{flags.transport}") if flags.via else (None, "")
@@ -337,7 +342,7 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
 def _detect(flags: argparse.Namespace, command: str) -> None:
     dataset, attack = _dataset(flags), attacks.get(flags.attack, flags.dataset)
     f, f_card = load_model(flags.classifier, "classifier", flags.dataset, "cpu")
-    g, g_card = load_model(flags.purifier, "purifier", flags.dataset, "cpu")
+    g, g_card = load_model(flags.purifier or _shipped(flags.dataset)[1], "purifier", flags.dataset, "cpu")
     pairs = []
     for split in (dataset.validation.every(flags.every), dataset.test.every(flags.every)):
         found = crafted_set(split, attack, f, f_card.sha256, flags.crafted, flags.seed, flags.device)
@@ -401,6 +406,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx2").setLevel("WARNING")  # or a line for each of 10,000 uploads
     arguments = sys.argv[1:] if arguments is None else arguments
     flags = _parser().parse_args(arguments)
+    if "classifier" in flags:
+        flags.classifier = flags.classifier or _shipped(flags.dataset)[0]
     command = shlex.join(["arn-train", *_portable(arguments)])
     try:
         return _run(flags, command)
