@@ -8,10 +8,30 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Features of an image, and a linear layer on them, ``linear`` unless it is called otherwise."""
+
+    last: ClassVar[str] = "linear"
+
+    def features(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in [0, 1] to the representation before the last layer, ``(N, width)``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``."""
+        return self.forward_with_features(x)[1]
+
+    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(features, logits)`` in one pass, for losses on the frozen target's representation."""
+        features = self.features(x)
+        return features, self.get_submodule(self.last)(features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +42,10 @@ class LeNet5Config:
     classes: int = 10
 
 
-class LeNet5(nn.Module):
+class LeNet5(Classifier):
     """LeNet-5 as the advertorch toolbox defines it: the paper's MNIST target."""
+
+    last = "linear2"
 
     def __init__(self, config: LeNet5Config) -> None:
         super().__init__()
@@ -39,15 +61,6 @@ class LeNet5(nn.Module):
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         return F.relu(self.linear1(x.flatten(1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, 28, 28)`` in [0, 1] to logits ``(N, classes)``."""
-        return self.forward_with_features(x)[1]
-
-    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(features, logits)`` in one pass, for losses on the frozen target's representation."""
-        features = self.features(x)
-        return features, self.linear2(features)
-
 
 @dataclasses.dataclass(frozen=True)
 class MlpConfig:
@@ -58,7 +71,7 @@ class MlpConfig:
     classes: int = 10
 
 
-class Mlp(nn.Module):
+class Mlp(Classifier):
     """Two hidden layers of 512 and 256 units and no convolution: what a purifier trained beside LeNet-5 never saw."""
 
     def __init__(self, config: MlpConfig) -> None:
@@ -70,17 +83,13 @@ class Mlp(nn.Module):
         )  # fmt: skip
         self.linear = nn.Linear(256, config.classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, size, size)`` in [0, 1] to logits ``(N, classes)``."""
-        return self.forward_with_features(x)[1]
-
-    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(features (N, 256), logits)`` in one pass, for losses on the frozen target's representation."""
-        features = self.hidden(x)
-        return features, self.linear(features)
+    def features(self, x: Tensor) -> Tensor:
+        """``(N, C, size, size)`` to ``(N, 256)``."""
+        out: Tensor = self.hidden(x)
+        return out
 
 
-class ColourClassifier(nn.Module):
+class ColourClassifier(Classifier):
     """Layers that make ``width`` features of a normalised colour image, and a linear layer on them."""
 
     # CIFAR-10's training images, each channel on [0, 1].
@@ -102,15 +111,6 @@ class ColourClassifier(nn.Module):
         """``(N, 3, H, W)`` in [0, 1] to the representation before the last layer, ``(N, width)``."""
         out: Tensor = self.layers((x - self.shift) * self.scale)
         return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` in [0, 1] to logits ``(N, classes)``."""
-        return self.forward_with_features(x)[1]
-
-    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(features, logits)`` in one pass, for losses on the frozen target's representation."""
-        features = self.features(x)
-        return features, self.linear(features)
 
 
 def _conv(i: int, o: int, stride: int = 1) -> nn.Conv2d:
@@ -275,7 +275,7 @@ class ResNet8Config:
     classes: int = 10
 
 
-class ResNet8(nn.Module):
+class ResNet8(Classifier):
     """He et al.'s CIFAR network (CVPR 2016) at n = 1, for small images of any size: 16, 32 and 64 channels."""
 
     def __init__(self, config: ResNet8Config) -> None:
@@ -287,11 +287,7 @@ class ResNet8(nn.Module):
         )  # fmt: skip
         self.linear = nn.Linear(64, config.classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``."""
-        return self.forward_with_features(x)[1]
-
-    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(features (N, 64), logits)`` in one pass, for losses on the frozen target's representation."""
-        features = self.layers(x)
-        return features, self.linear(features)
+    def features(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, 64)``."""
+        out: Tensor = self.layers(x)
+        return out

@@ -52,7 +52,7 @@ def attacked(
     """
     eps, first, iterations = share * (attack.eps or 0.0), share * attack.settings["step"], attack.settings["iterations"]
     generator = torch.Generator().manual_seed(seed)
-    loss = objective(attack)
+    loss = objective(attack.name)
 
     def logits_of(images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed_precision):

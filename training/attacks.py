@@ -57,6 +57,7 @@ class Attack:
     settings: Settings
     source: str
     perturb: Perturb = dataclasses.field(repr=False, compare=False)
+    whole_batch: bool = False  # one image's perturbation depends on the others, which restarts must not leave out
 
     def with_settings(self, eps: float | None = None, **settings: float | int) -> Attack:
         """The same attack with some settings replaced."""
@@ -94,9 +95,8 @@ class Attack:
         worst = torch.full(labels.shape, -torch.inf, device=images.device)
         with _autoattack_flags() as flags:
             for _ in range(int(self.settings.get("restarts", 1))):
-                # MATCH takes its guides from the batch, which must not shrink to one class.
                 left = torch.arange(len(images), device=images.device)
-                left = left if self.perturb is _match else left[~succeeded]
+                left = left if self.whole_batch else left[~succeeded]
                 if not len(left):
                     break
                 with torch.enable_grad():
@@ -164,12 +164,12 @@ def _summed_margin(logits: Tensor, labels: Tensor) -> Tensor:
     return (others - logits.gather(1, labels[:, None]).squeeze(1)).sum()
 
 
-def objective(attack: Attack) -> Callable[[Tensor, Tensor], Tensor]:
-    """What a PGD attack climbs, of logits and labels; with targets, what it goes down."""
-    return _summed_margin if attack.name.startswith("PGDM") else fast.summed_cross_entropy
+def objective(name: str) -> fast.Loss:
+    """What the PGD attack of that name climbs, of logits and labels; with targets, what it goes down."""
+    return _summed_margin if name.startswith("PGDM") else fast.summed_cross_entropy
 
 
-def _linf_pgd(targeted: bool, loss: Callable[[Tensor, Tensor], Tensor]) -> Perturb:
+def _linf_pgd(targeted: bool, loss: fast.Loss) -> Perturb:
     def perturb(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
         eps, step, iterations = settings["eps"], settings["step"], int(settings["iterations"])
         if images.is_cuda:
@@ -437,17 +437,15 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
     goal: Goal = "targeted" if targeted else "untargeted"
     settings: Settings
     match base:
-        case "PGD_N" | "PGD_T":
+        case "PGD_N" | "PGD_T" | "PGDM_N" | "PGDM_T":
             settings = {"iterations": 40, "step": _STEP if eps >= 0.1 else eps / 4}
-            return Attack(name, goal, "linf", eps, settings, _PGD, _linf_pgd(targeted, fast.summed_cross_entropy))
-        case "PGDM_N" | "PGDM_T":
-            settings = {"iterations": 40, "step": _STEP if eps >= 0.1 else eps / 4}
-            source = f"{_PGD.replace('summed cross-entropy', 'the margin of Carlini & Wagner, S&P 2017')}"
-            return Attack(name, goal, "linf", eps, settings, source, _linf_pgd(targeted, _summed_margin))
+            margin = "the margin of Carlini & Wagner, S&P 2017"
+            source = _PGD.replace("summed cross-entropy", margin) if base.startswith("PGDM") else _PGD
+            return Attack(name, goal, "linf", eps, settings, source, _linf_pgd(targeted, objective(base)))
         case "MATCH_N":
             settings = {"iterations": 100, "step": _STEP if eps >= 0.1 else eps / 10, "nearest": 5}
             source = "features of E pulled to those of another class (feature adversaries: Sabour et al., ICLR 2016)"
-            return Attack(name, goal, "linf", eps, settings, source, _match)
+            return Attack(name, goal, "linf", eps, settings, source, _match, whole_batch=True)
         case "AA_N":
             return Attack(name, goal, "linf", eps, {"seed": 0, "eot": 0}, f"{_AA}, standard", _autoattack("standard"))
         case "AA_N_rand":

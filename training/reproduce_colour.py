@@ -15,7 +15,9 @@ CIFAR10_CPU = Scale(
     classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
 )  # fmt: skip
 CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
-LISA_CPU = Scale(epochs=20, quick=4, slow=10, slower=10, thorough=20)
+LISA_CPU = Scale(
+    epochs=12, quick=1, slow=10, slower=10, thorough=20, purifier=("--batch-size", "64", "--with", "refresh_epochs=4")
+)
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1)
 
@@ -51,7 +53,7 @@ class ColourPlan(Plan):
 
     def kept(self, name: str) -> str:
         """In the zoo where it ships."""
-        ships = self.dataset != "digits-colour" and name in (self.target, "transparent")
+        ships = self.dataset in ("cifar10", "lisa") and name in (self.target, "transparent")
         return f"models/zoo/{self.dataset}-{name}.safetensors" if ships else super().kept(name)
 
     @property
@@ -145,8 +147,8 @@ class LisaPlan(ColourPlan):
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")
         recipe = ("--recipe", "lisa")
+        yield from self.purifier("transparent", seen, "skips", *recipe)
         yield from self.purifier("arn-ap", seen, "colour", *recipe)
-        yield from self.purifier("arn-ap-skips", seen, "skips", *recipe)
         yield from self.purifier("ape-g-ap", seen, "ape-g", "--recipe", "lisa-ape-g")
         yield from self.robust("doa-9x5")
         yield from self.robust("doa-7x7")
