@@ -66,9 +66,11 @@ async def pooled(pixels: int, function: Callable[P, T], *args: P.args, **kwargs:
 
 
 def choose(
-    service: Service, wanted: str | None, size: tuple[int, ...], channels: int | None = None, resize: bool = False
+    service: Service, wanted: str | None, size: tuple[int, ...], channels: int | None = None, resample_to: int = 0
 ) -> Card:
     """The card of the model asked for, or of the first that takes (height, width); ``channels`` where they are fixed.
+
+    ``resample_to``: an image that none takes may be resampled, best for a model of so many channels.
 
     Raises:
         UnknownModel: ``wanted`` names none that is loaded.
@@ -83,8 +85,8 @@ def choose(
     for card in cards:
         if takes(card, size, channels):
             return card
-    if resize:
-        return cards[0]
+    if resample_to:
+        return next((card for card in cards if card.input_shape[0] == resample_to), cards[0])
     for card in cards:
         if takes(card, size, channels, service.settings.sizes):
             return card
@@ -129,7 +131,7 @@ async def decode(
     """
 
     def plan(size: tuple[int, int], enough: int) -> Plan:
-        card = choose(service, wanted, size, resize=resize)
+        card = choose(service, wanted, size, resample_to=enough if resize else 0)
         fixed, height, width = card.input_shape
         asked = channels.get(size) if channels else None
         return Plan(card.name, fixed or asked or enough, (height, width) if resize and height else None)
