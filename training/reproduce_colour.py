@@ -12,11 +12,16 @@ from .plan import Plan, Scale, Step
 # What two cores allow: a stand-in for the target, a fifth of the training images, every k-th test image.
 CIFAR10_CPU = Scale(
     every=5, robust=10, ablation=10, epochs=6, ablation_epochs=6, seeds=1, quick=10, slow=50, slower=200, thorough=100,
-    classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
+    classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3,learning_rate=0.001"),
 )  # fmt: skip
 CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
 LISA_CPU = Scale(
-    epochs=12, quick=1, slow=10, slower=10, thorough=20, purifier=("--batch-size", "64", "--with", "refresh_epochs=4")
+    epochs=12,
+    quick=1,
+    slow=10,
+    slower=10,
+    thorough=20,
+    purifier=("--batch-size", "64", "--with", "refresh_epochs=4,learning_rate=0.001"),
 )
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1)
@@ -108,7 +113,7 @@ class Cifar10Plan(ColourPlan):
         yield from self.purifier("ape-g-dp", dp, "ape-g")
         yield from self.purifier("hgd-dp", dp, "hgd")
         yield from self.purifier("arn-pp-paper", pp, "colour", "--recipe", "paper-colour")
-        terms = {"att": "0.1", "nor": "0.00001", "adv": "0.1"}
+        terms = {"att": "0.01", "nor": "0.0001", "adv": "0.1"}
         yield from self.ablation("cifar10", terms, "--arch", "colour")
         detect = ("detect", *self.common, "--every", str(min(10, self.scale.slow)), "--out", str(self.results))
         yield Step((*detect, "--purifier", self.kept("transparent")))
