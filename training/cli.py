@@ -234,7 +234,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     if len(specs) > 1:
         name = f"{name}-{len(specs)}f"
     if initial and not (recipe_.continues and recipe_.continues == card_of(initial).recipe):
-        name = f"{name}-from-{flags.init.stem}"
+        name = f"{name}-from-{card_of(initial).name}"
     elif recipe_.continues and not initial:
         name = f"{name}-from-nothing"
     surrogate: tuple[nn.Module, str] | None = None
