@@ -12,7 +12,8 @@ from .plan import Plan, Scale, Step
 # What two cores allow: a stand-in for the target, a fifth of the training images, every k-th test image.
 CIFAR10_CPU = Scale(
     every=5, robust=10, ablation=10, epochs=4, ablation_epochs=4, seeds=1, quick=10, slow=50, slower=200, thorough=100,
-    classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3,learning_rate=0.001"),
+    classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
+    first=("--with", "refresh_epochs=3,learning_rate=0.001"),
 )  # fmt: skip
 CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
 LISA_CPU = Scale(
@@ -21,7 +22,7 @@ LISA_CPU = Scale(
     slow=10,
     slower=10,
     thorough=20,
-    purifier=("--batch-size", "64", "--with", "refresh_epochs=4,learning_rate=0.001"),
+    purifier=("--batch-size", "64", "--with", "refresh_epochs=4"),
 )
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1)
@@ -73,11 +74,15 @@ class ColourPlan(Plan):
 
     def purifier(self, name: str, seen: str, arch: str, *more: str) -> Iterator[Step]:
         """Train a purifier, and measure it obliviously and in the attacker's hands."""
-        pools = ("--pools", str(self.runs / "pools"))
-        budget = ("--every", str(self.scale.every), *self.epochs(self.scale.epochs), *self.scale.purifier)
-        yield from self.trained(name, "purifier", None, "--arch", arch, "--seen", seen, *pools, *budget, *more)
+        yield from self.trained(name, "purifier", None, *self.learning(seen, arch), *more)
         yield from self.oblivious(self.kept(name))
         yield from self.white_box("--purifier", self.kept(name))
+
+    def learning(self, seen: str, arch: str) -> tuple[str, ...]:
+        """How every purifier learns."""
+        scale = self.scale
+        what = ("--arch", arch, "--seen", seen, "--pools", str(self.runs / "pools"), "--every", str(scale.every))
+        return (*what, *self.epochs(scale.epochs), *scale.purifier)
 
     def robust(self, recipe: str) -> Iterator[Step]:
         """Train a classifier that defends itself, DOA from the ordinary one, and measure it."""
@@ -99,7 +104,7 @@ class Cifar10Plan(ColourPlan):
         pp, dp = "PGD_N,PGD_T", "PGD_N,DDN_N"
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")  # crafts what all others share
-        yield from self.purifier("transparent", pp, "skips")
+        yield from self._ours(pp)
         yield from self.purifier("arn-pp", pp, "colour")
         yield from self.purifier("arn-wide", f"{pp},DDN_N", "skips", "--recipe", "cifar10-wide")
         yield from self.purifier("ape-g-pp", pp, "ape-g")
@@ -124,6 +129,14 @@ class Cifar10Plan(ColourPlan):
         yield self.measure(spec, "none,PGD_N,PGD_T,DDN_N,PGD_N_eps2", scale.quick, None, kind=kind)
         yield self.measure(spec, "AA_N,AA_N_eps2,CW_N,FWA_N,FWA_N_eps2", scale.slow, None, kind=kind)
         yield self.measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, None, kind=kind)
+
+    def _ours(self, seen: str) -> Iterator[Step]:
+        """What ships; where epochs are few, at a lower rate ``first``."""
+        start, first = self.run("start", "purifier"), self.scale.first
+        if first:
+            train = ("train", *self.common, "--out", str(start.parent), *self.learning(seen, "skips"), *first)
+            yield Step(train, None, start, kept=Path(self.kept("transparent")))
+        yield from self.purifier("transparent", seen, "skips", *(("--init", str(start)) if first else ()))
 
     def _bpda(self) -> Iterator[Step]:
         for name in ("transparent", "arn-pp", "ape-g-pp"):
