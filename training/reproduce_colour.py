@@ -13,7 +13,7 @@ from .plan import Plan, Scale, Step
 CIFAR10_CPU = Scale(
     every=5, robust=10, ablation=10, epochs=3, ablation_epochs=3, seeds=1, quick=10, slow=50, slower=200, thorough=100,
     classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
-    first=("--epochs", "4", "--with", "refresh_epochs=3,learning_rate=0.001"),
+    first=("--epochs", "4", "--with", "refresh_epochs=3,learning_rate=0.001", "--weights", "l1=10,logit=1"),
 )  # fmt: skip
 CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
 LISA_CPU = Scale(
