@@ -1,7 +1,8 @@
 """What each network costs: parameters, MFLOP an image, images a second.
 
-``python -m benchmarks.networks`` takes turns between the purifiers that ship, the authors' MNIST network and HGD's
-U-Net at its own width, all in eager fp32 on one device, and writes the record and the table of ``docs/fidelity.md``.
+``python -m benchmarks.networks`` takes turns between the purifiers that ship, those for colour, the authors' MNIST
+network and HGD's U-Net at its own width, all in eager fp32 on one device, and writes the record and the table of
+``docs/fidelity.md``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ BEGIN, END = "<!-- networks: written by `python -m benchmarks.networks` -->\n", 
 def networks() -> dict[str, nn.Module]:
     """By name, those that ship first."""
     found = {name: models.load(name) for name in models.available()}
-    others = {
+    others: dict[str, nn.Module] = {
+        "colour": Arn(ArnConfig.preset("colour", 3, 32)),
+        "skips": Arn(ArnConfig.preset("skips", 3, 32)),
         "the authors' on MNIST": Arn(ArnConfig.preset("released", 1, 28)),
         "HGD's U-Net on MNIST": Hgd(HgdConfig(1, 28, 64)),
         "HGD's U-Net on CIFAR-10": Hgd(HgdConfig(3, 32, 64)),

@@ -42,29 +42,30 @@ def photograph() -> torch.Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
 
 
-def write(dataset: str, f: str, natural: torch.Tensor, labels: dict[str, int], out: Path, page: Path) -> None:
-    """Three pictures of each image, for the page those that it sends, and the sheet of them."""
+def write(dataset: str, f: str, g: str, natural: torch.Tensor, labels: dict[str, int], out: Path, page: Path) -> None:
+    """Three pictures of each image, for the page those that it sends, and the sheet; without ``g`` two pictures."""
     classifier, right = models.load(f).requires_grad_(False), torch.tensor(list(labels.values()))
     crafted = attacks.get("PGD_N", dataset)(classifier, natural, right, seed=0).images
     adversarial = crafted.mul(255).round() / 255
     if bool((classifier(adversarial).argmax(1) == right).any()):
         sys.exit(f"an adversarial image of {dataset} does not fool the classifier")
-    purified = models.purify(adversarial, f"{dataset}-transparent")
-    for name, images in {"natural": natural, "adversarial": adversarial, "purified": purified}.items():
+    pictures = {"natural": natural, "adversarial": adversarial}
+    if g:
+        pictures["purified"] = models.purify(adversarial, g)
+        save_png(contact_sheet(*pictures.values()), out / "sheet.png")
+    for name, images in pictures.items():
         for label, image in zip(labels, images, strict=True):
             for folder in (out,) if name == "purified" else (out, page):
                 save_png(image.mul(255).round().byte(), folder / f"{name}_{label}.png")
-    save_png(contact_sheet(natural, adversarial, purified), out / "sheet.png")
-    seen = [classifier(images).argmax(1).tolist() for images in (natural, adversarial, purified)]
-    print(f"{dataset}, natural, adversarial and purified:", *seen)
+    print(dataset, {name: classifier(images).argmax(1).tolist() for name, images in pictures.items()})
 
 
 def main() -> None:
     """Write all of them."""
     classifier = models.load("mnist-lenet5").requires_grad_(False)
     digits = {str(digit): digit for digit in range(10)}
-    write("mnist", "mnist-lenet5", natural_digits(classifier), digits, OUT, PAGE / "examples")
-    write("cifar10", "cifar10-resnet20", photograph(), {"cat": 3}, OUT / "photos", PAGE / "photos")
+    write("mnist", "mnist-lenet5", "mnist-transparent", natural_digits(classifier), digits, OUT, PAGE / "examples")
+    write("cifar10", "cifar10-resnet20", "", photograph(), {"cat": 3}, OUT / "photos", PAGE / "photos")
 
 
 if __name__ == "__main__":

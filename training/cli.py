@@ -172,8 +172,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shipped(dataset: str) -> tuple[str, str]:
-    """The classifier and the purifier that stand for a data set where none is named."""
-    return {"cifar10": ("cifar10-resnet20", "cifar10-transparent")}.get(dataset, ("mnist-lenet5", "mnist-transparent"))
+    """The classifier and the purifier that stand for a data set where none is named; none for colour ships yet."""
+    return {"cifar10": ("cifar10-resnet20", "identity")}.get(dataset, ("mnist-lenet5", "mnist-transparent"))
 
 
 def _dataset(flags: argparse.Namespace) -> Dataset:

@@ -59,7 +59,7 @@ class ColourPlan(Plan):
 
     def kept(self, name: str) -> str:
         """In the zoo where it ships."""
-        ships = self.dataset in ("cifar10", "lisa") and name in (self.target, "transparent")
+        ships = self.dataset in ("cifar10", "lisa") and name == self.target
         return f"models/zoo/{self.dataset}-{name}.safetensors" if ships else super().kept(name)
 
     @property
