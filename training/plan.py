@@ -95,7 +95,7 @@ class Plan:
         yield Step(("train", *self.common, "--out", str(found.parent), *arguments), seconds, found, kept=kept)
         export = ("export", str(found), *self.common, "--name", kept.stem, "--out", str(kept.parent))
         known = None if seconds is None else 30
-        every = 1 if file == "classifier" else min(10, self.scale.slower)
+        every = 1 if file == "classifier" else self.scale.slow
         yield Step((*export, "--every", str(every)), known, kept, made_from=found)
 
     def epochs(self, epochs: int) -> tuple[str, ...]:

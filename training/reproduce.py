@@ -22,7 +22,7 @@ OUT_OF_TIME = 75  # sysexits' "temporary failure, try again"
 
 CPU = Scale(every=3, robust=2, static=11, ablation=4, ablation_epochs=8, slow=10, slower=20, thorough=33)
 GPU = Scale()
-SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 30, 60, 100, 100, ("--batch-size", "32"))
+SMOKE = Scale(8, 16, 32, 16, 1, 1, 1, 30, 60, 100, 100, ("--batch-size", "32"))
 
 
 class MnistPlan(Plan):
