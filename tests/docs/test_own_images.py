@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 
+@pytest.mark.slow  # minutes of training
 def test_the_guide_leads_from_a_folder_to_a_served_purifier(tmp_path, monkeypatch):
     text = (ROOT / "docs" / "own-images.md").read_text()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
