@@ -159,7 +159,11 @@ def command(out, **extra):
 
 @pytest.mark.parametrize(
     "extra",
-    [{"recipe": "paper"}, {"recipe": "transparent"}, {"recipe": "joint", "with": "inner_steps=2"}],
+    [
+        pytest.param({"recipe": "paper"}, marks=pytest.mark.slow),
+        {"recipe": "transparent"},
+        pytest.param({"recipe": "joint", "with": "inner_steps=2"}, marks=pytest.mark.slow),
+    ],
     ids=["paper", "transparent", "joint"],
 )
 def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(extra, tmp_path):
