@@ -101,7 +101,7 @@ def test_a_classifier_is_no_purifier():
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(FileNotFoundError, match="identity, .*mnist-hardened, mnist-lenet5, mnist-transparent"):
+    with pytest.raises(FileNotFoundError, match=r"identity, .*mnist-hardened, mnist-lenet5, mnist-transparent"):
         models.load("mnist-transparant")
 
 
