@@ -173,6 +173,12 @@ def _shipped_recipes() -> dict[str, str]:
     return {card.dataset: card.recipe for card in cards if card.profile == "transparent"}
 
 
+def _ships(record: Record) -> bool:
+    """Whether it is of no defence, or of one of the purifiers that ship for its data set."""
+    shipped = (_shipped_recipes().get(record.dataset), "hardened")
+    return record.defence == "none" or (record.defence.startswith("ARN") and record.recipe in shipped)
+
+
 def _difference(record: Record | None, published: float | None) -> str:
     return "" if record is None or published is None else f"{record.error_rate - published:+.2f}"
 
@@ -445,8 +451,7 @@ def _detection(results: Path, dataset: str) -> str:
 
 def _choice(records: Sequence[Record]) -> str:
     """No defence, the shipped purifiers and the robust classifier, by what the attacker knows; no other rows."""
-    kinds = (("none", ""), ("ARN_PP", _shipped_recipes()["mnist"]), ("ARN_W", "hardened"))
-    chosen = [r for r in records if (r.defence, r.recipe) in kinds or r.defence == "AT_PGD"]
+    chosen = [r for r in records if _ships(r) or r.defence == "AT_PGD"]
     cells: dict[tuple[Row, str, str], Record] = {
         ((r.defence, r.recipe, "in-process"), r.threat_model, r.attack): r
         for r in chosen
@@ -465,9 +470,8 @@ def _choice(records: Sequence[Record]) -> str:
 def _overview(records: Sequence[Record], results: Path) -> str:
     """The rows of no defence and of what ships, MNIST first."""
     parts = []
-    for dataset, recipe in sorted(_shipped_recipes().items(), key=lambda item: (item[0] != "mnist", item[0])):
-        shipped = ("", recipe, "hardened")
-        chosen = [r for r in records if r.dataset == dataset and r.recipe in shipped]
+    for dataset in sorted(_shipped_recipes(), key=lambda name: (name != "mnist", name)):
+        chosen = [r for r in records if r.dataset == dataset and _ships(r)]
         if chosen:
             sections = _sections(chosen, dataset, results, "####", whole=False)
             parts.append(f"### {dataset.upper()}\n\n{_stand_in(chosen, dataset)}{sections}")
