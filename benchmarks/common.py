@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
@@ -64,10 +65,21 @@ def network(name: str) -> str:
 def megaflops(name: str) -> float:
     """Of one image through a network; a multiplication and an addition are two."""
     model = models.load(network(name))
+    return flops(model, torch.zeros(1, *models.card_of(model).input_shape)) / 1e6
+
+
+def flops(model: nn.Module, x: Tensor) -> int:
+    """Of a pass of ``x`` through ``model``; a multiplication and an addition are two."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(torch.zeros(1, *models.card_of(model).input_shape))
-    flops: int = counter.get_total_flops()
-    return flops / 1e6
+        model(x)
+    total: int = counter.get_total_flops()
+    return total
+
+
+def fill(page: Path, begin: str, end: str, text: str) -> None:
+    """Write ``text`` where ``page`` has a place for it."""
+    head, _, rest = page.read_text().partition(begin)
+    page.write_text(head + begin + text + end + rest.partition(end)[2])
 
 
 @functools.cache

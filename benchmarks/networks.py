@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models import Arn, ArnConfig, Hgd, HgdConfig
@@ -59,11 +58,9 @@ def main() -> None:
     ]
     rows = {}
     for name, (model, x) in subjects.items():
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            model(x[:1])
         rows[name] = {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "megaflops": counter.get_total_flops() / 1e6,
+            "megaflops": common.flops(model, x[:1]) / 1e6,
             "images_per_second": flags.batch / statistics.median(seconds[name] for seconds in rounds),
         }
     lines = ["| network | parameters, M | MFLOP an image | images a second |", "| --- | ---: | ---: | ---: |"]
@@ -72,8 +69,7 @@ def main() -> None:
         for name, r in rows.items()
     )
     print("\n".join(lines))
-    head, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text("\n".join([head + BEGIN, *lines, "\n" + END + rest.partition(END)[2]]))
+    common.fill(PAGE, BEGIN, END, "\n" + "\n".join(lines) + "\n\n")
     common.write(
         common.RESULTS / "networks.json",
         "Parameters, MFLOP (a multiplication and an addition are two) and images a second in eager fp32",

@@ -17,7 +17,7 @@ from typing import Any
 
 from examples.servers import free_port
 
-from .common import BUILD, RESULTS, ROOT, Sample, fetch, load, medians, running, serving, versions, write
+from .common import BUILD, RESULTS, ROOT, Sample, fetch, fill, load, medians, running, serving, versions, write
 
 PAGE = ROOT / "docs" / "scaling.md"
 BEGIN, END = "<!-- ray: written by `python -m benchmarks.ray` -->\n", "<!-- /ray -->\n"
@@ -88,8 +88,7 @@ def main() -> None:
     line = told(json.loads(flags.out.read_text()))
     print(line)
     if flags.out == RESULTS / "ray.json":
-        head, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(head + BEGIN + line + END + rest.partition(END)[2])
+        fill(PAGE, BEGIN, END, line)
 
 
 if __name__ == "__main__":

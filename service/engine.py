@@ -146,9 +146,9 @@ class Engine:
         """The cards of the loaded purifiers, in the order they were asked for."""
         return map(self.card, self.purifiers)
 
-    def classifier_cards(self) -> dict[tuple[int, int, int], Card]:
-        """The cards of the embedded classifiers by the (C, H, W) that they take."""
-        return {shape: models.card_of(classifier) for shape, classifier in self.classifiers.items()}
+    def classifier_cards(self) -> Iterator[Card]:
+        """The cards of the embedded classifiers, in the order they were asked for."""
+        return map(models.card_of, self.classifiers.values())
 
     def warm_up(self, max_batch_images: int) -> None:
         """Run every purifier once at a single image and once at a full batch, so that no request pays for it."""

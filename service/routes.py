@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models import Card
+from models import Card, card_of
 
 from . import codec, demo, gateway, negotiate, pipeline, schemas
 from .codec import Images
@@ -328,7 +328,7 @@ async def _classify(request: Request, service: Service) -> Response:
 
 
 def _classification(service: Service, item: Item, index: int) -> schemas.Classification:
-    card = service.engine.classifier_cards()[_channels_first(item.purified.images)]
+    card = card_of(service.engine.classifiers[_channels_first(item.images)])
     assert item.purified.probabilities is not None
     unpurified = item.purified.unpurified
     return schemas.Classification(
@@ -482,7 +482,7 @@ async def models(request: Request) -> Response:
     ]
     classifiers = [
         {name: getattr(card, name) for name in schemas.ClassifierInfo.model_fields}
-        for card in engine.classifier_cards().values()
+        for card in engine.classifier_cards()
     ]
     attacks = _service(request).settings.demo_attacks and bool(classifiers)
     answer = schemas.ModelsAnswer.model_validate(

@@ -131,7 +131,7 @@ class Cifar10Plan(ColourPlan):
         yield self.measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, None, kind=kind)
 
     def _ours(self, seen: str) -> Iterator[Step]:
-        """What ships; where epochs are few, at a lower rate ``first``."""
+        """What is to ship; where epochs are few a run with the flags ``first`` comes before."""
         start, first = self.run("start", "purifier"), self.scale.first
         if first:
             train = ("train", *self.common, "--out", str(start.parent), *self.learning(seen, "skips"), *first)
