@@ -196,6 +196,17 @@ def test_a_table_older_than_its_records_is_caught(project):
     assert main(["tables", "--results", str(root / "results"), "--check"]) == 1
 
 
+def test_the_readme_shows_what_ships_and_no_robust_classifier(project):
+    root, _path = project
+    (record,) = records.read_all(root / "results")
+    dataclasses.replace(record, defence="AT_PGD").write(root / "results")
+    tables.update(root / "results")
+    assert "| AT_PGD |" in (root / "docs" / "results.md").read_text()
+    readme = (root / "README.md").read_text()
+    assert "| none |" in readme
+    assert "| AT_PGD |" not in readme
+
+
 def test_a_record_edited_by_hand_is_caught(project):
     root, path = project
     fields = json.loads(path.read_text())
