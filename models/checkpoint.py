@@ -68,7 +68,8 @@ class Card:
     """What a checkpoint says of itself.
 
     ``input_shape`` is (C, H, W); ``seen_attacks`` lists ``{"attack", "eps", ...}``; ``metrics`` are error rates in
-    percent on the validation split, measured on the file that ships; ``sha256`` is the hash of the file read.
+    percent on the validation split, measured on the file that ships; ``curve`` what its run saw on a part of that split
+    after each epoch; ``sha256`` is the hash of the file read.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Card:
     loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     step: int = 0
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()
     seed: int = 0
     command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -191,6 +193,7 @@ def read(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
         fields["input_shape"] = tuple(fields["input_shape"])
         fields["class_names"] = tuple(fields["class_names"])
         fields["seen_attacks"] = tuple(fields["seen_attacks"])
+        fields["curve"] = tuple(fields.get("curve", ()))
         card = Card(**fields, sha256=hashlib.sha256(data).hexdigest())
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path.name}: its card is not one this version reads ({error})") from error

@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "--with", type=_fields, default=(), dest="fields", metavar="FIELD=NUMBER,...",
         help="other numbers of the recipe: inner_steps=20,ema=0",
     )  # fmt: skip
+    train.add_argument("--watched", type=int, default=1000, help="validation images looked at after each epoch")
     train.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     train.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
     train.add_argument("--surrogate", metavar="SPEC", help="a second classifier, attacked for every other batch")
@@ -272,6 +273,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         flags.pools,
         surrogate,
         classifiers[1:],
+        flags.watched,
     ).fit()
 
 

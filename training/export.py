@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def export(
     through what it saw it through. Error rates are percent.
     """
     model = models.load(source)
-    card = dataclasses.replace(models.card_of(model), name=name)
+    card = dataclasses.replace(models.card_of(model), name=name, curve=_curve(source.parent / "metrics.jsonl"))
     with tempfile.TemporaryDirectory() as folder:
         rounded_path = Path(folder) / "rounded.safetensors"
         checkpoint.save(model, card, rounded_path, torch.float16)
@@ -66,6 +67,13 @@ def export(
     return card
 
 
+def _curve(log: Path) -> tuple[dict[str, float], ...]:
+    """Epoch, step and error rates of a run's log, if there is one; of an epoch that was repeated the last."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    kept = ("epoch", "step", "error/")
+    return tuple({row["epoch"]: {k: v for k, v in row.items() if k.startswith(kept)} for row in rows}.values())
+
+
 def model_card(card: Card, parameters: int) -> str:
     """The card as Markdown."""
     rows = {
@@ -96,11 +104,20 @@ def model_card(card: Card, parameters: int) -> str:
         if card.profile == "transparent"
         else ""
     )
+    curve = ""
+    if card.curve:
+        names = [name for name in card.curve[0] if name.startswith("error/")]
+        lines = [["epoch", "steps", *(name.removeprefix("error/") for name in names)], ["---:"] * (2 + len(names))]
+        lines += [
+            [f"{row['epoch']}", f"{row['step']:,}", *(f"{row[name]:.1f}" for name in names)] for row in card.curve
+        ]
+        learned = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        curve = f"\nError in percent of some validation images as it learned:\n\n{learned}\n"
     sheet = ""
     if figures.has_sheet(card):
-        names = " and ".join(str(seen["attack"]) for seen in card.seen_attacks)
+        attacked = " and ".join(str(seen["attack"]) for seen in card.seen_attacks)
         sheet = (
             f"\n![Digits, attacked and purified]({card.name}.png)\n\n"
-            f"*scikit-learn's digits, for {names} each: natural, adversarial, the noise ten times over, purified.*\n"
+            f"*scikit-learn's digits, for {attacked} each: natural, adversarial, the noise ten times over, purified.*\n"
         )
-    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{sheet}"
+    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{curve}{sheet}"

@@ -15,8 +15,8 @@ class Scale:
     ``static`` for what learns from STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
     attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
     other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 leaves a
-    recipe its own. ``batch``, ``purifier`` and ``first``: flags of all training, of the purifiers', and
-    of a run that comes before the one that ships.
+    recipe its own. ``batch``, ``purifier``, ``first`` and ``hardened``: flags of all training, of the purifiers',
+    of a run that comes before the one that ships, and of the hardened profile on colour.
     """
 
     every: int = 1
@@ -34,6 +34,7 @@ class Scale:
     classifier_epochs: int = 0
     purifier: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
+    hardened: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Recipe:
             )
         if self.refresh_epochs < 0 or self.shift < 0:
             raise ValueError("refresh_epochs and shift cannot be negative")
-        crafted = self.refresh_epochs or (self.inner_steps and not (self.flip or self.budgets))
+        crafted = self.refresh_epochs or (self.inner_steps and not self.budgets)
         if (self.shift or self.flip or self.budgets) and not crafted:
             raise ValueError("shifted images need attacks crafted against them: set refresh_epochs")
         weights = self.weights
@@ -268,6 +268,14 @@ def cifar10_wide() -> Recipe:
     return dataclasses.replace(cifar10(), name="cifar10-wide", budgets=(2 / 255, 12 / 255))
 
 
+def cifar10_hardened() -> Recipe:
+    """``hardened`` for CIFAR-10, meant for ``--arch skips`` from ``cifar10`` (``--init``): fewer and mirrored steps."""
+    return dataclasses.replace(
+        hardened(), name="cifar10-hardened", epochs=30, learning_rate=2e-3, shift=4, flip=True, continues="cifar10",
+        inner_steps=5, eps_to=1.0,
+    )  # fmt: skip
+
+
 def lisa() -> Recipe:
     """Ours for LISA, where stickers are seen; signs are not mirrored."""
     return dataclasses.replace(
@@ -303,6 +311,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar10-wide": cifar10_wide,
     "cifar10-ape-g": lambda: _beside(ape_g(), cifar10()),
     "cifar10-hgd": lambda: _beside(hgd(), cifar10()),
+    "cifar10-hardened": cifar10_hardened,
     "lisa": lisa,
     "lisa-ape-g": lambda: _beside(ape_g(), lisa()),
     "lisa-hgd": lambda: _beside(hgd(), lisa()),

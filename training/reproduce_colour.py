@@ -14,6 +14,7 @@ CIFAR10_CPU = Scale(
     every=5, robust=10, ablation=10, epochs=3, ablation_epochs=3, seeds=1, quick=10, slow=50, slower=200, thorough=100,
     classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
     first=("--epochs", "4", "--with", "refresh_epochs=3,learning_rate=0.001", "--weights", "l1=10,logit=1"),
+    hardened=("--every", "5", "--epochs", "5", "--batch-size", "64", "--with", "inner_steps=3", "--watched", "200"),
 )  # fmt: skip
 CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
 LISA_CPU = Scale(
@@ -25,7 +26,10 @@ LISA_CPU = Scale(
     purifier=("--batch-size", "64", "--with", "refresh_epochs=4"),
 )
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
-SMOKE = Scale(8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1)
+SMOKE = Scale(
+    8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1,
+    hardened=("--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20"),
+)  # fmt: skip
 
 Places = tuple[Path, Path, Path, str]
 """Runs, rounded checkpoints, results and the device."""
@@ -105,6 +109,7 @@ class Cifar10Plan(ColourPlan):
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")  # crafts what all others share
         yield from self._ours(pp)
+        yield from self._hardened()
         yield from self.purifier("arn-pp", pp, "colour")
         yield from self.purifier("arn-wide", f"{pp},DDN_N", "skips", "--recipe", "cifar10-wide")
         yield from self.purifier("ape-g-pp", pp, "ape-g")
@@ -137,6 +142,15 @@ class Cifar10Plan(ColourPlan):
             train = ("train", *self.common, "--out", str(start.parent), *self.learning(seen, "skips"), *first)
             yield Step(train, None, start, kept=Path(self.kept("transparent")))
         yield from self.purifier("transparent", seen, "skips", *(("--init", str(start)) if first else ()))
+
+    def _hardened(self) -> Iterator[Step]:
+        """The hardened profile from the transparent one, through f after g, and who it was not trained with."""
+        recipe = ("--arch", "skips", "--recipe", "cifar10-hardened", "--init", self.kept("transparent"))
+        yield from self.trained("hardened", "purifier", None, *recipe, *self.scale.hardened)
+        kept, scale = self.kept("hardened"), self.scale
+        yield self.measure(kept, "none,PGD_N,PGD_T", scale.quick, None)
+        yield self.measure(kept, "PGDM_N", scale.slow, None, "--threat-models", "white_box")
+        yield from self.white_box("--purifier", kept)
 
     def _bpda(self) -> Iterator[Step]:
         for name in ("transparent", "arn-pp", "ape-g-pp"):

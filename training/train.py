@@ -238,7 +238,7 @@ class FreshSource:
 
 
 class AdaptiveSource:
-    """Images shifted and attacked through f after g as both stand at this step, the budget grown over the run."""
+    """Images shifted, mirrored and attacked through f after g as both stand, the budget grown over the run."""
 
     def __init__(self, config: TrainConfig, split: Split, through: Callable[[], nn.Module], steps: int) -> None:
         self.config, self.split, self.through, self.steps = config, split, through, steps
@@ -248,10 +248,11 @@ class AdaptiveSource:
         config, recipe = self.config, self.config.recipe
         images, labels = self.split.batch(indices, config.device)
         seed = seed_of(config.seed, "shift", step, int(indices[0]))
-        offsets = torch.randint(
-            0, 2 * recipe.shift + 1, (len(indices), 2), generator=torch.Generator().manual_seed(seed)
-        )
+        generator = torch.Generator().manual_seed(seed)
+        offsets = torch.randint(0, 2 * recipe.shift + 1, (len(indices), 2), generator=generator)
         natural = shift_images(images, offsets, recipe.shift)
+        if recipe.flip:
+            natural = flip_images(natural, torch.rand(len(indices), generator=generator) < 0.5)
         # Attack.eps is what the ramp ends at.
         begin = recipe.eps_from / recipe.eps_to
         share = begin + (1 - begin) * min(1.0, (step + 1) / max(1.0, recipe.ramp * self.steps))
@@ -309,12 +310,15 @@ class Trainer:
         pools: Path | None = None,
         surrogate: tuple[nn.Module, str] | None = None,
         others: Sequence[nn.Module] = (),
+        watched: int = 1000,
     ) -> None:
         self.given, self.classifiers = classifier, [classifier, *others]
         check(config, dataset, self.classifiers)
         self.config, self.dataset, self.out = config, dataset, out
         self.classifier_sha256, self.command, self.save_seconds = classifier_sha256, command, save_seconds
-        self.pools = pools
+        self.pools, self.watched = pools, watched
+        if watched < 1:
+            raise ConfigurationError(f"{watched} watched validation images: at least 1")
         self.attacked = {classifier_sha256: classifier, **({surrogate[1]: surrogate[0]} if surrogate else {})}
         if surrogate and not config.recipe.refresh_epochs:
             raise ConfigurationError("a second classifier is attacked by recipes that craft while they train")
@@ -638,8 +642,8 @@ class Trainer:
     # -- looking at it ------------------------------------------------------------------------------------------
 
     def _validation_sets(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Natural and crafted images of about a thousand validation images, for watching the run."""
-        split = self.dataset.validation.every(len(self.dataset.validation) // 1000 or 1)
+        """Natural and crafted images of about ``watched`` validation images, for watching the run."""
+        split = self.dataset.validation.every(len(self.dataset.validation) // self.watched or 1)
         natural, labels = split.batch(slice(None), self.config.device)
         sets, target = {"none": (natural, labels)}, searched(self.given, self.config.mixed_precision)
         for attack in self.config.seen:

@@ -1,5 +1,7 @@
 """What ships: rounded, measured, with a card and a contact sheet that say the same as the file."""
 
+import json
+
 import pytest
 import torch
 
@@ -23,6 +25,24 @@ def test_every_shipped_purifier_of_digits_has_its_contact_sheet():
     wanted = figures.sheets(classifier, cards)
     assert "mnist-transparent.png" in wanted
     assert figures.stale(models.ZOO, wanted) == []
+
+
+def test_the_card_of_a_run_shows_how_it_learned(tmp_path):
+    run = tmp_path / "run"
+    command = ["--dataset", "digits", "--every", "20", "--crafted", str(tmp_path / "crafted")]
+    assert main(["train", *command, "--epochs", "2", "--batch-size", "32", "--seen", "PGD_N", "--out", str(run)]) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    with (run / "metrics.jsonl").open("a") as log:  # a run that was killed and repeated its last epoch
+        log.write(json.dumps({**rows[-1], "error/PGD_N": 12.5}) + "\n")
+    out = ["--name", "short", "--out", str(tmp_path)]
+    assert main(["export", str(run / "purifier.safetensors"), *command, *out]) == 0
+    curve = card_of(models.load(tmp_path / "short.safetensors")).curve
+    assert [row["epoch"] for row in curve] == [1, 2]
+    assert curve[0] == {key: rows[0][key] for key in ("epoch", "step", "error/none", "error/PGD_N")}
+    first, last = ([f"{row[key]:.1f}" for key in ("error/none", "error/PGD_N")] for row in curve)
+    page = (tmp_path / "short.md").read_text()
+    assert last[1] == "12.5"
+    assert f"| 1 | {rows[0]['step']} | {first[0]} | {first[1]} |\n| 2 | {rows[1]['step']} | {last[0]} | 12.5 |" in page
 
 
 def test_an_exported_purifier_is_the_rounded_one_with_card_and_sheet(tmp_path):

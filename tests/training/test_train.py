@@ -127,6 +127,7 @@ def test_a_classifier_that_does_not_fit_is_refused(digits, tmp_path):
         {"inner_steps": -1},
         {"ema": 1.0},
         {"eps_to": 0.0},
+        {"inner_steps": 5, "refresh_epochs": 0, "budgets": (0.1, 0.2)},
         {"joint": 1.0, "weights": recipes.LossWeights(l1=1, adv=1)},
     ],
 )
@@ -273,6 +274,16 @@ def test_hardening_attacks_through_the_purifier_as_it_stands(digits, classifier,
     assert not torch.equal(before, source.batch(indices, 0, 5)[1])
 
 
+def test_hardening_mirrors_half_of_the_images_where_its_recipe_does(digits, classifier, tmp_path):
+    trainer = train.Trainer(hardened(shift=0, flip=True), small(digits, 64), classifier, "f", tmp_path)
+    indices = torch.arange(64)
+    found, natural = trainer._source().batch(indices, 0, 0)[0], digits.train.batch(indices)[0]
+    kept, mirrored = ((found == x).flatten(1).all(1) for x in (natural, natural.flip(3)))
+    assert bool((kept | mirrored).all())
+    assert 16 < int((mirrored & ~kept).sum()) < 48
+    assert torch.equal(found, trainer._source().batch(indices, 0, 0)[0])
+
+
 def test_hardening_lowers_the_error_of_the_pair(digits, classifier, tmp_path):
     chosen = hardened(epochs=5, eps_from=0.3, eps_to=0.3, ramp=0.0, ema=0.9)
     start = models.load("mnist-transparent")
@@ -355,8 +366,16 @@ def test_a_jointly_tuned_classifier_is_left_beside_its_purifier(digits, classifi
 
 def test_the_flags_of_a_hardened_run_are_in_its_name(tmp_path):
     out = tmp_path / "run"
-    more = {"every": 10, "width": 8, "blocks": 2, "with": "inner_steps=2,ema=0", "weights": "kl=2", "batch-size": 64}
-    subprocess.run(command(out, recipe="hardened", epochs=1, **more), check=True, capture_output=True)
+    more = {
+        "every": 10,
+        "width": 8,
+        "blocks": 2,
+        "watched": 50,
+        "with": "inner_steps=2,ema=0",
+        "weights": "kl=2",
+        "batch-size": 64,
+    }
+    subprocess.run(command(out, recipe="hardened", epochs=1, watched=50, **more), check=True, capture_output=True)
     card = models.card_of(models.load(out / "purifier.safetensors"))
     assert card.recipe == "hardened-kl2-inner_steps2-ema0-width8-blocks2-2-from-nothing"
     assert (card.config["width"], card.config["blocks"], card.loss_weights["kl"]) == (8, 2, 2.0)
