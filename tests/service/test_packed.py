@@ -21,7 +21,12 @@ def test_every_network_answers_the_same_at_every_batch_size(network, prepare):
     torch.manual_seed(0)
     network = prepare(network.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
     shape = (network.config.channels, network.config.size, network.config.size)
-    fast = packed(network, torch.rand(1, *shape))
+    try:
+        fast = packed(network, torch.rand(1, *shape))
+    except RuntimeError as error:
+        if prepare is lowered and "needs the cpu support" in str(error):
+            pytest.skip(f"{error}; the service runs eagerly there")
+        raise
     assert any(buffer.is_mkldnn for buffer in fast.buffers())
     assert not any(buffer.is_mkldnn for buffer in network.buffers())
     for count in (1, 2, 33):

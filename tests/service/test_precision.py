@@ -33,7 +33,7 @@ def test_the_shipped_purifier_moves_by_few_levels_and_no_label():
         exact, fast = levels(purifier(x)), levels(lowered(purifier)(x))
         assert torch.equal(classifier(exact / 255).argmax(1), classifier(fast / 255).argmax(1))
     apart = (exact - fast).abs()
-    assert 0 < apart.max() <= 4
+    assert 0 < apart.max() <= 5
     assert (apart <= 1).float().mean() > 0.99
 
 
@@ -50,7 +50,7 @@ def test_on_mnist_bf16_keeps_the_labels_and_nearly_every_level(attack):
         exact, fast = levels(purifier(x)), levels(lowered(purifier)(x))
         kept = classifier(exact / 255).argmax(1) == classifier(fast / 255).argmax(1)
     apart = (exact - fast).abs()
-    assert apart.max() <= 4
+    assert apart.max() <= 5
     assert (apart <= 1).float().mean() > 0.99
     assert kept.float().mean() >= 0.999
 
