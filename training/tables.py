@@ -226,8 +226,8 @@ def _adaptive_name(cell: dict[str, Any]) -> str:
 
 
 _HARDENED = (
-    "Trained against attacks that went through f after g, f frozen and ordinary; beside it the transparent one that\n"
-    "ships. `PGDM` climbs the margin in place of cross-entropy, `MATCH` pulls E's features to those of another class,\n"
+    "Trained against attacks that went through f after g, f frozen and ordinary; beside it the transparent one.\n"
+    "`PGDM` climbs the margin in place of cross-entropy, `MATCH` pulls E's features to those of another class,\n"
     "`x100r10` is 100 steps from 10 random starts."
 )
 _REACH = (
@@ -254,12 +254,16 @@ def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[st
     if not counts:
         return []
     itself = "hardened" if "hardened" in counts else counts.most_common(1)[0][0]  # a toy run has its length in its name
-    rows = {"none": "", "ARN_PP": _shipped_recipes().get(everything[0].dataset, ""), "ARN_W": itself}
+    beside = _shipped_recipes().get(everything[0].dataset) or next(
+        (recipe for recipe, _ in Counter(r.recipe for r in everything if r.defence == "ARN_PP").most_common()), ""
+    )
+    rows = {"none": "", "ARN_PP": beside, "ARN_W": itself}
     shown = [r for r in everything if rows.get(r.defence) == r.recipe and r.settings["transport"] == "in-process"]
     of_first = [r for r in shown if r.classifier == first and r.defence != "none"]
     parts = [f"{heading} The hardened profile\n\n{_HARDENED}\n\n{_by_attack(of_first)}"]
-    reach = _by_row(shown, _REACHED, lambda r: (r.classifier, _label((r.defence, r.recipe, "in-process"))))
-    parts.append(f"{heading} The hardened profile in front of other classifiers\n\n{_REACH}\n\n{reach}")
+    if {r.classifier for r in shown} != {first}:
+        reach = _by_row(shown, _REACHED, lambda r: (r.classifier, _label((r.defence, r.recipe, "in-process"))))
+        parts.append(f"{heading} The hardened profile in front of other classifiers\n\n{_REACH}\n\n{reach}")
     fidelity = _by_row(
         [r for r in shown if r.classifier == first and r.measures],
         (("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box")),
