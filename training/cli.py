@@ -188,7 +188,8 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     dataset = _dataset(flags)
     dataset = dataclasses.replace(dataset, train=dataset.train.every(flags.every))
     mixed_precision = multiplies_bf16(flags.device) and not flags.fp32
-    arch: Any = flags.arch or ("compact" if dataset.shape[0] == 1 else "colour")
+    usual = "compact" if dataset.shape[0] == 1 else "colour"
+    arch: Any = flags.arch or usual
     kind: Kind = "classifier" if arch in NETWORKS else "purifier"
     initial = load_model(str(flags.init), kind, dataset.name, "cpu")[0] if flags.init else None
     overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v}
@@ -212,7 +213,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         raise ValueError(f"recipe {chosen} is for a classifier")
     recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
     # A run that is not the recipe as it is known says so in its name.
-    name = recipe_.name + ("-skips" if arch == "skips" else "")
+    name = recipe_.name + (f"-{arch}" if arch in ("compact", "colour", "skips") and arch != usual else "")
     name += "".join(f"-{term}{_decimal(weight)}" for term, weight in (*flags.weights, *flags.fields))
     shape = {key: value for key in _SHAPE if (value := getattr(flags, key)) is not None}
     name += "".join(f"-{key.replace('_', '')}{value}" for key, value in shape.items())

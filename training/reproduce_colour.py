@@ -14,7 +14,10 @@ CIFAR10_CPU = Scale(
     every=5, robust=10, ablation=10, epochs=3, ablation_epochs=3, seeds=1, quick=10, slow=50, slower=200, thorough=100,
     classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
     first=("--epochs", "4", "--with", "refresh_epochs=3,learning_rate=0.001", "--weights", "l1=10,logit=1"),
-    hardened=("--every", "5", "--epochs", "5", "--batch-size", "64", "--with", "inner_steps=3", "--watched", "200"),
+    hardened=(
+        "--arch", "compact", "--every", "5", "--epochs", "10", "--batch-size", "64", "--with", "inner_steps=3",
+        "--watched", "200",
+    ),
 )  # fmt: skip
 CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
 LISA_CPU = Scale(
@@ -28,7 +31,7 @@ LISA_CPU = Scale(
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(
     8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1,
-    hardened=("--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20"),
+    hardened=("--arch", "compact", "--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20"),
 )  # fmt: skip
 
 Places = tuple[Path, Path, Path, str]
@@ -144,10 +147,10 @@ class Cifar10Plan(ColourPlan):
         yield from self.purifier("transparent", seen, "skips", *(("--init", str(start)) if first else ()))
 
     def _hardened(self) -> Iterator[Step]:
-        """The hardened profile from the transparent one, through f after g, and who it was not trained with."""
-        recipe = ("--arch", "skips", "--recipe", "cifar10-hardened", "--init", self.kept("transparent"))
-        yield from self.trained("hardened", "purifier", None, *recipe, *self.scale.hardened)
-        kept, scale = self.kept("hardened"), self.scale
+        """The hardened profile, from the transparent one unless the scale has another network."""
+        scale, kept = self.scale, self.kept("hardened")
+        network = scale.hardened or ("--arch", "skips", "--init", self.kept("transparent"))
+        yield from self.trained("hardened", "purifier", None, "--recipe", "cifar10-hardened", *network)
         yield self.measure(kept, "none,PGD_N,PGD_T", scale.quick, None)
         yield self.measure(kept, "PGDM_N", scale.slow, None, "--threat-models", "white_box")
         yield from self.white_box("--purifier", kept)
