@@ -100,12 +100,14 @@ def test_the_hardened_smoke_run_goes_from_training_to_its_tables(checkout):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("cifar10", ("--arch resnet20", "--arch resnet32", "--arch skips", "hgd", "bpda", "att=0,", "detect")),
-        ("cifar10 --device cuda", ("--arch resnet110", "--arch wrn28-20", "--arch vgg19", "cifar10-wide", "at-pgd")),
+        ("cifar10", ("--arch resnet20", "--arch resnet32", "--arch skips", "hgd", "bpda", "att=0,", "detect",
+                     "--recipe cifar10-hardened --arch compact")),
+        ("cifar10 --device cuda", ("--arch resnet110", "--arch wrn28-20", "--arch vgg19", "cifar10-wide", "at-pgd",
+                                   "--recipe cifar10-hardened --arch skips --init")),
         ("lisa", ("--dataset lisa-track", "doa-9x5", "doa-7x7", "AP_4", "paper-colour", "white_box")),
         ("lisa --device cuda --smoke", ("--dataset digits-colour", "--arch lisa-cnn")),
     ],
-)
+)  # fmt: skip
 def test_the_colour_plans_name_what_they_measure(arguments, words, capsys, checkout):
     assert reproduce.main([*arguments.split(), "--list"]) == 0
     listed = capsys.readouterr().out.splitlines()
@@ -127,7 +129,7 @@ def test_a_deadline_ends_the_plan_with_a_status_of_its_own(checkout, capsys):
     ("name", "rows"),
     [
         ("cifar10", ("AT_PGD", "DOA_7x7", "APE-G_PP", "HGD_DP", "ARN_DP", "ARN_wide", "cifar10-skips", "paper-colour",
-                     "Table 5", "resnet20:", "without L_att", "bpda", "Detection by LID")),
+                     "Table 5", "resnet20:", "without L_att", "bpda", "The hardened profile", "Detection by LID")),
         ("lisa", ("AT_PGD", "DOA_7x7", "DOA_9x5", "APE-G_AP", "ARN_AP", "AP_4", "paper-colour")),
     ],
 )  # fmt: skip
