@@ -27,15 +27,12 @@ from . import codec, demo, pipeline
 from .engine import Engine, Work
 from .errors import BadParameter, SwapRefused, SwapUnderWay, UnknownModel, WrongAdminToken
 from .http import read_body
-from .precision import Precision
+from .precision import tolerance
 
 if TYPE_CHECKING:
     from .app import Service
 
 logger = logging.getLogger("service.admin")
-
-# Least share of the values that are within one grey level of the reference, and how far the others may be.
-_TOLERANCES: dict[Precision, tuple[float, int]] = {"fp32": (1.0, 1), "bf16": (0.99, 5)}
 
 
 class Golden(BaseModel, extra="forbid"):
@@ -141,9 +138,10 @@ def _build(service: Service, name: str, path: Path, sha256: str | None, golden: 
     candidate.warm_up(service.settings.max_batch_images)
     images, *expected = golden or [_golden_images(card)]
     answer = candidate.run(Work(name), images).images
-    _compare(answer, _reference(candidate, name, images), "the fp32 reference's", engine.precision)
+    within = tolerance(engine.precision, engine.device)
+    _compare(answer, _reference(candidate, name, images), "the fp32 reference's", within)
     for image in expected:
-        _compare(answer, image, "the expected one", engine.precision)
+        _compare(answer, image, "the expected one", within)
     return candidate
 
 
@@ -171,10 +169,10 @@ def _reference(candidate: Engine, name: str, images: codec.Images) -> NDArray[np
     return answer
 
 
-def _compare(answer: codec.Images, other: codec.Images, what: str, precision: Precision) -> None:
+def _compare(answer: codec.Images, other: codec.Images, what: str, within: tuple[float, int]) -> None:
     if answer.shape != other.shape:
         raise SwapRefused(f"its answer is {answer.shape}, {what} {other.shape}")
     levels = abs(answer.astype(int) - other)
-    share, most = _TOLERANCES[precision]
+    share, most = within
     if levels.max() > most or (levels <= 1).mean() < share:
         raise SwapRefused(f"its answer to golden images is up to {levels.max()} grey levels away from {what}")

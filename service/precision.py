@@ -21,6 +21,16 @@ def resolve(precision: Wanted, device: str) -> Precision:
     return "bf16" if multiplies_bf16(device) else "fp32"
 
 
+def tolerance(precision: Precision, device: str) -> tuple[float, int]:
+    """Least share of a purified uint8 image within one grey level of the reference, and how far the rest may be.
+
+    Where bf16 is emulated a value may go one level further; see ``docs/api.md``.
+    """
+    if precision == "fp32":
+        return 1.0, 1
+    return 0.99, 4 if multiplies_bf16(device) else 5
+
+
 def lowered(network: nn.Module) -> nn.Module:
     """A folded copy that takes and gives float32 and computes in bfloat16 between its first and last convolution.
 

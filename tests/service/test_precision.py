@@ -10,11 +10,14 @@ from PIL import Image
 
 import models
 from models import ApeG, ApeGConfig, Arn, ArnConfig, Hgd, HgdConfig
+from models.precision import multiplies_bf16
 from service.engine import Engine, Work
 from service.precision import lowered, resolve
 from training import attacks, data
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+# Where bf16 is emulated a value goes one level further.
+FURTHEST = 4 if multiplies_bf16("cpu") else 5
 
 
 def adversarial_digits():
@@ -33,7 +36,7 @@ def test_the_shipped_purifier_moves_by_few_levels_and_no_label():
         exact, fast = levels(purifier(x)), levels(lowered(purifier)(x))
         assert torch.equal(classifier(exact / 255).argmax(1), classifier(fast / 255).argmax(1))
     apart = (exact - fast).abs()
-    assert 0 < apart.max() <= 5
+    assert 0 < apart.max() <= FURTHEST
     assert (apart <= 1).float().mean() > 0.99
 
 
@@ -50,7 +53,7 @@ def test_on_mnist_bf16_keeps_the_labels_and_nearly_every_level(attack):
         exact, fast = levels(purifier(x)), levels(lowered(purifier)(x))
         kept = classifier(exact / 255).argmax(1) == classifier(fast / 255).argmax(1)
     apart = (exact - fast).abs()
-    assert apart.max() <= 5
+    assert apart.max() <= FURTHEST
     assert (apart <= 1).float().mean() > 0.99
     assert kept.float().mean() >= 0.999
 

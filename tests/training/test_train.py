@@ -67,9 +67,10 @@ def test_the_first_losses_match_the_golden_file(recipe, digits, classifier, tmp_
         golden[recipe] = rows
         GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
     assert [row.keys() for row in rows] == [row.keys() for row in golden[recipe]]
-    for row, expected in zip(rows, golden[recipe], strict=True):
-        # Steps along the sign of a gradient that is almost zero fall to either side, as the processor rounds it.
-        assert row == pytest.approx(expected, rel=3e-2)
+    for step, (row, expected) in enumerate(zip(rows, golden[recipe], strict=True)):
+        # Adam's first step goes along the sign of the gradient: where that is almost zero, to the side to which the
+        # processor rounds it. At the rate of `transparent` this is seen in the losses after it.
+        assert row == pytest.approx(expected, rel=3e-2 if recipe == "transparent" and step else 2e-3)
 
 
 def test_the_decoder_alone_learns_from_the_image_discriminator(digits, classifier, tmp_path):
