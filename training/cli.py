@@ -190,6 +190,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     mixed_precision = multiplies_bf16(flags.device) and not flags.fp32
     usual = "compact" if dataset.shape[0] == 1 else "colour"
     arch: Any = flags.arch or usual
+    ours = arch in ("compact", "colour", "skips")
     kind: Kind = "classifier" if arch in NETWORKS else "purifier"
     initial = load_model(str(flags.init), kind, dataset.name, "cpu")[0] if flags.init else None
     overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v}
@@ -213,7 +214,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         raise ValueError(f"recipe {chosen} is for a classifier")
     recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
     # A run that is not the recipe as it is known says so in its name.
-    name = recipe_.name + (f"-{arch}" if arch in ("compact", "colour", "skips") and arch != usual else "")
+    name = recipe_.name + (f"-{arch}" if ours and arch != usual else "")
     name += "".join(f"-{term}{_decimal(weight)}" for term, weight in (*flags.weights, *flags.fields))
     shape = {key: value for key in _SHAPE if (value := getattr(flags, key)) is not None}
     name += "".join(f"-{key.replace('_', '')}{value}" for key, value in shape.items())
@@ -228,7 +229,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     seen = flags.seen or (("AP_1", "AP_2") if stickers else recipe_.seen)
     if recipe_.inner_steps and (flags.static or flags.surrogate or dict(flags.fields).get("refresh_epochs")):
         raise ValueError(f"recipe {chosen} attacks g as it stands: no --static, --surrogate or refresh_epochs")
-    if recipe_.inner_steps and arch not in ("compact", "colour", "skips"):
+    if recipe_.inner_steps and not ours:
         name = f"{name}-{arch}"
     if recipe_.inner_steps and seen != recipe_.seen:
         name = f"{name}-{'+'.join(seen)}"

@@ -104,20 +104,22 @@ def model_card(card: Card, parameters: int) -> str:
         if card.profile == "transparent"
         else ""
     )
-    curve = ""
-    if card.curve:
-        names = [name for name in card.curve[0] if name.startswith("error/")]
-        lines = [["epoch", "steps", *(name.removeprefix("error/") for name in names)], ["---:"] * (2 + len(names))]
-        lines += [
-            [f"{row['epoch']}", f"{row['step']:,}", *(f"{row[name]:.1f}" for name in names)] for row in card.curve
-        ]
-        learned = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        curve = f"\nError in percent of some validation images as it learned:\n\n{learned}\n"
     sheet = ""
     if figures.has_sheet(card):
-        attacked = " and ".join(str(seen["attack"]) for seen in card.seen_attacks)
+        names = " and ".join(str(seen["attack"]) for seen in card.seen_attacks)
         sheet = (
             f"\n![Digits, attacked and purified]({card.name}.png)\n\n"
-            f"*scikit-learn's digits, for {attacked} each: natural, adversarial, the noise ten times over, purified.*\n"
+            f"*scikit-learn's digits, for {names} each: natural, adversarial, the noise ten times over, purified.*\n"
         )
-    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{curve}{sheet}"
+    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{_learned(card)}{sheet}"
+
+
+def _learned(card: Card) -> str:
+    """The card's curve as a table, a row an epoch."""
+    if not card.curve:
+        return ""
+    names = [name for name in card.curve[0] if name.startswith("error/")]
+    lines = [["epoch", "steps", *(name.removeprefix("error/") for name in names)], ["---:"] * (2 + len(names))]
+    lines += [[f"{row['epoch']}", f"{row['step']:,}", *(f"{row[name]:.1f}" for name in names)] for row in card.curve]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"\nError in percent of some validation images as it learned:\n\n{table}\n"

@@ -148,11 +148,11 @@ class Cifar10Plan(ColourPlan):
 
     def _hardened(self) -> Iterator[Step]:
         """The hardened profile, from the transparent one unless the scale has another network."""
-        scale, kept = self.scale, self.kept("hardened")
-        network = scale.hardened or ("--arch", "skips", "--init", self.kept("transparent"))
+        kept = self.kept("hardened")
+        network = self.scale.hardened or ("--arch", "skips", "--init", self.kept("transparent"))
         yield from self.trained("hardened", "purifier", None, "--recipe", "cifar10-hardened", *network)
-        yield self.measure(kept, "none,PGD_N,PGD_T", scale.quick, None)
-        yield self.measure(kept, "PGDM_N", scale.slow, None, "--threat-models", "white_box")
+        yield from self.oblivious(kept)
+        yield self.measure(kept, "PGDM_N", self.scale.slow, None, "--threat-models", "white_box")
         yield from self.white_box("--purifier", kept)
 
     def _bpda(self) -> Iterator[Step]:

@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,14 @@ def _paper(results: Path, dataset: str) -> dict[tuple[str, str], float]:
 
 def _target(records: Sequence[Record], dataset: str) -> str:
     """The classifier that the tables of a data set are about: the paper's, a stand-in, or the most measured one."""
-    measured = [name for name, _ in Counter(record.classifier for record in records).most_common()]
+    measured = _by_count(record.classifier for record in records)
     wanted = [name.removeprefix(f"{dataset}-") for name in _TARGETS.get(dataset, ())]
     return next((name for name in wanted if name in measured), next(iter(measured), ""))
+
+
+def _by_count(names: Iterable[str]) -> list[str]:
+    """Each name once, the most frequent first."""
+    return [name for name, _ in Counter(names).most_common()]
 
 
 def _of_target(records: Sequence[Record]) -> list[Record]:
@@ -250,13 +255,13 @@ _REACHED: tuple[tuple[str, ThreatName], ...] = (
 
 def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[str]:
     """What a sceptic asks of the hardened profile, from a data set's records; ``first`` is its own f."""
-    counts = Counter(r.recipe for r in everything if r.defence == "ARN_W")
-    if not counts:
-        return []
-    itself = "hardened" if "hardened" in counts else counts.most_common(1)[0][0]  # a toy run has its length in its name
-    beside = _shipped_recipes().get(everything[0].dataset) or next(
-        (recipe for recipe, _ in Counter(r.recipe for r in everything if r.defence == "ARN_PP").most_common()), ""
+    transparent, hardened = (
+        _by_count(r.recipe for r in everything if r.defence == defence) for defence in ("ARN_PP", "ARN_W")
     )
+    if not hardened:
+        return []
+    itself = "hardened" if "hardened" in hardened else hardened[0]  # a toy run has its length in its name
+    beside = _shipped_recipes().get(everything[0].dataset) or next(iter(transparent), "")
     rows = {"none": "", "ARN_PP": beside, "ARN_W": itself}
     shown = [r for r in everything if rows.get(r.defence) == r.recipe and r.settings["transport"] == "in-process"]
     of_first = [r for r in shown if r.classifier == first and r.defence != "none"]
