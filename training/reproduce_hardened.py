@@ -93,7 +93,8 @@ class HardenedPlan(Plan):
         yield self.measure(ours, ",".join(f"PGD_Nx{n}" for n in (1, 5, 10, 20, 100, 200)), much.slower, 300, *white)
         sweep = "PGD_N@0.1,PGD_N@0.2,PGD_N@0.35,PGD_N@0.4,PGD_N@0.5,PGD_N@0.7,PGD_T@0.5"
         yield self.measure(ours, sweep, much.slow, 500, *white)
-        yield self.measure(ours, "DDN_N,STA_N,FWA_N,ROA_N", much.slower, 900, *white)
+        yield self.measure(ours, "DDN_N,STA_N,FWA_N,FWA_Nx200,ROA_N", much.slower, 1200, *white)
+        yield self.measure(ours, "FWA_N", much.slower, 120, "--threat-models", "bpda")
         for approximate in ("bpda", "bpda_through"):
             yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", much.slow, 300, "--threat-models", approximate)
         yield self.measure(ours, "DDN_N,AA_N,PGD_N_eps2,AA_N_eps2,FWA_N,FWA_N_eps2", much.quick, 3600)
