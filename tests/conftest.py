@@ -17,6 +17,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: begun last, it would run alone while the other processes wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_reproduce.py")
+
+
 def decoders_of(pid: int) -> set[int]:
     """The decoding processes of a service (Linux)."""
     found = set()

@@ -15,8 +15,9 @@ class Scale:
     ``static`` for what learns from STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
     attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
     other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 leaves a
-    recipe its own. ``batch``, ``purifier``, ``first`` and ``hardened``: flags of all training, of the purifiers',
-    of a run that comes before the one that ships, and of the hardened profile on colour.
+    recipe its own. ``batch``, ``ablation_batch``, ``purifier``, ``first`` and ``hardened``: flags of all training, of
+    Figure 4's besides, of the purifiers', of a run that comes before the one that ships, and of the hardened profile on
+    colour.
     """
 
     every: int = 1
@@ -31,6 +32,7 @@ class Scale:
     slower: int = 1
     thorough: int = 1
     batch: tuple[str, ...] = ()
+    ablation_batch: tuple[str, ...] = ()
     classifier_epochs: int = 0
     purifier: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
@@ -119,7 +121,7 @@ class Plan:
     def ablation(self, recipe: str, terms: dict[str, str], *more: str, seconds: int | None = None) -> Iterator[Step]:
         """Figure 4, every seed with all terms and without each."""
         scale, known = self.scale, seconds is not None
-        budget = ("--every", str(scale.ablation), *self.epochs(scale.ablation_epochs))
+        budget = ("--every", str(scale.ablation), *self.epochs(scale.ablation_epochs), *scale.ablation_batch)
         for seed in range(scale.seeds):
             for left_out in ("", *terms):
                 weights = ",".join(f"{term}={0 if term == left_out else weight}" for term, weight in terms.items())
@@ -127,6 +129,6 @@ class Plan:
                 what = ("--recipe", recipe, "--weights", weights, "--seed", str(seed), *more)
                 pools, out = ("--pools", str(self.runs / "pools")), ("--out", str(trained.parent))
                 yield Step(("train", *self.common, *out, *what, *budget, *pools), seconds, trained)
-                attacks = "none,PGD_N,PGD_T,DDN_N,AA_N,PGD_N_eps2,FWA_N"
-                yield self.measure(str(trained), attacks, scale.quick, 45 if known else None)
-                yield self.measure(str(trained), "STA_N", scale.slower, 10 if known else None)
+                quick, slow = "none,PGD_N,PGD_T,PGD_N_eps2", "DDN_N,AA_N,FWA_N"
+                for attacks, every in ((quick, scale.quick), (slow, scale.slow), ("STA_N", scale.slower)):
+                    yield self.measure(str(trained), attacks, every, 15 if known else None)

@@ -20,9 +20,12 @@ logger = logging.getLogger(__name__)
 
 OUT_OF_TIME = 75  # sysexits' "temporary failure, try again"
 
-CPU = Scale(every=3, robust=2, static=11, ablation=4, ablation_epochs=8, slow=10, slower=20, thorough=33)
+CPU = Scale(
+    every=3, robust=2, static=11, ablation=8, ablation_epochs=6, slow=10, slower=20, thorough=33,
+    ablation_batch=("--batch-size", "128"),
+)  # fmt: skip
 GPU = Scale()
-SMOKE = Scale(8, 16, 32, 16, 1, 1, 1, 30, 60, 100, 100, ("--batch-size", "32"))
+SMOKE = Scale(8, 16, 32, 16, 1, 1, 1, 30, 60, 100, 100, ("--batch-size", "32", "--watched", "20"))
 
 
 class MnistPlan(Plan):

@@ -11,13 +11,15 @@ from .plan import Plan, Step
 
 @dataclasses.dataclass(frozen=True)
 class HardenedScale:
-    """How much of the hardened profile: flags of its ``own`` run, of each ``choice`` and of the classifiers.
+    """How much of the hardened profile: flags of its ``own`` run, of what goes on from it, of each ``choice`` and of
+    the classifiers.
 
     Strides over the test split: ``quick`` for what is oblivious, ``slow`` for AutoAttack and 40 steps, ``slower`` for
     restarts, Square alone and AutoAttack through other classifiers. ``choices`` names some where not all are run.
     """
 
     own: tuple[str, ...] = ()
+    more: tuple[str, ...] = ("--epochs", "3")
     choice: tuple[str, ...] = ("--every", "3", "--epochs", "8")
     classifier: tuple[str, ...] = ()
     quick: int = 1
@@ -27,13 +29,15 @@ class HardenedScale:
 
 
 CPU = HardenedScale(
-    choice=("--every", "10", "--epochs", "5", "--batch-size", "64"), slow=10, slower=33,
+    more=("--every", "4", "--epochs", "6"), choice=("--every", "10", "--epochs", "5", "--batch-size", "64"),
+    slow=10, slower=33,
     choices=("base", "from-nothing", "no-picture", "trades", "three-classifiers", "one-step", "no-ramp", "steps-5",
              "no-average", "margin"),
 )  # fmt: skip
 GPU = HardenedScale(choice=("--epochs", "10"))
 SMOKE = HardenedScale(
     ("--every", "20", "--epochs", "1", "--batch-size", "32", "--with", "inner_steps=2"),
+    ("--every", "20", "--epochs", "1", "--batch-size", "32"),
     ("--every", "20", "--epochs", "1", "--batch-size", "32"),
     ("--every", "8", "--epochs", "1", "--batch-size", "32"),
     30, 100, 100, ("base", "three-classifiers"),
@@ -63,6 +67,7 @@ class HardenedPlan(Plan):
         yield from self.trained("at-pgd", "classifier", 900, *at_pgd)
         for purifier in ("identity", "mnist-transparent", ours):
             yield from self._in_front_of(self.kept("at-pgd"), purifier)
+        yield from self._reach(ours)
         # What was measured before fidelity was a part of the records, once more.
         yield self.measure("mnist-transparent", "none,PGD_N", much.quick, 60)
         white = ("--threat-models", "white_box")
@@ -109,6 +114,20 @@ class HardenedPlan(Plan):
             yield self.measure(purifier, "PGD_N", much.slow, 60, *f, *white)
             if thorough:
                 yield self.measure(purifier, "AA_N", much.slower, 1200, *f, *white)
+
+    def _reach(self, ours: str) -> Iterator[Step]:
+        """A run that goes on from ``ours`` through an MLP as well: what that gives with the MLP that stays unseen."""
+        much, reach, white = self.much, self.kept("hardened-reach"), ("--threat-models", "white_box")
+        yield from self.trained("mlp-b", "classifier", 300, "--arch", "mlp", "--seed", "1", *much.classifier)
+        seen = ("--classifier", f"mnist-lenet5,{self.kept('mlp-b')}", "--with", "learning_rate=0.001,ramp=0")
+        yield from self.trained(
+            "hardened-reach", "purifier", 1800, "--recipe", "hardened", "--init", ours, *much.more, *seen
+        )
+        yield self.measure(reach, "none,PGD_N", much.quick, 60)
+        yield self.measure(reach, "PGD_N", much.slow, 60, *white)
+        yield self.measure(reach, "AA_N", much.slower, 1200, *white)
+        for name in ("mlp", "lenet5-b", "resnet8"):
+            yield from self._in_front_of(self.kept(name), reach, thorough=name == "mlp")
 
     def _choices(self) -> Iterator[Step]:
         """Short runs that differ from ``base`` by one thing each, ``wide`` from ``from-nothing``."""
