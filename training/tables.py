@@ -432,9 +432,13 @@ def _ablation(records: Sequence[Record]) -> str:
         members = {seed: rs for (b, v, seed), rs in groups.items() if (b, v) == (base, variant)}
         cells = []
         for attack in attacks:
-            rates = [r.error_rate for rs in members.values() for r in rs if r.attack == attack]
-            mean = sum(rates) / len(rates) if rates else 0
-            cells.append(f"**{mean:.2f}** <sub>{min(rates):.2f} to {max(rates):.2f}</sub>" if rates else "")
+            found = [r for rs in members.values() for r in rs if r.attack == attack]
+            if not found:
+                cells.append("")
+                continue
+            rates, n = [r.error_rate for r in found], found[0].n
+            size = "" if n == 10_000 else f", n {n:,}"
+            cells.append(f"**{sum(rates) / len(rates):.2f}** <sub>{min(rates):.2f} to {max(rates):.2f}{size}</sub>")
         lines.append(f"| {base}, {variant} | {len(members)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
