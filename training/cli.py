@@ -173,8 +173,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shipped(dataset: str) -> tuple[str, str]:
-    """The classifier and the purifier that stand for a data set where none is named; none for colour ships yet."""
-    return {"cifar10": ("cifar10-resnet20", "identity")}.get(dataset, ("mnist-lenet5", "mnist-transparent"))
+    """The classifier and the purifier that stand for a data set where none is named; no purifier for colour ships."""
+    colour = {"cifar10": ("cifar10-resnet20", "identity"), "lisa": ("lisa-cnn", "identity")}
+    return colour.get(dataset, ("mnist-lenet5", "mnist-transparent"))
 
 
 def _dataset(flags: argparse.Namespace) -> Dataset:
@@ -192,7 +193,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     arch: Any = flags.arch or usual
     ours = arch in ("compact", "colour", "skips")
     kind: Kind = "classifier" if arch in NETWORKS else "purifier"
-    initial = load_model(str(flags.init), kind, dataset.name, "cpu")[0] if flags.init else None
+    initial = load_model(str(flags.init), kind, dataset.name, "cpu", dataset.shape)[0] if flags.init else None
     overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v}
     if kind == "classifier":
         make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
@@ -242,7 +243,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         name = f"{name}-from-nothing"
     surrogate: tuple[nn.Module, str] | None = None
     if flags.surrogate:
-        second, second_card = load_model(flags.surrogate, "classifier", dataset.name, flags.device)
+        second, second_card = load_model(flags.surrogate, "classifier", dataset.name, flags.device, dataset.shape)
         surrogate = (second, second_card.sha256)
         name = f"{name}-and-{second_card.name.removeprefix(f'{dataset.name}-')}"
     if flags.seed:
@@ -250,7 +251,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
     recipe_ = dataclasses.replace(recipe_, name=name, weights=weights, **dict(flags.fields))
     classifiers, cards = zip(
-        *(load_model(spec, "classifier", dataset.name, flags.device) for spec in specs), strict=True
+        *(load_model(spec, "classifier", dataset.name, flags.device, dataset.shape) for spec in specs), strict=True
     )
     by_name = [attacks.get(attack, dataset.name) for attack in seen]
     learned = [as_learned(a, recipe_) if recipe_.inner_steps else attacks.for_training(a) for a in by_name]
@@ -279,7 +280,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     ).fit()
 
 
-def _threat_model(name: str, flags: argparse.Namespace) -> ThreatModel:
+def _threat_model(name: str, flags: argparse.Namespace, shape: Sequence[int]) -> ThreatModel:
     match name:
         case "oblivious":
             return Oblivious()
@@ -290,7 +291,7 @@ def _threat_model(name: str, flags: argparse.Namespace) -> ThreatModel:
         case "bpda_through":
             return Bpda("g")
         case "gray_box" if flags.surrogate:
-            return GrayBox(*load_model(flags.surrogate, "purifier", flags.dataset, flags.device))
+            return GrayBox(*load_model(flags.surrogate, "purifier", flags.dataset, flags.device, shape))
         case "gray_box":
             raise ValueError("gray_box needs the purifier that the attacker holds: --surrogate")
     raise ValueError(f"no threat model {name!r}: oblivious, gray_box, white_box, bpda, bpda_through")
@@ -298,18 +299,17 @@ def _threat_model(name: str, flags: argparse.Namespace) -> ThreatModel:
 
 def _evaluate(flags: argparse.Namespace, command: str) -> None:
     split = _dataset(flags).split(flags.split).every(flags.every)
-    f, f_card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)
+    given = (flags.dataset, flags.device, split.images.shape[1:])
+    f, f_card = load_model(flags.classifier, "classifier", *given)
     robust, purifier = flags.robust_classifier, flags.purifier
     if robust and purifier not in (None, "identity"):
         raise ValueError("--robust-classifier is a defence of its own: no --purifier beside it")
-    g, g_card = load_model(
-        "identity" if robust else purifier or _shipped(flags.dataset)[1], "purifier", flags.dataset, flags.device
-    )
-    r, r_card = load_model(robust, "classifier", flags.dataset, flags.device) if robust else (None, None)
+    g, g_card = load_model("identity" if robust else purifier or _shipped(flags.dataset)[1], "purifier", *given)
+    r, r_card = load_model(robust, "classifier", *given) if robust else (None, None)
     purify, transport = (over_http(flags.via, flags.transport), f"http+{flags.transport}") if flags.via else (None, "")
     subject = Subject(f, f_card, g, g_card, r, r_card, purify, transport or "in-process")
     chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
-    threat_models = [_threat_model(name, flags) for name in flags.threat_models]
+    threat_models = [_threat_model(name, flags, split.images.shape[1:]) for name in flags.threat_models]
     hashes = {"classifier": f_card.sha256, "checkpoint": subject.defence_card.sha256}
     records = list(read_all(flags.out)) if flags.split == "test" else []
     for threat_model in threat_models:
@@ -345,8 +345,9 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
 
 def _detect(flags: argparse.Namespace, command: str) -> None:
     dataset, attack = _dataset(flags), attacks.get(flags.attack, flags.dataset)
-    f, f_card = load_model(flags.classifier, "classifier", flags.dataset, "cpu")
-    g, g_card = load_model(flags.purifier or _shipped(flags.dataset)[1], "purifier", flags.dataset, "cpu")
+    given = (flags.dataset, "cpu", dataset.shape)
+    f, f_card = load_model(flags.classifier, "classifier", *given)
+    g, g_card = load_model(flags.purifier or _shipped(flags.dataset)[1], "purifier", *given)
     pairs = []
     for split in (dataset.validation.every(flags.every), dataset.test.every(flags.every)):
         found = crafted_set(split, attack, f, f_card.sha256, flags.crafted, flags.seed, flags.device)
@@ -390,7 +391,7 @@ def _run(flags: argparse.Namespace, command: str) -> int:
         print(f"{train} crops to train on, {test} to test on")
     elif flags.command == "craft":
         split = _dataset(flags).split(flags.split).every(flags.every)
-        f, card = load_model(flags.classifier, "classifier", flags.dataset, flags.device)
+        f, card = load_model(flags.classifier, "classifier", flags.dataset, flags.device, split.images.shape[1:])
         for name in flags.attacks:
             attack = attacks.get(name, flags.dataset)
             found = crafted_set(split, attack, f, card.sha256, flags.crafted, flags.seed, flags.device)

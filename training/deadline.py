@@ -1,4 +1,4 @@
-"""A time at which long work stops where it can go on later, for machines that are lent by the minute."""
+"""A time at which long work stops where it can go on later, for machines that are there for a limited time."""
 
 from __future__ import annotations
 

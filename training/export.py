@@ -39,7 +39,7 @@ def export(
     if card.kind == "classifier":
         metrics = {"error/none": error_rate(rounded, dataset.validation, device)}
     else:
-        f, f_card = load_model(classifier, "classifier", dataset.name, device)
+        f, f_card = load_model(classifier, "classifier", dataset.name, device, dataset.shape)
         subject = Subject(f, f_card, rounded, models.card_of(rounded))
         metrics = {}
         natural: list[tuple[str, ThreatModel]] = [("none", Oblivious())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +15,15 @@ import models
 from models import Card
 
 
-def load_model(spec: str, kind: str, dataset: str, device: str) -> tuple[nn.Module, Card]:
-    """A frozen eval-mode model and its card.
+def load_model(spec: str, kind: str, dataset: str, device: str, shape: Sequence[int] = ()) -> tuple[nn.Module, Card]:
+    """A frozen eval-mode model and its card, for images of ``shape`` (C, H, W) where that is given.
 
     ``module:function`` imports the module (from the working folder too) and calls the function without arguments; what
     it gives back must be an ``nn.Module`` on [0, 1] images.
 
     Raises:
-        ValueError: a purifier where a classifier is needed or the other way round, or nothing that can be loaded.
+        ValueError: a purifier where a classifier is needed or the other way round, one that does not take images of
+            ``shape``, or nothing that can be loaded.
     """
     if ":" in spec and not Path(spec).exists():
         module_name, _, function = spec.partition(":")
@@ -45,5 +47,10 @@ def load_model(spec: str, kind: str, dataset: str, device: str) -> tuple[nn.Modu
         card = models.card_of(model)
     if card.kind != kind:
         raise ValueError(f"{spec} is a {card.kind}, not a {kind}")
+    takes, given = tuple(card.input_shape), tuple(shape)
+    if given and any(takes) and takes != given and not (takes[0] == given[0] and models.any_size(card)):
+        raise ValueError(
+            f"{spec} takes images of {'x'.join(map(str, takes))}, {dataset} has {'x'.join(map(str, given))}"
+        )
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, card

@@ -90,7 +90,7 @@ def read_all(root: Path) -> Iterator[Record]:
         if "threat_model" not in fields or "errors" not in fields:
             continue  # benchmarks and the paper's numbers are no records of ours
         if fields.pop("digest", None) != _digest(fields):
-            raise ValueError(f"{path}: changed after it was written; measure it again with --force")
+            raise ValueError(f"{path}: changed after it was written; restore it, or delete it and measure again")
         fields["ci95"], fields["flags"] = tuple(fields["ci95"]), tuple(fields["flags"])
         record = Record(**fields)
         if not math.isclose(record.error_rate, 100 * record.errors / record.n) or record.ci95 != wilson(

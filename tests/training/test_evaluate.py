@@ -363,3 +363,10 @@ def test_the_white_box_is_the_deployed_function_in_another_layout():
     torch.testing.assert_close(*found, atol=1e-3, rtol=1e-4)
     gradients = [torch.autograd.grad(logits.square().sum(), x)[0] for logits in found]
     torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-2)
+
+
+def test_a_model_for_other_images_is_refused_in_a_sentence(tmp_path, capsys):
+    for command in (["evaluate", "--attacks", "none"], ["detect"], ["craft"], ["train", "--arch", "skips"]):
+        out = ["--out", str(tmp_path)] if command[0] != "craft" else []
+        assert main([*command, "--dataset", "digits-colour", "--classifier", "mnist-lenet5", *out]) == 2
+        assert "mnist-lenet5 takes images of 1x28x28, digits-colour has 3x32x32" in capsys.readouterr().err
