@@ -46,8 +46,9 @@ class Crafted(NamedTuple):
 class Attack:
     """An attack with its exact settings.
 
-    ``eps`` is the budget in ``norm`` on [0, 1], ``None`` for an attack that seeks the smallest change; where such a one
-    fails, the natural image comes back. ``source`` says whose code and which paper.
+    ``eps`` is the budget in ``norm`` on [0, 1], ``None`` for an attack that seeks the smallest change, and where such a
+    one fails the natural image comes back; or for one whose budget is its ``patch``. ``source`` says whose code and
+    which paper.
     """
 
     name: str
@@ -113,7 +114,7 @@ class Attack:
                 worst[left] = torch.maximum(worst[left], rank)
                 succeeded[left] |= reached
                 crafted = crafted.index_copy(0, left[better], found[better])
-        if self.eps is None:
+        if self.eps is None and self.norm != "patch":  # a search for the smallest change that found none
             crafted = torch.where(succeeded.reshape(-1, 1, 1, 1), crafted, images)
         return Crafted(crafted, succeeded, tuple(sorted(flags)))
 
@@ -392,7 +393,7 @@ ATTACKS = (
     "ROA_N", "AP_1", "AP_2", "AP_3", "AP_4",
 )  # fmt: skip
 _VARIANT = re.compile(
-    r"(?P<name>[A-Za-z0-9_]+?)(?:@(?P<eps>[0-9.]+))?(?:x(?P<iterations>[0-9]+))?(?:r(?P<restarts>[1-9][0-9]*))?"
+    r"(?P<name>[A-Za-z0-9_]+?)(?:@(?P<eps>[0-9]*\.?[0-9]+))?(?:x(?P<iterations>[1-9][0-9]*))?(?:r(?P<restarts>[1-9][0-9]*))?"
 )
 
 
@@ -500,8 +501,10 @@ def for_training(attack: Attack) -> Attack:
     if base == "PGD" and attack.eps is not None and attack.eps < 0.1:
         return attack.with_settings(iterations=10, step=attack.eps / 4)
     if base == "PGD":
-        half = int(attack.settings["iterations"]) // 2
-        return attack.with_settings(iterations=half, step=2 * attack.settings["step"])
+        whole = int(attack.settings["iterations"])
+        if whole == 1:
+            return attack
+        return attack.with_settings(iterations=whole // 2, step=2 * attack.settings["step"])
     if base == "STA":
         return attack.with_settings(iterations=50, searches=3)
     return attack.with_settings(iterations=30) if base == "AP" else attack

@@ -36,7 +36,7 @@ from .data import Dataset, Split, flip_images, shift_images
 from .deadline import OutOfTime, is_near
 from .fast import searched
 from .recipes import one_cycle
-from .state import load_state, save_state
+from .state import ConfigurationError, load_state, save_state, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,12 @@ class ClassifierRecipe:
     flip: bool = False
     smoothing: float = 0.0
     mixed_precision: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
+            raise ValueError(
+                f"epochs {self.epochs}, batch size {self.batch_size} or rate {self.learning_rate} too small"
+            )
 
 
 def natural(arch: str = "lenet5", dataset: str = "mnist") -> ClassifierRecipe:
@@ -143,12 +149,19 @@ def train_classifier(
     runs forward and backward through torch.compile.
 
     Raises:
+        ConfigurationError: ``arch`` cannot take the images or ``initial``'s weights.
         OutOfTime: the deadline would come before the next epoch's end.
     """
     torch.manual_seed(recipe.seed)
     model: nn.Module = NETWORKS[arch](dataset.shape, len(dataset.class_names))
-    if initial is not None:
-        model.load_state_dict(initial.state_dict())
+    try:
+        if initial is not None:
+            model.load_state_dict(initial.state_dict())
+        with torch.no_grad():
+            model.eval()(dataset.train.batch(slice(0, 2))[0])
+    except RuntimeError as error:
+        raise ConfigurationError(f"{arch} and {dataset.name}'s images or --init do not fit: {error}") from None
+    model.train()
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     forward = torch.compile(model) if compiled else model
     optimiser: torch.optim.Optimizer
@@ -162,7 +175,7 @@ def train_classifier(
     batches = -(-len(dataset.train) // recipe.batch_size)
     total = recipe.epochs * batches
     state_path = out / "state.safetensors" if out else None
-    fingerprint = repr((recipe, dataset.train.sha256()))
+    fingerprint = repr((arch, weights_sha256(initial), recipe, dataset.train.sha256()))
     step = load_state(state_path, {"model": model}, {"model": optimiser}, fingerprint) if state_path else 0
     train, seconds = dataset.train.to(device), 0.0
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.mixed_precision)

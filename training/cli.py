@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from torch import nn
 
 import models
@@ -194,7 +195,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     ours = arch in ("compact", "colour", "skips")
     kind: Kind = "classifier" if arch in NETWORKS else "purifier"
     initial = load_model(str(flags.init), kind, dataset.name, "cpu", dataset.shape)[0] if flags.init else None
-    overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v}
+    overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v is not None}
     if kind == "classifier":
         make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
         if make is None:
@@ -213,7 +214,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     chosen = flags.recipe or default_recipe(arch, dataset.name)
     if chosen not in RECIPES:
         raise ValueError(f"recipe {chosen} is for a classifier")
-    recipe_ = dataclasses.replace(RECIPES[chosen](), **overrides)
+    recipe_ = dataclasses.replace(RECIPES[chosen](), **{**overrides, **dict(flags.fields)})
     # A run that is not the recipe as it is known says so in its name.
     name = recipe_.name + (f"-{arch}" if ours and arch != usual else "")
     name += "".join(f"-{term}{_decimal(weight)}" for term, weight in (*flags.weights, *flags.fields))
@@ -249,7 +250,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     if flags.seed:
         name = f"{name}-seed{flags.seed}"
     weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
-    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights, **dict(flags.fields))
+    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights)
     classifiers, cards = zip(
         *(load_model(spec, "classifier", dataset.name, flags.device, dataset.shape) for spec in specs), strict=True
     )
@@ -277,6 +278,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         surrogate,
         classifiers[1:],
         flags.watched,
+        flags.crafted,
     ).fit()
 
 
@@ -306,8 +308,13 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
         raise ValueError("--robust-classifier is a defence of its own: no --purifier beside it")
     g, g_card = load_model("identity" if robust else purifier or _shipped(flags.dataset)[1], "purifier", *given)
     r, r_card = load_model(robust, "classifier", *given) if robust else (None, None)
-    purify, transport = (over_http(flags.via, flags.transport), f"http+{flags.transport}") if flags.via else (None, "")
-    subject = Subject(f, f_card, g, g_card, r, r_card, purify, transport or "in-process")
+    blind = [name for name in flags.threat_models if name not in ("oblivious", "white_box")]
+    if robust and (blind or flags.via):
+        raise ValueError(f"--robust-classifier has no purifier for {blind[0] if blind else '--via'}")
+    purify, transport = None, "in-process"
+    if flags.via:
+        purify, transport = over_http(flags.via, flags.transport, g_card.sha256), f"http+{flags.transport}"
+    subject = Subject(f, f_card, g, g_card, r, r_card, purify, transport)
     chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
     threat_models = [_threat_model(name, flags, split.images.shape[1:]) for name in flags.threat_models]
     hashes = {"classifier": f_card.sha256, "checkpoint": subject.defence_card.sha256}
@@ -318,15 +325,16 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
             if attack is None and threat_model.name != "oblivious":
                 continue  # natural images have no attacker
             name = attack.name if attack else "none"
-            measured = any(
-                (m.attack, m.threat_model, m.n, m.seed) == (name, threat_model.name, len(split), flags.seed)
-                and m.sha256 == hashes
+            here = [
+                m for m in records
+                if (m.dataset, m.attack, m.threat_model, m.sha256) == (flags.dataset, name, threat_model.name, hashes)
                 and beside.items() <= m.settings.items()
                 and m.measures  # older records have none
-                for m in records
-            )
-            if measured and not flags.force:
-                print(f"{name} {threat_model.name}: measured already")
+            ]  # fmt: skip
+            # Fewer images or other random numbers do not replace what is there; a folder's name says nothing of it.
+            if here and here[0].n >= len(split) and flags.dataset != "folder" and not flags.force:
+                other = "" if here[0].seed == flags.seed else f", with seed {here[0].seed}"
+                print(f"{name} {threat_model.name}: measured already, n {here[0].n}{other}")
                 continue
             record = evaluate(
                 subject, split, attack, threat_model,
@@ -345,13 +353,14 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
 
 def _detect(flags: argparse.Namespace, command: str) -> None:
     dataset, attack = _dataset(flags), attacks.get(flags.attack, flags.dataset)
-    given = (flags.dataset, "cpu", dataset.shape)
-    f, f_card = load_model(flags.classifier, "classifier", *given)
-    g, g_card = load_model(flags.purifier or _shipped(flags.dataset)[1], "purifier", *given)
+    f, f_card = load_model(flags.classifier, "classifier", flags.dataset, flags.device, dataset.shape)
+    purifier = flags.purifier or _shipped(flags.dataset)[1]
+    g, g_card = load_model(purifier, "purifier", flags.dataset, "cpu", dataset.shape)
     pairs = []
     for split in (dataset.validation.every(flags.every), dataset.test.every(flags.every)):
         found = crafted_set(split, attack, f, f_card.sha256, flags.crafted, flags.seed, flags.device)
         pairs.append((split.batch(slice(None))[0], found.images))
+    f = f.cpu()
     detection = lid.detect(f, g, pairs[0], pairs[1], flags.seed)
     row = Defended(f, f_card, g, g_card).name
     fields = {
@@ -361,7 +370,8 @@ def _detect(flags: argparse.Namespace, command: str) -> None:
         "sha256": {"classifier": f_card.sha256, "checkpoint": g_card.sha256},
     }  # fmt: skip
     folder = f"{row}-{g_card.recipe}" if g_card.recipe else row
-    lid.record(detection, fields, flags.out / dataset.name / str(fields["classifier"]) / folder / "lid.json")
+    place = flags.out / dataset.name / str(fields["classifier"]) / folder
+    lid.record(detection, fields, place / f"lid-{attack.name}.json")
     print(" ".join(f"{k} {v:.2f}" for k, v in dataclasses.asdict(detection).items()))
 
 
@@ -415,6 +425,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags.classifier = flags.classifier or _shipped(flags.dataset)[0]
     command = shlex.join(["arn-train", *_portable(arguments)])
     try:
+        if str(vars(flags).get("device")).startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device {flags.device}: torch sees no CUDA device")
         return _run(flags, command)
     except (OSError, ValueError, CheckpointError) as error:
         print(f"arn-train: {error}", file=sys.stderr)

@@ -69,7 +69,7 @@ def crafted_set(
         "split_sha256": split.sha256(),
         "n": len(split),
         "seed": seed,
-        "device": device,
+        "device": torch.device(device).type,
         "precision": "bf16" if fast else "fp32",
         "versions": versions(),
     }

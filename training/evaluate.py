@@ -41,20 +41,30 @@ class Subject(Defended):
     transport: str = "in-process"
 
 
-def over_http(url: str, form: str) -> Purify:
+def over_http(url: str, form: str, sha256: str = "") -> Purify:
     """A purifier that is a running service: float32 ``.npy`` bodies, or one PNG upload an image.
 
     Args:
         url: the service, ``http://host:port``; with ``?model=`` where it holds several.
         form: ``npy`` or ``png``.
+        sha256: of the checkpoint that the service is to answer with; empty asks nothing.
+
+    Raises:
+        ValueError: by what it returns, where the service cannot be asked, refuses, or has another checkpoint.
     """
     client = httpx2.Client(timeout=60)
     base, _, query = url.partition("?")
     address = f"{base.rstrip('/')}/purify" + (f"?{query}" if query else "")
 
     def post(body: bytes, content_type: str) -> bytes:
-        answer = client.post(address, content=body, headers={"Content-Type": content_type})
-        answer.raise_for_status()
+        try:
+            answer = client.post(address, content=body, headers={"Content-Type": content_type})
+            answer.raise_for_status()
+        except httpx2.HTTPError as error:
+            raise ValueError(f"{address}: {error}") from error
+        serves = answer.headers.get("X-ARN-Model-SHA256", "")
+        if sha256 and serves != sha256:
+            raise ValueError(f"{address} answers with the checkpoint {serves[:12]}, not with {sha256[:12]}: --purifier")
         return answer.content
 
     def npy(x: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def _ablation_plot(groups: Mapping[tuple[str, str, int], Sequence[Record]]) -> A
     bases = sorted({base for base, _, _ in groups})
     figure, axes = _figure(9, 3.2 * len(bases), nrows=len(bases), squeeze=False)
     for axis, base in zip(axes[:, 0], bases, strict=True):
-        variants = sorted({variant for b, variant, _ in groups if b == base}, key=lambda v: (v != "all terms", v))
+        variants = sorted({variant for b, variant, _ in groups if b == base}, key=lambda v: ("without" in v, v))
         members = {v: [r for (b, w, _), rs in groups.items() if (b, w) == (base, v) for r in rs] for v in variants}
         names = list(dict.fromkeys(r.attack for v in variants for r in members[v]))
         for offset, variant in enumerate(variants):
@@ -165,10 +165,11 @@ def _ablation_plot(groups: Mapping[tuple[str, str, int], Sequence[Record]]) -> A
             for attack in names:
                 rates = [r.error_rate for r in members[variant] if r.attack == attack]
                 means.append(sum(rates) / len(rates) if rates else math.nan)
-                spreads.append((max(rates) - min(rates)) / 2 if rates else 0)
+                spreads.append((means[-1] - min(rates), max(rates) - means[-1]) if rates else (0, 0))
             places = [i + 0.8 * offset / len(variants) for i in range(len(names))]
             axis.bar(
-                places, means, 0.8 / len(variants), yerr=spreads, label=variant, color=_COLOURS[offset], capsize=2
+                places, means, 0.8 / len(variants), yerr=list(zip(*spreads, strict=True)), label=variant, capsize=2,
+                color=_COLOURS[offset % len(_COLOURS)],
             )  # fmt: skip
         axis.set_xticks([i + 0.3 for i in range(len(names))], names)
         axis.set(ylabel="error, %", title=f"recipe {base}: mean over seeds, bars from the best to the worst")

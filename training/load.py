@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from torch import nn
 
 import models
 from models import Card
+
+from .state import weights_sha256
 
 
 def load_model(spec: str, kind: str, dataset: str, device: str, shape: Sequence[int] = ()) -> tuple[nn.Module, Card]:
@@ -36,12 +37,10 @@ def load_model(spec: str, kind: str, dataset: str, device: str, shape: Sequence[
             sys.path.pop(0)
         if not isinstance(model, nn.Module):
             raise ValueError(f"{spec} gives a {type(model).__name__}, not an nn.Module")
-        digest = hashlib.sha256()
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        name = spec.replace(":", ".")
-        card = Card(name, kind, spec, {}, dataset, (0, 0, 0), sha256=digest.hexdigest())  # type: ignore[arg-type]
+        name, sha256 = spec.replace(":", "."), weights_sha256(model)
+        card = Card(name, kind, spec, {}, dataset, (0, 0, 0), sha256=sha256)  # type: ignore[arg-type]
         model = model.eval().to(device)
+        model.card = card  # type: ignore[assignment]  # as a loaded one has it
     else:
         model = models.load(spec, device)
         card = models.card_of(model)

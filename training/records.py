@@ -57,7 +57,7 @@ class Record:
         """Where the record lives: its file name says what it is."""
         parts = [self.attack, self.threat_model]
         if "surrogate" in self.settings:
-            parts.append(self.settings["surrogate"])
+            parts += [self.settings[key] for key in ("surrogate", "surrogate_recipe") if self.settings.get(key)]
         if self.settings.get("backward") == "g":
             parts.append("through-g")
         transport = self.settings.get("transport", "in-process")
@@ -106,6 +106,9 @@ def read_all(root: Path) -> Iterator[Record]:
 _TERMS = re.compile(r"-(mse|att|nor|adv|l1|feature|logit|guide|ce|clean|kl|margin)([0-9][0-9.e-]*?)(?=-|$)")
 
 
+_SEED = re.compile(r"(.*?)(?:-seed([0-9]+))?")
+
+
 def has_other_weights(recipe: str) -> bool:
     """Whether the recipe was run with other loss weights than its own: a row of an ablation."""
     return bool(_TERMS.search(recipe))
@@ -117,14 +120,19 @@ def is_choice(recipe: str) -> bool:
 
 
 def ablation(records: Iterable[Record]) -> dict[tuple[str, str, int], list[Record]]:
-    """Oblivious records of recipes with other weights, by (recipe and steps, what was taken out, seed)."""
+    """Oblivious records of recipes with other weights, by (recipe and steps, what was taken out and left in, seed)."""
     groups: dict[tuple[str, str, int], list[Record]] = {}
     for record in records:
         if record.threat_model != "oblivious" or not has_other_weights(record.recipe) or is_choice(record.recipe):
             continue
-        base, _, seed = record.recipe.partition("-seed")
-        without = [f"without L_{term}" for term, weight in _TERMS.findall(base) if float(weight) == 0]
-        key = (_TERMS.sub("", base), ", ".join(without) or "all terms", int(seed or 0))
+        if record.settings["transport"] != "in-process":
+            continue
+        base, seed = _SEED.fullmatch(record.recipe).groups()  # type: ignore[union-attr]  # it matches everything
+        weights = [(term, float(weight)) for term, weight in _TERMS.findall(base)]
+        without = ", ".join(f"without L_{term}" for term, weight in weights if not weight)
+        left = ", ".join(f"{term} {weight:g}" for term, weight in weights if weight)
+        recipe = _TERMS.sub("", base) if record.defence == "ARN_PP" else f"{record.defence} {_TERMS.sub('', base)}"
+        key = (recipe, (without or "all terms") + (f" ({left})" if left else ""), int(seed or 0))
         groups.setdefault(key, []).append(record)
     return groups
 

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(left)} of {len(steps)} commands to run, {size}", flush=True)  # noqa: T201
     deadline.set_deadline(flags.seconds)
     try:
-        return _run(left)
+        return _run(steps)
     except deadline.OutOfTime as stopped:
         print(f"stopped: {stopped}; the same command goes on from there", flush=True)  # noqa: T201
         return OUT_OF_TIME
@@ -175,6 +175,8 @@ def _plan(flags: argparse.Namespace) -> list[Step]:
 
 def _run(steps: Sequence[Step]) -> int:
     for number, step in enumerate(steps, 1):
+        if step.done:  # asked here, since a run that was trained anew is to be exported anew
+            continue
         if deadline.is_near():
             raise deadline.OutOfTime(f"{len(steps) - number + 1} commands left")
         started = time.monotonic()

@@ -428,7 +428,7 @@ def _ablation(records: Sequence[Record]) -> str:
     attacks = [a for columns in _COLUMNS for a in columns if any(r.attack == a for rs in groups.values() for r in rs)]
     lines = ["| error rate, % | seeds | " + " | ".join(_NAMES.get(a, a) for a in attacks) + " |"]
     lines.append("| --- | ---: |" + " ---: |" * len(attacks))
-    for base, variant in sorted({(b, v) for b, v, _ in groups}, key=lambda k: (k[0], k[1] != "all terms", k[1])):
+    for base, variant in sorted({(b, v) for b, v, _ in groups}, key=lambda k: (k[0], "without" in k[1], k[1])):
         members = {seed: rs for (b, v, seed), rs in groups.items() if (b, v) == (base, variant)}
         cells = []
         for attack in attacks:
@@ -445,7 +445,7 @@ def _ablation(records: Sequence[Record]) -> str:
 
 def _detection(results: Path, dataset: str) -> str:
     """LID detection, a row a defence."""
-    rows = [json.loads(path.read_text()) for path in sorted((results / dataset).rglob("lid.json"))]
+    rows = [json.loads(path.read_text()) for path in sorted((results / dataset).rglob("lid-*.json"))]
     if not rows:
         return ""
     published = json.loads((results / "paper" / "tables.json").read_text())["lid_recall"].get(dataset)

@@ -44,7 +44,7 @@ from .deadline import OutOfTime, is_near
 from .fast import searched
 from .recipes import Recipe, one_cycle
 from .sheet import contact_sheet, save_png
-from .state import ConfigurationError, load_state, save_state
+from .state import ConfigurationError, load_state, save_state, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +63,13 @@ class TrainConfig:
     device: str = "cpu"
     mixed_precision: bool = True
 
-    def fingerprint(self, dataset: Dataset, classifier_sha256: Sequence[str], world_size: int) -> str:
-        """A text that two runs share exactly when they would give the same weights."""
+    def fingerprint(self, dataset: Dataset, classifier_sha256: Sequence[str], world_size: int, initial: str) -> str:
+        """A text that two runs share exactly when they would give the same weights; ``initial`` hashes the first."""
         described = {
             **dataclasses.asdict(dataclasses.replace(self, seen=())),
+            "device": torch.device(self.device).type,  # under torchrun each process has one of its own
             "network": type(self.arch).__name__,
+            "initial": initial,
             "seen": [attack.describe() for attack in self.seen],
             "data": dataset.train.sha256(),
             "classifier": ", ".join(classifier_sha256),
@@ -311,12 +313,13 @@ class Trainer:
         surrogate: tuple[nn.Module, str] | None = None,
         others: Sequence[nn.Module] = (),
         watched: int = 1000,
+        crafted: Path | None = None,
     ) -> None:
         self.given, self.classifiers = classifier, [classifier, *others]
         check(config, dataset, self.classifiers)
         self.config, self.dataset, self.out = config, dataset, out
         self.classifier_sha256, self.command, self.save_seconds = classifier_sha256, command, save_seconds
-        self.pools, self.watched = pools, watched
+        self.pools, self.watched, self.crafted = pools, watched, crafted or out.parent / "crafted"
         if watched < 1:
             raise ConfigurationError(f"{watched} watched validation images: at least 1")
         self.attacked = {classifier_sha256: classifier, **({surrogate[1]: surrogate[0]} if surrogate else {})}
@@ -372,7 +375,7 @@ class Trainer:
         self.step = 0
         self.batches_an_epoch = len(dataset.train) // self.recipe.batch_size
         self.steps = self.recipe.epochs * self.batches_an_epoch
-        self.fingerprint = config.fingerprint(dataset, tuple(self.attacked), self.world_size)
+        self.fingerprint = config.fingerprint(dataset, tuple(self.attacked), self.world_size, weights_sha256(initial))
 
     @property
     def classifier(self) -> nn.Module:
@@ -393,11 +396,13 @@ class Trainer:
         writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step) if self.rank == 0 else None
         saved_at = time.monotonic()
         epoch_totals: dict[str, float] = {}
+        summed = 0  # steps of this epoch; fewer than all of them after a kill
         progress = tqdm(total=self.steps, initial=self.step, desc="train", mininterval=2, disable=self.rank > 0)
         for epoch, indices in self._batches():
             batch = source.batch(indices, epoch, self.step)
             values = self.train_step(batch, self.dataset.train.labels[indices].to(self.device))
             self.step += 1
+            summed += 1
             for name, value in values.items():
                 epoch_totals[name] = epoch_totals.get(name, 0.0) + value
             progress.update()
@@ -405,10 +410,9 @@ class Trainer:
             if self.step % self.batches_an_epoch == 0:
                 metrics = self._validate(validation)
                 mean_losses = {
-                    f"{'train' if 'error' in k else 'loss'}/{k}": v / self.batches_an_epoch
-                    for k, v in epoch_totals.items()
+                    f"{'train' if 'error' in k else 'loss'}/{k}": v / summed for k, v in epoch_totals.items()
                 }
-                epoch_totals = {}
+                epoch_totals, summed = {}, 0
                 if isinstance(source, FreshSource) and source.seconds:
                     metrics["speed/crafted image steps a second"] = round(source.image_steps / source.seconds)
                 self._log({"epoch": epoch + 1, "step": self.step, **mean_losses, **metrics}, writer, validation)
@@ -448,8 +452,7 @@ class Trainer:
             root = parent / f"pool-{self.rank}-of-{self.world_size}"
             shared = self.pools is not None
             return FreshSource(self.config, self.dataset.train, self.attacked, root, shared)
-        crafted = self.out.parent / "crafted"
-        args = (self.config, self.dataset.train, self.classifier, self.classifier_sha256, crafted)
+        args = (self.config, self.dataset.train, self.classifier, self.classifier_sha256, self.crafted)
         if self.rank == 0:
             StaticSource(*args)
         if self.world_size > 1:

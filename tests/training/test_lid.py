@@ -42,7 +42,7 @@ def test_detect_writes_its_record_and_figures_their_pictures(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert main(["detect", "--dataset", "digits", "--attack", "PGD_N@0.3x5"]) == 0
     assert "restored" in capsys.readouterr().out
-    assert list((tmp_path / "results/digits/mnist-lenet5").glob("ARN_PP-*/lid.json"))
+    assert list((tmp_path / "results/digits/mnist-lenet5").glob("ARN_PP-*/lid-PGD_N@0.3x5.json"))
 
 
 def test_a_plot_older_than_what_it_shows_is_stale(tmp_path):

@@ -49,6 +49,21 @@ def test_what_is_kept_is_trained_again_only_where_that_is_asked_for(checkout, ca
     assert left()[0] == left("--retrain")[0] == "export"
 
 
+def test_what_is_trained_anew_is_exported_anew(checkout, monkeypatch):
+    ran = []
+
+    def run(arguments):
+        ran.append(arguments[0])
+        if arguments[0] == "train":
+            (checkout / "runs/mnist-hgd-pp").mkdir(parents=True)
+            (checkout / "runs/mnist-hgd-pp/purifier.safetensors").touch()
+        return 0
+
+    monkeypatch.setattr(reproduce.cli, "main", run)
+    assert reproduce.main(["mnist", "--retrain", "--only", "mnist-hgd-pp"]) == 0
+    assert ran[:3] == ["train", "export", "evaluate"]
+
+
 def test_the_smoke_run_goes_from_data_to_tables(checkout, capsys):
     assert reproduce.main(["mnist", "--smoke"]) == 0
     page = (checkout / "runs/smoke/project/docs/results.md").read_text()
