@@ -160,7 +160,10 @@ def train_classifier(
         with torch.no_grad():
             model.eval()(dataset.train.batch(slice(0, 2))[0])
     except RuntimeError as error:
-        raise ConfigurationError(f"{arch} and {dataset.name}'s images or --init do not fit: {error}") from None
+        what = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"{arch} does not fit {dataset.name}'s images, or not --init's weights: {what}"
+        ) from None
     model.train()
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     forward = torch.compile(model) if compiled else model

@@ -151,8 +151,13 @@ def test_a_random_purifier_is_flagged(split):
 
 
 def test_a_purifier_that_hides_its_gradient_is_flagged(split):
-    flags = redflags.of_model(subject(Quantiser()), split.batch(slice(0, 8))[0])
-    assert any(flag.startswith("zero gradient") for flag in flags)
+    class Detached(nn.Module):
+        def forward(self, x):
+            return x.detach()
+
+    for purifier in (Quantiser(), Detached()):
+        flags = redflags.of_model(subject(purifier), split.batch(slice(0, 8))[0])
+        assert any(flag.startswith("zero gradient") for flag in flags)
 
 
 def test_the_shipped_purifier_raises_no_flag(split):
@@ -299,6 +304,29 @@ def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):
     assert json.loads(path.read_text())["classifier"] == "mine.load"
     assert main(arguments.split()) == 0
     assert "measured already" in capsys.readouterr().out
+    assert main([*arguments.replace("--every 30", "--every 60").split(), "--seed", "1"]) == 0
+    assert "PGD_N oblivious: measured already, n 10, with seed 0" in capsys.readouterr().out
+
+
+def test_the_ablation_keeps_other_weights_apart(project):
+    root, _path = project
+    (record,) = records.read_all(root / "results")
+    plain = dataclasses.replace(record, threat_model="oblivious", defence="ARN_PP")
+    named = [
+        dataclasses.replace(plain, recipe=recipe)
+        for recipe in (
+            "paper-att0.1-318",
+            "paper-att5-318",
+            "paper-att0-318-seed2",
+            "paper-att0-from-mnist-seed1-seed2",
+        )
+    ]
+    assert sorted(records.ablation(named)) == [
+        ("paper-318", "all terms (att 0.1)", 0),
+        ("paper-318", "all terms (att 5)", 0),
+        ("paper-318", "without L_att", 2),
+        ("paper-from-mnist-seed1", "without L_att", 2),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -310,12 +338,25 @@ def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):
         "train --init missing.safetensors --dataset digits --out run",
         "export missing.safetensors --name x --dataset digits",
         "craft --every 0 --dataset digits",
+        "evaluate --dataset digits --robust-classifier mnist-lenet5 --threat-models bpda",
+        "evaluate --dataset digits --attacks none --every 100 --via http://127.0.0.1:9",
+        "evaluate --dataset digits --attacks PGD_Nx0",
+        "evaluate --dataset digits --attacks PGD_N@0.1.2",
+        "train --dataset digits --arch lenet5 --epochs -1 --out run",
+        "train --dataset digits-colour --arch lenet5 --epochs 1 --out run",
+        "train --dataset digits --arch mlp --init models/zoo/mnist-lenet5.safetensors --out run",
+        pytest.param(
+            "craft --dataset digits --device cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA"),
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_status_2(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments.split()) == 2
-    assert capsys.readouterr().err.startswith("arn-train: ")
+    assert main(arguments.replace("models/zoo", str(models.ZOO)).split()) == 2
+    message = capsys.readouterr().err.rpartition("\r")[2]  # behind a progress bar, where there was one
+    assert message.startswith("arn-train: ")
+    assert message.count("\n") == 1
 
 
 def test_the_hardened_profile_is_told_in_front_of_its_own_and_of_other_classifiers(project):
