@@ -22,7 +22,7 @@ from models import Card, checkpoint
 from models.checkpoint import write_atomically
 
 from . import attacks
-from .attacks import seed_of
+from .attacks import ATTACKS, seed_of
 from .records import Record, ablation, sweep
 from .sheet import contact_sheet, save_png
 from .threats import Defended, WhiteBox
@@ -159,7 +159,10 @@ def _ablation_plot(groups: Mapping[tuple[str, str, int], Sequence[Record]]) -> A
     for axis, base in zip(axes[:, 0], bases, strict=True):
         variants = sorted({variant for b, variant, _ in groups if b == base}, key=lambda v: ("without" in v, v))
         members = {v: [r for (b, w, _), rs in groups.items() if (b, w) == (base, v) for r in rs] for v in variants}
-        names = list(dict.fromkeys(r.attack for v in variants for r in members[v]))
+        places_of = {name: place for place, name in enumerate(("none", *ATTACKS))}
+        names = sorted(
+            {r.attack for v in variants for r in members[v]}, key=lambda name: (places_of.get(name, 99), name)
+        )
         for offset, variant in enumerate(variants):
             means, spreads = [], []
             for attack in names:
@@ -173,7 +176,7 @@ def _ablation_plot(groups: Mapping[tuple[str, str, int], Sequence[Record]]) -> A
             )  # fmt: skip
         axis.set_xticks([i + 0.3 for i in range(len(names))], names)
         axis.set(ylabel="error, %", title=f"recipe {base}: mean over seeds, bars from the best to the worst")
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     return figure
 
 
