@@ -15,7 +15,7 @@ from models.checkpoint import write_atomically
 
 from . import figures
 from .records import Record, ablation, has_other_weights, is_choice, read_all, sweep
-from .redflags import with_flags
+from .redflags import annotate, with_flags
 from .threats import ThreatName
 
 # The columns of the paper's Table 1 and Table 2, and of the latter on LISA.
@@ -546,15 +546,16 @@ def _results_page(records: Sequence[Record], results: Path) -> str:
 def update(results: Path, check: bool = False) -> list[Path]:
     """Write the tables into the README and two pages of ``docs/``, and the plots; returns what was not up to date.
 
-    With ``check`` nothing is written.
+    With ``check`` nothing is written; without it the records' flags are brought up to date first, since records that
+    two machines made can tell something together.
 
     Raises:
-        ValueError: a record that was changed after it was written, or flags that do not follow from the records.
+        ValueError: a record that was changed after it was written; with ``check``, flags that do not follow from all.
     """
     root = results.parent
-    records = list(read_all(results))
+    records = list(read_all(results)) if check else annotate(results)
     if records != with_flags(records):
-        raise ValueError(f"{results}: flags that do not follow from the records; evaluate something again")
+        raise ValueError(f"{results}: flags that do not follow from the records; write the tables again")
     readme, choosing = root / "README.md", root / "docs" / "choosing.md"
     wanted = {
         root / "docs" / "results.md": _results_page(records, results),
