@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,7 +28,7 @@ from .downstream import Downstream
 from .engine import Engine
 from .errors import Draining, EngineFailure, OutOfMemory, ServiceError, Warming
 from .grpc_gateway import GrpcGateway
-from .http import QUIET, SAFE, RequestContext, refusal
+from .http import QUIET, RequestContext, refusal
 from .metrics import Metrics
 from .routes import router
 from .settings import Settings
@@ -66,6 +68,7 @@ class Service:
         self.grpc: GrpcGateway | None = None
         self.draining = False
         self.in_flight = 0
+        self._ends = math.inf
         self._background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -112,16 +115,20 @@ class Service:
 
     async def drain(self) -> None:
         """Refuse new work and wait for the accepted requests, at most ``drain_seconds``."""
-        self.draining = True
-        deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
-        while self.in_flight and asyncio.get_running_loop().time() < deadline:
+        self.draining, self._ends = True, time.monotonic() + self.settings.drain_seconds
+        while self.in_flight and time.monotonic() < self._ends:
             await asyncio.sleep(0.01)
+
+    @property
+    def seconds_left(self) -> float:
+        """What remains of ``drain_seconds``, but one second at least."""
+        return max(1.0, min(self.settings.drain_seconds, self._ends - time.monotonic()))
 
     async def stop(self) -> None:
         """Finish what is queued and release everything."""
         self.draining = True
         if self.batcher:
-            await asyncio.to_thread(self.batcher.close, self.settings.drain_seconds)
+            await asyncio.to_thread(self.batcher.close, self.seconds_left)
         await asyncio.to_thread(self.decoder.close)
         for task in self._background:
             task.cancel()
@@ -190,7 +197,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if service.settings.admin_token:
         app.router.routes.append(admin.route())
     app.add_middleware(Admission, doors=service.doors, settings=service.settings, metrics=service.metrics)
-    app.add_middleware(RequestContext, metrics=service.metrics)  # the last one added is the outermost
+    # The last one added is the outermost.
+    app.add_middleware(RequestContext, metrics=service.metrics, draining=lambda: service.draining)
 
     async def refuse(request: Request, error: Any) -> Response:
         return refusal(request.scope["path"], error, service.metrics)
@@ -203,13 +211,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         code = error.detail.lower().replace(" ", "_")
         return JSONResponse({"error": error.detail, "code": code}, error.status_code, error.headers)
 
-    async def confess(request: Request, error: Exception) -> Response:  # noqa: ARG001
-        # Starlette raises the error again once this is sent, so the traceback reaches the log and nobody else.
-        service.metrics.rejected.labels("internal").inc()
-        return JSONResponse({"error": "an internal error; the log has it", "code": "internal"}, 500, SAFE)
-
     app.add_exception_handler(ServiceError, refuse)
     app.add_exception_handler(MemoryError, refuse_for_memory)
     app.add_exception_handler(HTTPException, refuse_route)
-    app.add_exception_handler(Exception, confess)
     return app

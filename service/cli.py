@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,8 @@ class _Server(uvicorn.Server):
 
         async def drain() -> None:
             await self._service.drain()
+            # For answers that are being sent; then uvicorn gives up what is left.
+            self.config.timeout_graceful_shutdown = round(self._service.seconds_left)
             self.should_exit = True
 
         def begin() -> None:
@@ -97,7 +100,6 @@ def serve(settings: Settings) -> int:
         settings.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         http=partial(Connection, app.state.service),  # type: ignore[arg-type] # called as the class would be
         ws="none",
         ssl_certfile=settings.tls_cert or None,
@@ -109,10 +111,15 @@ def serve(settings: Settings) -> int:
 
 
 def purify_files(source: Path, target: Path, model: str, device: str, resize: bool, batch: int = 64) -> int:
-    """Purify an image file, or every image below a folder, into PNGs of the same names; returns how many."""
+    """Purify an image file, or every image below a folder, into PNGs of the same names; returns how many.
+
+    Where two would have one name, as ``a.jpg`` beside ``a.png``, the former becomes ``a.jpg.png``.
+    """
     paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in _SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"{source}: no image there")
+    alone = source.is_file()
+    named = Counter(path.with_suffix(".png") for path in paths)  # a.jpg beside a.png keeps its suffix: a.jpg.png
     engine = Engine((model,), (), device, "fp32")
     name = next(iter(engine.purifiers))
     channels, height, width = engine.card(name).input_shape
@@ -133,8 +140,10 @@ def purify_files(source: Path, target: Path, model: str, device: str, resize: bo
             else:
                 purified = [engine.run(Work(name), array).images[0] for array in arrays]
             for path, pixels in zip(chunk, purified, strict=True):
-                out = target if source.is_file() else target / path.relative_to(source).with_suffix(".png")
-                write_atomically(out, codec.encode_image(pixels))
+                png = path.with_suffix(".png")
+                if named[png] > 1 and path != png:
+                    png = path.with_name(f"{path.name}.png")
+                write_atomically(target if alone else target / png.relative_to(source), codec.encode_image(pixels))
                 progress.update()
     return len(paths)
 

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from .errors import BadParameter, BrokenBody, BrokenImage, TooManyPixels
+from .errors import BadParameter, BrokenBody, BrokenImage, NotAcceptable, TooManyPixels
 
 # The only decoders that untrusted bytes reach.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/x-ms-bmp")
 NPY_TYPE = "application/x-npy"
+_WEBP_LIMIT = 16383
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
 _ORIENTATION_CARRIERS = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
@@ -110,7 +111,9 @@ def _sentence(error: Exception) -> str:
 
 
 def encode_image(pixels: NDArray[np.uint8], kind: Literal["png", "webp"] = "png") -> bytes:
-    """uint8 ``(H, W, C)`` to a lossless PNG or WebP."""
+    """uint8 ``(H, W, C)`` to a lossless PNG or WebP; raises ``NotAcceptable`` where a WebP cannot hold it."""
+    if kind == "webp" and max(pixels.shape[:2]) > _WEBP_LIMIT:
+        raise NotAcceptable(f"WebP holds {_WEBP_LIMIT} pixels a side; ask for another type")
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
     if kind == "png":
@@ -146,7 +149,7 @@ def decode_npy(data: bytes | bytearray) -> Images:
     count = 1
     for extent in shape:  # Python's integers: a lying header cannot overflow them
         count *= int(extent)
-    if min(shape) < 1:
+    if min(shape) < 1 or any(type(extent) is not int for extent in shape):  # True is an extent to numpy
         raise BadParameter(f"the array of shape {shape} holds no images")
     if len(data) - stream.tell() != count * dtype.itemsize:
         raise BrokenBody(f"the array says {shape} {dtype}, but {len(data) - stream.tell()} bytes follow")

@@ -165,6 +165,11 @@ class Contract:
                     back = (back.astype(np.float64) - offset) / scale
                 back = np.where(changed.transpose(0, 2, 3, 1) if channels_last else changed, back, values)
             back = back if to_rgb is None else to_rgb(back)
+            if dtype.kind in "iu":
+                if not (integral or slot.typed):  # JSON's 0 and 1, where numbers between them may stand as well
+                    return np.ascontiguousarray(back).reshape(shape)
+                if not integral or dtype == np.int8:  # every other type holds all grey levels
+                    back = np.rint(back, dtype=np.float64).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
             return np.ascontiguousarray(back).astype(dtype, copy=False).reshape(shape)
 
         return Entered(images, (height, width), channels, leave)

@@ -115,6 +115,7 @@ class Admission:
             except ServiceError as error:
                 await refusal(scope["path"], error, self.metrics)(scope, receive, send)
                 return
+            scope["state"]["hold"] = hold  # for what a body grows to
             await self.app(scope, _bounded(receive, hold, self.settings.body_seconds), send)
 
 

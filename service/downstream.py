@@ -58,6 +58,7 @@ class Breaker:
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._until = 0.0
+        self._probing = False
 
     def admit(self) -> None:
         """Raises ``DownstreamOpen``, with the seconds left, while the pause lasts."""
@@ -66,16 +67,17 @@ class Breaker:
             if now < self._until:
                 left = max(1, round(self._until - now))
                 raise DownstreamOpen(f"the server behind us failed {self._failures} times in a row", left)
-            self._until = now + self._pause  # the one that goes through now is the probe
+            self._probing, self._until = True, now + self._pause  # what goes through now is the probe
 
     def succeeded(self) -> None:
         """The server answered."""
-        self._failures, self._pause = 0, _FIRST_PAUSE_SECONDS
+        self._failures, self._pause, self._probing = 0, _FIRST_PAUSE_SECONDS, False
 
     def failed(self) -> None:
         """The server did not."""
         self._failures += 1
-        if self._failures >= _FAILURES_TO_OPEN:
+        if self._failures == _FAILURES_TO_OPEN or self._probing:  # of those under way by then one alone doubles it
+            self._probing = False
             self._until = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
@@ -84,14 +86,16 @@ class Downstream:
     """Asks one server. ``url`` is its base, or, for ``forward`` with no path, the one address that takes images."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        self.url = url.rstrip("/")
+        self.url = url
         self.breaker = Breaker()
         self._timeout_seconds = timeout_seconds
         self._retries = _RETRIES_AT_MOST
         # Bytes are passed on as they come, so nothing may decode them on the way.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+            # Shorter than any server keeps one that is idle (gunicorn: 2 s): what is sent on it then would be lost.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.5),
             auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),  # or one client's cookies would go out with another's requests
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
 
@@ -121,14 +125,18 @@ class Downstream:
             async with asyncio.timeout(limit):
                 try:
                     answer = await self._once(method, path, passed_on, body)
-                except aiohttp.ClientConnectorError:
+                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                     if self._retries < 1:
                         raise
                     self._retries -= 1
                     await asyncio.sleep(0.05)
                     answer = await self._once(method, path, passed_on, body)
-        except TimeoutError as error:
+        except aiohttp.ConnectionTimeoutError as error:
             self.breaker.failed()
+            raise DownstreamUnreachable("the server behind us takes no connection") from error
+        except TimeoutError as error:
+            if limit == self._timeout_seconds:  # a client's haste is no failure of the server
+                self.breaker.failed()
             raise DownstreamTimeout(f"the server behind us did not answer within {limit:.3g} s") from error
         except aiohttp.ClientError as error:
             self.breaker.failed()
@@ -142,13 +150,16 @@ class Downstream:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(2.0, self._timeout_seconds))
         async with self._session.request(
             method,
-            URL(self.url + path, encoded=True),
+            URL(self.url.rstrip("/") + path if path else self.url, encoded=True),
             data=body or None,
-            headers=headers,
+            headers={name: _as_sent(value) for name, value in headers.items()},
             allow_redirects=False,
             timeout=timeout,
         ) as answer:
-            kept = CIMultiDict((k, v) for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP)
+            dropped = HOP_BY_HOP | _named(answer.headers)
+            if method == "HEAD":  # of the body that a GET would bring
+                dropped -= {"content-length"}
+            kept = CIMultiDict((k, v) for k, v in answer.headers.items() if k.lower() not in dropped)
             return DownstreamAnswer(answer.status, kept, await answer.read())
 
     async def close(self) -> None:
@@ -158,5 +169,21 @@ class Downstream:
 
 def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
     """A client's headers that belong to the server: not this connection's, nor those it names, nor ours."""
-    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
-    return {name: value for name, value in headers.items() if name.lower() not in _KEPT_HERE | named}
+    dropped = _KEPT_HERE | _named(headers)
+    return {name: value for name, value in headers.items() if name.lower() not in dropped}
+
+
+def _named(headers: Mapping[str, str]) -> set[str]:
+    """What ``Connection`` names as belonging to it."""
+    return {name.strip().lower() for name in headers.get("connection", "").split(",")}
+
+
+def _as_sent(value: str) -> str:
+    """A header's value, which Starlette reads as Latin-1, such that aiohttp, which writes UTF-8, sends the same bytes.
+
+    One that is no UTF-8 arrives as UTF-8 of what Latin-1 makes of it.
+    """
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value

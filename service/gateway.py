@@ -48,7 +48,7 @@ from .errors import (
 )
 from .http import read_body, stopping_when_client_leaves
 from .pipeline import Item, Sizes, Timings
-from .protocols import Found, Images, Wire, torchserve, v1, v2
+from .protocols import MAX_PLACES, Found, Images, Wire, torchserve, v1, v2
 
 if TYPE_CHECKING:
     from .app import Service
@@ -60,7 +60,11 @@ logger = logging.getLogger("service.gateway")
 FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
 # So many of a tensor's numbers are converted, or bytes of a body read, in the time that a PNG's pixel is decoded.
 NUMBERS_A_PIXEL = BYTES_A_PIXEL = 64
+_INFLATED_AT_ONCE = 4096  # compressed bytes; what a member leaves of them is copied, and members can be tiny
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
+# What a client's headers say of the bytes that it sent, which are others now.
+_OF_THE_BODY = frozenset({"content-encoding", "content-md5", "content-digest", "repr-digest", "digest"})
+_UNPRINTABLE = re.compile(r"[^ -~]")
 _TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
 
 
@@ -117,8 +121,10 @@ def verbatim(answer: DownstreamAnswer, ours: Mapping[str, str]) -> Response:
             headers[name] = value
     if answer.status >= 400:
         headers["X-ARN-Refused-By"] = "downstream"
-    headers["Content-Length"] = str(len(answer.body))
-    response.raw_headers = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+    if answer.body or (answer.status not in (204, 304) and "Content-Length" not in headers):
+        headers["Content-Length"] = str(len(answer.body))
+    # aiohttp reads the bytes of a header so, and so they go out again.
+    response.raw_headers = [(k.lower().encode(), v.encode("utf-8", "surrogateescape")) for k, v in headers.items()]
     return response
 
 
@@ -133,24 +139,22 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
     headers = client_headers(request)
     came = await read_body(request, settings.max_body_bytes)
 
-    def find() -> Found:
-        encoding = headers.get("content-encoding", "")
-        found: Found = protocol.find(Wire(inflate(came, encoding, settings.max_body_bytes), headers))
-        return found
-
     async with stopping_when_client_leaves(request):
         if random.random() >= settings.purify_share:
             return await bypass(request, service, timings, path, came, "canary")
         try:
-            found = await pipeline.pooled(len(came) // BYTES_A_PIXEL, find)
+            body: bytes | bytearray = came
+            if encoding := headers.get("content-encoding", ""):  # a small body may be a large one
+                body = await asyncio.to_thread(inflate, came, encoding, settings.max_body_bytes)
+                request.scope["state"]["hold"](len(came) + len(body))
+            found = await pipeline.pooled(len(body) // BYTES_A_PIXEL, protocol.find, Wire(body, headers))
             purified, items = await purify(service, found, timings)
         except FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
             logger.warning("%s forwarded unpurified: %s", headers["x-request-id"], error)
             return await bypass(request, service, timings, path, came, error.code)
-        passed_on = dict(purified.headers)
-        passed_on.pop("content-encoding", None)
+        passed_on = {k: v for k, v in purified.headers.items() if k not in _OF_THE_BODY}
         target = path + (f"?{request.url.query}" if request.url.query else "")
         compare = headers.get("x-arn-compare", "").lower() in ("true", "1")
 
@@ -252,15 +256,24 @@ def inflate(body: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | b
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise UnsupportedMedia(f"content encoding {encoding[:32]!r} is not read here: gzip or deflate")
-    decoder = zlib.decompressobj(31 if "gzip" in encoding else 15)
-    try:
-        out = decoder.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise BrokenBody(f"not a {encoding} body: {error}") from error
-    if len(out) > max_bytes:
-        raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
-    if not decoder.eof or decoder.unused_data:
-        raise BrokenBody(f"the {encoding} body is {'cut off' if not decoder.eof else 'followed by other bytes'}")
+    of_gzip = "gzip" in encoding
+    decoder, members = zlib.decompressobj(31 if of_gzip else 15), 1
+    out, position = bytearray(), 0
+    while position < len(body):
+        if decoder.eof and (not of_gzip or members == MAX_PLACES):
+            raise BrokenBody(f"the {encoding} body is followed by other bytes")
+        if decoder.eof:  # another member (RFC 1952, section 2.2)
+            decoder, members = zlib.decompressobj(31), members + 1
+        chunk = body[position : position + _INFLATED_AT_ONCE]
+        try:
+            out += decoder.decompress(chunk, max_bytes + 1 - len(out))
+        except zlib.error as error:
+            raise BrokenBody(f"not a {encoding} body: {error}") from error
+        if len(out) > max_bytes:
+            raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
+        position += len(chunk) - len(decoder.unused_data)
+    if not decoder.eof:
+        raise BrokenBody(f"the {encoding} body is cut off")
     return out
 
 
@@ -300,7 +313,7 @@ def _labels(protocol: ModuleType, answer: DownstreamAnswer, max_bytes: int) -> l
 
 
 def _listed(labels: Sequence[Any]) -> str:
-    return ",".join(str(label)[:64] for label in labels[:64]).encode("ascii", "replace").decode()
+    return _UNPRINTABLE.sub("?", ",".join(str(label)[:64] for label in labels[:64]))
 
 
 # -- the routes of each protocol ----------------------------------------------------------------------------------

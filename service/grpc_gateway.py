@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import logging
 import math
 import random
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -52,7 +54,7 @@ _CODES = {
 }
 _OUR_FAULTS = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 # gRPC's own, which the channel sets anew; and ours.
-_OWN_METADATA = ("grpc-", ":", "user-agent", "content-type", "te", "x-admin-token", "x-api-key")
+_OWN_METADATA = re.compile(r"grpc-.*|:.*|user-agent|content-type|te|x-admin-token|x-api-key")
 
 
 class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base class has no types
@@ -60,10 +62,11 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
 
     def __init__(self, service: Service) -> None:
         settings = service.settings
-        limit = [("grpc.max_receive_message_length", settings.max_body_bytes), ("grpc.max_send_message_length", -1)]
+        unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        limit = ("grpc.max_receive_message_length", settings.max_body_bytes)
         self._service = service
-        self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, options=limit)
-        self._server = grpc.aio.server(options=[*limit, ("grpc.so_reuseport", 0)])
+        self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, options=unlimited)
+        self._server = grpc.aio.server(options=[limit, unlimited[1], ("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self,))
         self.port = 0
 
@@ -102,7 +105,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             async def handler(request: bytes, call: _Call) -> bytes:
                 if _PASSED[method]:
                     self._service.ready_batcher()  # ready only when both are
-                return await self._ask(method, request, call, Timings())
+                return await call.pass_on(await self._ask(method, request, call, Timings()))
         else:
             return None
         if method in _OPEN:
@@ -130,13 +133,18 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         route = method.rpartition("/")[2]
 
         async def call(request: bytes, context: Any) -> bytes:
-            service, started, status = self._service, time.perf_counter(), "OK"
+            service, started, status = self._service, time.perf_counter(), "UNKNOWN"
             service.in_flight += 1
             arrived = _Call.of(context)
             REQUEST_ID.set(arrived.id)
             tracing.note(arrived.id)
             try:
-                return await handler(request, arrived)
+                answer = await handler(request, arrived)
+                status = "OK"
+                return answer
+            except asyncio.CancelledError:
+                status = "CANCELLED" if time.monotonic() < arrived.deadline else "DEADLINE_EXCEEDED"
+                raise
             except ServiceError as error:
                 status = _CODES.get(error.status, grpc.StatusCode.INTERNAL).name
                 service.metrics.rejected.labels(error.code).inc()
@@ -145,7 +153,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 raise AssertionError from error  # abort raises
             except grpc.aio.AioRpcError as error:  # the server's word, or the channel's for it
                 status = error.code().name
-                trailing = [(k, v) for k, v in error.trailing_metadata() or () if not k.startswith(_OWN_METADATA)]
+                trailing = _foreign(error.trailing_metadata())
                 await context.abort(
                     error.code(), error.details() or "", (*trailing, ("x-arn-refused-by", "downstream"))
                 )
@@ -179,33 +187,35 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             return await self._bypass(request, call, timings, error.code)
         answer = await self._ask(_INFER, bytes(wire.body), call, timings)
         evidence = pipeline.evidence(service, items, timings)
-        await call.context.send_initial_metadata(tuple((name.lower(), value) for name, value in evidence.items()))
+        await call.pass_on(answer, tuple((name.lower(), value) for name, value in evidence.items()))
         if random.random() < settings.shadow_share:
 
             async def shadow() -> None:
                 other: DownstreamAnswer | None = None
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    other = _answer(await self._ask(_INFER, request, call, Timings()))
-                gateway.compared(service, v2_grpc, items, _answer(answer), other)
+                    other = (await self._ask(_INFER, request, call, Timings())).plain
+                gateway.compared(service, v2_grpc, items, answer.plain, other)
 
             service.background(shadow())
-        return answer
+        return answer.body
 
     async def _bypass(self, request: bytes, call: _Call, timings: Timings, reason: str) -> bytes:
         self._service.metrics.bypassed.labels(reason).inc()
         answer = await self._ask(_INFER, request, call, timings)
-        await call.context.send_initial_metadata((("x-arn-purified", "false"), ("x-arn-bypass", reason)))
-        return answer
+        return await call.pass_on(answer, (("x-arn-purified", "false"), ("x-arn-bypass", reason)))
 
-    async def _ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> bytes:
+    async def _ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> _Answer:
         """The server's answer, within what is left of the client's deadline and of ours."""
         started = time.perf_counter()
         seconds = min(self._service.settings.downstream_timeout_seconds, max(0.001, call.deadline - time.monotonic()))
-        outcome = "OK"
+        outcome = "CANCELLED"
         try:
             with tracing.asking(call.metadata) as passed_on:
-                ask = self._channel.unary_unary(method)
-                answer: bytes = await ask(request, timeout=seconds, metadata=tuple(passed_on))
+                ask = self._channel.unary_unary(method)(request, timeout=seconds, metadata=tuple(passed_on))
+                body = await ask
+                initial, trailing = await ask.initial_metadata(), await ask.trailing_metadata()
+                answer = _Answer(body, _foreign(initial), _foreign(trailing))
+                outcome = "OK"
         except grpc.aio.AioRpcError as error:
             outcome = error.code().name
             raise
@@ -215,27 +225,52 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         return answer
 
 
+_Metadata = tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """The server's answer, and what it said around it."""
+
+    body: bytes
+    initial: _Metadata
+    trailing: _Metadata
+
+    @property
+    def plain(self) -> DownstreamAnswer:
+        """As one over HTTP, to be compared."""
+        return DownstreamAnswer(200, CIMultiDict(), self.body)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Call:
     """What outlives a call's context: its id, the metadata to pass on, and the client's deadline (monotonic)."""
 
     context: Any
     id: str
-    metadata: tuple[tuple[str, Any], ...]
+    metadata: _Metadata
     deadline: float
 
     @staticmethod
     def of(context: Any) -> _Call:
-        given = tuple((k, v) for k, v in context.invocation_metadata() or () if not k.startswith(_OWN_METADATA))
+        given = _foreign(context.invocation_metadata())
         ids = [str(value)[:128] for name, value in given if name == "x-request-id"]
         metadata = given if ids else (*given, ("x-request-id", uuid.uuid4().hex))
         remaining = context.time_remaining()
         deadline = math.inf if remaining is None else time.monotonic() + remaining
         return _Call(context, ids[0] if ids else metadata[-1][1], metadata, deadline)
 
+    async def pass_on(self, answer: _Answer, ours: _Metadata = ()) -> bytes:
+        """Tell the client what the server said around its answer, and ``ours``; returns the answer."""
+        names = {name for name, _ in ours}
+        await self.context.send_initial_metadata((*(pair for pair in answer.initial if pair[0] not in names), *ours))
+        self.context.set_trailing_metadata(answer.trailing)
+        return answer.body
 
-def _answer(body: bytes) -> DownstreamAnswer:
-    return DownstreamAnswer(200, CIMultiDict(), body)
+
+def _foreign(metadata: Any) -> _Metadata:
+    """What of a message's metadata is for the other end."""
+    return tuple((name, value) for name, value in metadata or () if not _OWN_METADATA.fullmatch(name))
 
 
 def _address(peer: str) -> str:

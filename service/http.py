@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import tracing
-from .errors import BodyTooLarge, BrokenBody, ClientGone, ServiceError
+from .errors import BodyTooLarge, BrokenBody, ClientGone, Draining, ServiceError, TooManyImages
 from .log import REQUEST_ID, access
 from .metrics import Metrics
 
@@ -86,7 +86,8 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
     """File name and bytes of every file of a ``multipart/form-data`` body; other fields are ignored.
 
     Raises:
-        BrokenBody: malformed, or without a file, or with more than ``max_files``.
+        BrokenBody: malformed, or without a file.
+        TooManyImages: more than ``max_files``.
     """
 
     async def stream() -> AsyncGenerator[bytes, None]:
@@ -97,9 +98,13 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         message = getattr(error, "message", "") or "no boundary, or parts that contradict it"
+        if message.startswith("Too many files"):
+            raise TooManyImages(f"more than {max_files} files in one request") from error
         raise BrokenBody(f"not a multipart/form-data body: {message}") from error
     parts = [value for _, value in form.multi_items() if not isinstance(value, str)]
-    files = [(part.filename or "image", await part.read()) for part in parts]
+    # The charset is the client's to name, and some make of a name what UTF-8 cannot say.
+    names = [(part.filename or "image").encode("utf-8", "replace").decode() for part in parts]
+    files = [(name, await part.read()) for name, part in zip(names, parts, strict=True)]
     await form.close()
     if not files:
         raise BrokenBody("the multipart body has no file")
@@ -117,10 +122,13 @@ def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
 
 
 class RequestContext:
-    """Outermost, pure ASGI: takes or makes the request id, records and logs every answer."""
+    """Outermost, pure ASGI: takes or makes the request id, records and logs every answer.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    Whatever ends a request, it is answered: with 503 where a shutdown gives it up, with 500 where we are at fault.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool]) -> None:
+        self.app, self.metrics, self.draining = app, metrics, draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -132,13 +140,13 @@ class RequestContext:
         scope.setdefault("state", {})["request_id"] = request_id
         REQUEST_ID.set(request_id)
         tracing.note(request_id)
-        status = 500
+        status, begun = 500, False
         started = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 for name, value in SAFE.items():
@@ -147,6 +155,16 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if begun or not self.draining():
+                raise
+            given_up = Draining("the service is shutting down, and this request took too long")
+            await refusal(scope["path"], given_up, self.metrics)(scope, receive, send_with_id)
+        except Exception:
+            if not begun:
+                fault = ServiceError("an internal error; the log has it")
+                await refusal(scope["path"], fault, self.metrics)(scope, receive, send_with_id)
+            raise  # so that the traceback reaches the log, and nobody else
         finally:
             # The template, never the path: a scanner must not be able to make new series.
             route = getattr(scope.get("route"), "path", "unmatched")

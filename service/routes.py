@@ -122,11 +122,11 @@ async def _purified(
 ) -> list[Item]:
     """The common way of every request: decode, queue, infer."""
     started = time.perf_counter()
-    items = await _items(request, service, upload, classify)
-    timings.stage("decode", started)
-    if classify:
-        _check_classifier(service, items)
     async with stopping_when_client_leaves(request):
+        items = await _items(request, service, upload, classify)
+        timings.stage("decode", started)
+        if classify:
+            _check_classifier(service, items)
         return await pipeline.purify(service, items, timings, classify, compare, attack)
 
 
@@ -222,6 +222,8 @@ def _encode(items: Sequence[Item], media_type: str) -> tuple[bytes, str]:
 
 def _offers(upload: Upload) -> tuple[str, ...]:
     """Media types that can answer an upload, the default first."""
+    if upload.tensor is not None and _channels_first(upload.tensor)[0] not in (1, 3):
+        return (codec.NPY_TYPE,)  # no picture
     if upload.tensor is not None:
         single = ("image/png", "image/webp") if len(upload.tensor) == 1 else ()
         return (codec.NPY_TYPE, "application/json", "multipart/mixed", *single)

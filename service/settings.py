@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -103,6 +104,8 @@ class Settings(BaseSettings):
             raise ValueError("input_std is greater than 0")
         if self.input_std and self.input_range != "auto":
             raise ValueError("input_range and input_mean exclude each other")
+        if "@" in urlsplit(self.downstream_url).netloc:
+            raise ValueError("downstream_url holds a user: clients' own Authorization is passed on")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tls_cert and tls_key come together")
         for path in filter(None, (self.tls_cert, self.tls_key)):

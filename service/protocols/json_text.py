@@ -1,7 +1,8 @@
 """JSON with places: values, and where their text lies, so that one can be replaced and all else stays as it came.
 
-Objects are followed member by member, as are arrays of objects and of strings; any other value is one leaf, scanned by
-the standard library's C scanner. NaN and Infinity pass, as TensorFlow Serving's JSON allows them.
+Objects are followed member by member, as are arrays, nested ones too, that begin with an object or a string; any other
+value is one leaf, scanned by the standard library's C scanner. NaN and Infinity pass, as TensorFlow Serving's JSON
+allows them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from . import MAX_PLACES
 
 _scan = JSONDecoder().scan_once  # type: ignore[attr-defined] # in CPython, not in its stubs
 _SPACE = re.compile(r"[ \t\n\r]*")
-_MAX_DEPTH = 8  # of objects that are followed; deeper ones are leaves
+_OPENED = re.compile(r"[\[ \t\n\r]*")
+_MAX_DEPTH = 8  # of objects and arrays that are followed; deeper ones are leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,11 @@ def _skip(text: str, index: int) -> int:
     return _SPACE.match(text, index).end()  # type: ignore[union-attr]
 
 
+def _inside(text: str, index: int) -> int:
+    """Where the first value begins that is no array."""
+    return _OPENED.match(text, index).end()  # type: ignore[union-attr]
+
+
 @dataclasses.dataclass
 class _Reader:
     """A text as nodes, of which no more may come than ``left``."""
@@ -80,7 +87,7 @@ class _Reader:
         text = self.text
         if text.startswith("{", index) and depth:
             return self._object(index, depth)
-        if text.startswith("[", index) and depth and text.startswith(("{", '"'), _skip(text, index + 1)):
+        if text.startswith("[", index) and depth and text.startswith(("{", '"'), _inside(text, index)):
             return self._array(index, depth)
         value, end = _scan(text, index)
         return Node(index, end, leaf=value)

@@ -43,6 +43,8 @@ def _slots(name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]:
     if node.members is not None and list(node.members) == ["b64"]:
         yield node.members["b64"], Slot(name, from_base64(node.members["b64"].leaf))
     elif node.members is not None:
+        if name:
+            yield node, Slot(name, None)  # an object under an input's name is no image, whatever it holds
         for key, member in node.members.items():
             yield from _slots(key, member)
     elif node.elements is not None:

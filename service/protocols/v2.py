@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memor
             raise BrokenBody(f"input {name!r}: {len(elements)} elements for the shape {list(shape)}")
         return [(i, Slot(name, element)) for i, element in enumerate(elements)]
     if datatype not in DTYPES:
-        return []
+        return [(-1, Slot(name, None))]
     dtype = np.dtype(DTYPES[datatype])
     if len(blob) != count * dtype.itemsize:
         raise BrokenBody(f"input {name!r}: {len(blob)} bytes for the shape {list(shape)} of {datatype}")
@@ -160,9 +160,9 @@ def join(blob: bytes | memoryview, new: Mapping[int, Images]) -> bytes:
 def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: Node) -> list[tuple[Node, Slot]]:
     if datatype == "BYTES":
         # Unspecified; in practice they are base64 strings.
-        return [(element, Slot(name, from_base64(element.leaf))) for element in data.elements or []]
+        return [(element, Slot(name, from_base64(element.leaf))) for element in _elements(data)]
     if datatype not in DTYPES:
-        return []
+        return [(data, Slot(name, None))]
     try:
         array = np.array(data.leaf, dtype=np.dtype(DTYPES[datatype])) if isinstance(data.leaf, list) else None
     except (ValueError, TypeError, OverflowError) as error:
@@ -170,6 +170,16 @@ def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: Node) -> 
     if array is None or array.size != math.prod(shape):
         raise BrokenBody(f"input {name!r}: the data do not fill the shape {list(shape)}")
     return [(data, Slot(name, array.reshape(shape)))] if array.size else []
+
+
+def _elements(node: Node) -> Iterator[Node]:
+    """The elements of a list, flat or nested."""
+    if node.elements is None:
+        if node.leaf != []:
+            yield node
+        return
+    for element in node.elements:
+        yield from _elements(element)
 
 
 def _text(node: Node, images: Images) -> str:
@@ -206,7 +216,7 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
             size = output["parameters"]["binary_data_size"]
             scores = np.frombuffer(answer[split_at : split_at + size], DTYPES[datatype]).reshape(shape)
         return tell(scores)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
         return None
 
 

@@ -157,17 +157,17 @@ def find(wire: Wire) -> Found:
 def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
     held = getattr(tensor.contents, _CONTENTS.get(tensor.datatype, ""), None)
     if held is None:
-        return []
+        return [(-1, Slot(tensor.name, None))]
     if len(held) != np.prod(shape, dtype=object):
         raise BrokenBody(f"input {tensor.name!r}: {len(held)} elements for the shape {list(shape)}")
     if tensor.datatype == "BYTES":
         if len(held) > MAX_PLACES:
             raise BrokenBody(f"input {tensor.name!r}: more than {MAX_PLACES} elements")
         return [(i, Slot(tensor.name, element)) for i, element in enumerate(held)]
-    try:
-        array = np.array(held, dtype=DTYPES[tensor.datatype])
-    except OverflowError as error:
-        raise BrokenBody(f"input {tensor.name!r}: a value that is no {tensor.datatype}") from error
+    wide, dtype = np.array(held), np.dtype(DTYPES[tensor.datatype])
+    array = wide.astype(dtype)
+    if dtype.kind in "iu" and (array != wide).any():
+        raise BrokenBody(f"input {tensor.name!r}: a value that is no {tensor.datatype}")
     return [(-1, Slot(tensor.name, array.reshape(shape)))] if len(held) else []
 
 
@@ -181,5 +181,5 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # no
         else:
             scores = np.array(getattr(output.contents, _CONTENTS[output.datatype]))
         return tell(scores.reshape(tuple(output.shape)))
-    except (BrokenBody, IndexError, KeyError, ValueError):
+    except (BrokenBody, IndexError, KeyError, ValueError, OverflowError):
         return None

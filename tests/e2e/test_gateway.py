@@ -1,5 +1,6 @@
 """In front of real model servers, with their own clients: wrong labels direct, right labels chained."""
 
+import asyncio
 import concurrent.futures
 import json
 import os
@@ -11,12 +12,14 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import httpx2
 import numpy as np
 import pytest
 from PIL import Image
 
 from examples import servers
+from service.protocols import v2_grpc
 
 from .conftest import serving
 
@@ -165,6 +168,53 @@ def test_grpc_refusals_and_the_servers_own_errors_are_told_apart(chained, tmp_pa
     assert wrong.startswith("StatusCode.INVALID_ARGUMENT | no image in the request")
     assert far.startswith("StatusCode.INVALID_ARGUMENT | input 'image': finite values")
     assert nan.startswith("StatusCode.INVALID_ARGUMENT | input 'image': finite values")
+
+
+async def test_grpc_metadata_pass_both_ways_and_outcomes_are_counted_as_they_are(tmp_path):
+    asked = []
+
+    class Behind(grpc.GenericRpcHandler):
+        def service(self, details):
+            async def answer(request, context):
+                asked.append(dict(context.invocation_metadata()))
+                await context.send_initial_metadata((("from-server", "a"),))
+                context.set_trailing_metadata((("tail", "b"),))
+                if request:
+                    await asyncio.sleep(20)
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Behind(),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+
+    def run():
+        with serving(tmp_path, "--downstream-grpc", address, "--grpc-port", "0") as served:
+            (port,) = re.findall(r"gRPC on [\d.]+:(\d+)", served.said)
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                ask = channel.unary_unary(f"/{v2_grpc.SERVICE}/ServerMetadata")
+                _, call = ask.with_call(b"", metadata=(("tenant-id", "t"), ("temperature", "1")), timeout=20)
+                assert ("from-server", "a") in call.initial_metadata()
+                assert ("tail", "b") in call.trailing_metadata()
+                with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+                    ask(b"slow", timeout=0.5)
+                hung_up = ask.future(b"slow")
+                while len(asked) < 3:
+                    time.sleep(0.01)
+                hung_up.cancel()
+                deadline = time.monotonic() + 10
+                while 'status="CANCELLED"' not in (told := served.client.get("/metrics").text):
+                    assert time.monotonic() < deadline, told
+                    time.sleep(0.05)
+        return told
+
+    told = await asyncio.to_thread(run)
+    await server.stop(None)
+    assert (asked[0]["tenant-id"], asked[0]["temperature"]) == ("t", "1")
+    for status in ("OK", "DEADLINE_EXCEEDED", "CANCELLED"):
+        assert f'arn_requests_total{{route="grpc:ServerMetadata",status="{status}"}} 1.0' in told
 
 
 def test_the_servers_full_queue_reaches_the_client(chained):

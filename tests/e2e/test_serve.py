@@ -78,6 +78,25 @@ def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits_cleanly(t
         assert "Traceback" not in served.said
 
 
+def test_a_shutdown_gives_up_in_time_what_hangs_and_says_so(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        behind = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        flags = ("--downstream-url", behind, "--downstream-timeout-seconds", "60", "--drain-seconds", "2")
+        with serving(tmp_path, *flags) as served:
+            answers = []
+            asking = threading.Thread(
+                target=lambda: answers.append(served.client.post("/classify", content=EXAMPLE.read_bytes()))
+            )
+            asking.start()
+            with silent.accept()[0]:
+                started = time.monotonic()
+                assert served.stop() == 0
+                assert time.monotonic() - started < 8
+                asking.join()
+            assert (answers[0].status_code, answers[0].json()["code"]) == (503, "draining")
+            assert answers[0].headers["x-request-id"]
+
+
 @contextlib.contextmanager
 def decoding(tmp_path, chunks, *flags):
     """A service whose decoder is busy with a file; and the answer to it, once there is one."""
@@ -207,6 +226,9 @@ def test_a_folder_is_purified_into_pngs_of_the_same_names(tmp_path):
     assert "70 image(s) purified" in finished.stdout
     assert "70/70" in finished.stderr
     assert len(list((tmp_path / "out" / "deep").glob("*.png"))) == 70
+    Image.new("L", (28, 28), 99).save(source / "7.png")
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    assert {path.name for path in (tmp_path / "out" / "deep").glob("7.*")} == {"7.png", "7.bmp.png"}
     wrong = subprocess.run([*command[:3], "purify", str(EXAMPLE.parent / "sheet.png"), "x.png"], capture_output=True)
     assert wrong.returncode == 2
     assert b"--resize" in wrong.stderr

@@ -14,14 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
 
 from service.contract import Contract
-from service.downstream import Breaker
-from service.errors import DownstreamOpen
-from service.gateway import mismatch
+from service.downstream import Breaker, Downstream
+from service.errors import DownstreamOpen, DownstreamUnreachable
+from service.gateway import mismatch, verbatim
 from service.protocols import v2
 from service.settings import Settings
 
@@ -54,9 +55,10 @@ class Upstream(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(answer)
+        if self.command != "HEAD":
+            self.wfile.write(answer)
 
-    do_PUT = do_GET = do_POST  # noqa: N815
+    do_PUT = do_GET = do_HEAD = do_POST  # noqa: N815
 
     def log_message(self, *_):
         pass
@@ -173,6 +175,70 @@ def test_status_headers_and_compressed_body_of_the_server_come_back_as_they_are(
     assert sample(gateway, 'arn_downstream_requests_total{status="503"}') >= 1
 
 
+def test_a_cookie_of_one_client_is_not_sent_with_anothers_request(upstream, asked, monkeypatch):
+    told = {"Set-Cookie": "session=secret"}
+    monkeypatch.setattr(Upstream, "answers", staticmethod(lambda path: (200, told, b"{}")))
+    with running(downstream_url=upstream.replace("127.0.0.1", "localhost"), downstream_protocol="v1") as client:
+        assert client.get("/v1/models").headers["set-cookie"] == "session=secret"
+        client.cookies.clear()
+        client.get("/v1/models")
+    assert ["cookie" in sent for _, _, sent, _ in asked] == [False, False]
+
+
+async def test_headers_go_through_byte_for_byte(says, gateway, asked, monkeypatch):
+    utf8, latin1 = "猫".encode(), "café".encode("latin-1")
+    what = _HEAD + b"X-Utf8: " + utf8 + b"\r\nX-Latin1: " + latin1 + b"\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+    monkeypatch.setattr(Says, "what", what + b"Content-Length: 2\r\n\r\n{}")
+    downstream = Downstream(says, 5.0)
+    raw = dict(verbatim(await downstream.ask("POST", "/", {}), {}).raw_headers)
+    await downstream.close()
+    assert (raw[b"x-utf8"], raw[b"x-latin1"]) == (utf8, latin1)
+    assert b"x-hop" not in raw
+    gateway.get("/v1/models", headers=[(b"X-Name", utf8)])
+    assert asked[0][2]["x-name"].encode("latin-1") == utf8
+
+
+def test_what_has_no_body_keeps_the_length_of_what_it_is_about(gateway, asked):
+    length = gateway.get("/v1/models").headers["content-length"]
+    assert int(length) > 0
+    assert gateway.head("/v1/models").headers["content-length"] == length
+
+
+@pytest.mark.parametrize("base", ["/predict/", "/predict", ""])
+def test_the_raw_address_is_asked_as_it_is_written(upstream, asked, base):
+    with running(downstream_url=upstream + base) as client:
+        client.post("/classify", content=PNG)
+    assert [path for _, path, _, _ in asked] == [base or "/"]
+
+
+def test_what_a_body_grows_to_needs_room_too(upstream):
+    limits = {"max_body_bytes": 2**20, "bodies_bytes": 2**20}
+    with running(downstream_url=upstream, downstream_protocol="v1", **limits) as client:
+        for size, status, code in [(2**20 - 50, 429, "bodies_full"), (2**19, 400, "broken_body")]:
+            packed = gzip.compress(b" " * size)
+            answer = client.post("/v1/models/m:predict", content=packed, headers={"Content-Encoding": "gzip"})
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert sample(client, "arn_body_bytes") == 0
+
+
+UNREAD = '{"inputs": [{"name": "image", "datatype": "TYPE", "shape": [1], "data": [7]}, GOOD]}'
+DECOYS = [
+    ("v1", "/v1/models/m:predict", '{"instances": [{"image": {"b64": "PNG", "x": 0}}, {"image": {"b64": "PNG"}}]}'),
+    ("v2", "/v2/models/m/infer", UNREAD.replace("TYPE", "BF16")),
+    ("v2", "/v2/models/m/infer", UNREAD.replace("TYPE", "BYTES")),
+]
+
+
+@pytest.mark.parametrize(("protocol", "path", "body"), DECOYS)
+def test_nothing_unread_passes_under_the_declared_name(upstream, asked, protocol, path, body):
+    good = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["PNG"]}
+    body = body.replace("GOOD", json.dumps(good)).replace("PNG", base64.b64encode(PNG).decode())
+    with running(downstream_url=upstream, downstream_protocol=protocol, input_name="image") as client:
+        answer = client.post(path, content=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "broken_body")
+    assert not asked
+
+
 # -- refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +293,28 @@ def test_a_server_that_is_down_or_slow_is_told_apart_and_left_alone_after_a_whil
     with running(downstream_url=upstream, downstream_protocol="v1", downstream_timeout_seconds=0.2) as client:
         answer = client.post("/v1/models/slow:predict", content=json.dumps({"instances": ROWS}))
         assert (answer.status_code, answer.json()["code"]) == (504, "downstream_timeout")
+
+
+def test_a_clients_haste_is_no_failure_of_the_server(upstream):
+    hasty = {"x-envoy-expected-rq-timeout-ms": "1"}
+    with running(downstream_url=upstream, downstream_protocol="v1") as client:
+        assert [client.get("/v1/models/slow", headers=hasty).status_code for _ in range(6)] == [504] * 6
+        assert client.get("/v1/models/m").status_code == 200
+
+
+async def test_a_server_that_takes_no_connection_is_asked_once_more_and_unreachable(monkeypatch):
+    downstream = Downstream("http://127.0.0.1:9", 5.0)
+    tried = []
+
+    async def once(*_):
+        tried.append(1)
+        raise aiohttp.ConnectionTimeoutError
+
+    monkeypatch.setattr(downstream, "_once", once)
+    with pytest.raises(DownstreamUnreachable):
+        await downstream.ask("GET", "/", {})
+    await downstream.close()
+    assert len(tried) == 2
 
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -337,6 +425,18 @@ def test_the_breaker_lets_one_probe_through_a_pause_and_closes_at_the_first_answ
     breaker.admit()
 
 
+def test_many_that_fail_at_once_open_the_breaker_for_one_pause(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("service.downstream.time.monotonic", lambda: now[0])
+    breaker = Breaker()
+    for _ in range(16):
+        breaker.admit()
+    for _ in range(16):
+        breaker.failed()
+    now[0] += 0.6
+    breaker.admit()
+
+
 def test_a_full_queue_is_refused_or_bypassed_as_declared(upstream, asked):
     rows = json.dumps({"instances": ROWS * 9})
     for policy, status in [("reject", 413), ("bypass", 200)]:
@@ -419,6 +519,7 @@ def test_metadata_are_held_against_the_declaration(contract, inputs, reason):
         ({"input_mean": "0.5", "input_std": "0"}, "greater than 0"),
         ({"input_mean": "0.5,x", "input_std": "1,1"}, "unable to parse"),
         ({"input_mean": "0.5", "input_std": "0.5", "input_range": "0-1"}, "exclude each other"),
+        ({"downstream_url": "http://user:secret@host"}, "holds a user"),
     ],
 )
 def test_declarations_that_contradict_themselves_are_refused(values, message):

@@ -204,6 +204,13 @@ REFUSALS = [
     (picture(size=(30, 28)), "image/png", "/purify", 422, "wrong_size"),
     (codec.encode_npy(np.zeros((1, 28, 28, 3), np.uint8)), codec.NPY_TYPE, "/purify", 422, "wrong_size"),
     (codec.encode_npy(np.zeros((1, 1, 28, 28))), codec.NPY_TYPE, "/purify", 422, "bad_parameter"),
+    (
+        codec.encode_npy(PIXELS[:1]).replace(b"(1,", b"(True,").replace(b"   \n", b"\n"),
+        codec.NPY_TYPE,
+        "/purify",
+        422,
+        "bad_parameter",
+    ),
     (PNG, "image/png", "/purify?resize=maybe", 422, "bad_parameter"),
     (codec.encode_npy(PIXELS), codec.NPY_TYPE, "/purify?resize=true", 422, "bad_parameter"),
     (picture(size=(200, 200)), "image/png", "/purify", 422, "too_many_pixels"),
@@ -230,6 +237,31 @@ def test_a_wrong_size_is_told_the_sizes_that_are_taken(small):
     assert small.post("/purify", files=files).json()["error"].startswith("bad.png: ")
 
 
+def test_more_files_than_the_queue_holds_are_413(small):
+    answer = small.post("/purify", files=[("f", ("a.png", PNG))] * 65)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_many_images")
+
+
+def test_a_name_in_any_charset_is_told_or_taken(client):
+    for content, status in ((PNG, 200), (b"junk", 400)):
+        part = (
+            b'--b\r\nContent-Disposition: form-data; name="f"; filename="+2AA-.png"\r\n\r\n'
+            + content
+            + b"\r\n--b--\r\n"
+        )
+        answer = post(client, part * 1, "multipart/form-data; boundary=b; charset=utf-7", Accept="application/json")
+        assert answer.status_code == status
+
+
+def test_no_picture_is_offered_that_cannot_be(client):
+    five = codec.encode_npy(np.zeros((1, 8, 8, 5), np.uint8))
+    assert post(client, five, codec.NPY_TYPE, "/purify?model=identity").status_code == 200
+    for accept in ("image/png", "application/json", "multipart/mixed"):
+        assert post(client, five, codec.NPY_TYPE, "/purify?model=identity", Accept=accept).status_code == 406
+    wide = picture(size=(20_000, 2))
+    assert post(client, wide, path="/purify?model=identity", Accept="image/webp").status_code == 406
+
+
 def test_nothing_acceptable_is_406(client):
     assert post(client, PNG, Accept="text/html").status_code == 406
     assert post(client, PNG, path="/classify", Accept="image/png").status_code == 406
@@ -248,6 +280,8 @@ def test_trouble_behind_the_door_has_its_status_and_no_traceback(client, monkeyp
     assert answer.status_code == status
     assert set(answer.json()) == {"error", "code"}
     assert "Traceback" not in answer.text
+    assert answer.headers["x-request-id"]
+    assert answer.headers["x-arn-refused-by"] == "purifier"
     if status == 429:
         assert answer.headers["retry-after"] == "3"
 

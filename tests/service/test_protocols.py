@@ -305,7 +305,15 @@ def test_integers_stay_integers():
     assert entered.images.dtype == np.uint8
     assert np.array_equal(entered.leave(255 - entered.images), 255 - tensor)
     binary = (tensor > 100).astype(np.int64)  # JSON's 0 and 1 are 0.0 and 1.0
-    assert Contract().enter(Slot("x", binary, typed=False), digit).images.max() == 1
+    entered = Contract().enter(Slot("x", binary, typed=False), digit)
+    assert entered.images.max() == 1
+    between = entered.leave(entered.images * np.float32(0.75))
+    assert between.max() == 0.75  # and not the integer below
+    bytes_ = (tensor % 128).astype(np.int8)
+    entered = Contract().enter(Slot("x", bytes_), digit)
+    assert entered.leave(np.full_like(entered.images, 200)).max() == 127  # the lightest that there is
+    levels = Contract(range="0-1").enter(Slot("x", binary), digit)
+    assert levels.leave(levels.images * np.float32(0.75)).sum() == binary.sum()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1.1, -0.5])
@@ -422,6 +430,10 @@ def test_json_places():
     b = root.get("a").elements[0].get("b")
     assert text[b.start : b.end] == "1.50"
     assert splice(text, [(root.get("c"), "0"), (b, "7")]) == ' {"a" : [ {"b": 7} , {"b":"x"}], "c": 0} '
+    text, root = parse(b'[[ [1], {"b": 2}], [ ["x"], [{"b": 3}]]]')
+    assert root.leaf == [[[1], {"b": 2}], [["x"], [{"b": 3}]]]  # a tensor, by how it begins
+    text, root = parse(b'[ [[{"b": 3}]]]')
+    assert root.elements[0].elements[0].elements[0].get("b").leaf == 3
 
 
 def test_compressed_bodies_are_bounded():
@@ -430,12 +442,18 @@ def test_compressed_bodies_are_bounded():
 
     assert inflate(gzip.compress(b"x" * 100), "gzip", 100) == b"x" * 100
     assert inflate(zlib.compress(b"x"), "deflate", 100) == b"x"
+    assert inflate(gzip.compress(b"x" * 9) + gzip.compress(b"y"), "gzip", 100) == b"x" * 9 + b"y"
+    many = gzip.compress(b"") * 10_000
+    assert inflate(many, "gzip", 100) == b""
     bomb = gzip.compress(bytes(10**7))
     for body, encoding, status in [
         (bomb, "gzip", 413),
         (bomb[:-9], "gzip", 413),
         (gzip.compress(b"x" * 50)[:-9], "gzip", 400),
         (gzip.compress(b"x") + b"y", "gzip", 400),
+        (zlib.compress(b"x") * 2, "deflate", 400),
+        (gzip.compress(b"x" * 60) * 2, "gzip", 413),
+        (gzip.compress(b"") * 70_000, "gzip", 400),
         (b"no", "gzip", 400),
         (b"no", "br", 415),
     ]:
