@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BrokenImage, DeadlineExceeded, DecodeTimeout, ServiceError, TooManyPixels
+from .errors import BrokenImage, DeadlineExceeded, DecodeTimeout, OutOfMemory, ServiceError, TooManyPixels
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,16 @@ class _Worker:
             "OPENBLAS_NUM_THREADS": "1",  # each thread's buffers would be most of the address space
             "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20),  # glibc: after a large image the rest goes back
         }
-        with theirs:
+        with theirs, contextlib.ExitStack() as undone:
+            undone.callback(self._channel.close)
+            undone.callback(self._stream.close)
             self._process = subprocess.Popen(  # noqa: S603 (our own module)
                 [sys.executable, "-P", "-m", "service.decode_worker", *map(str, (theirs.fileno(), *limits))],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
                 pass_fds=[theirs.fileno()],
             )
+            undone.pop_all()
 
     @property
     def alive(self) -> bool:
@@ -135,6 +138,7 @@ class Decoder:
             TooManyPixels: told from the header.
             DecodeTimeout: not decoded in time; its process was killed.
             DeadlineExceeded: no process was free in time.
+            OutOfMemory: none can be started.
             ServiceError: whatever ``planner`` raises.
         """
         latest = time.monotonic() + self._wait_seconds
@@ -152,7 +156,11 @@ class Decoder:
         if worker is not None:
             with contextlib.suppress(_Died):  # perhaps while it was idle, and not of this image: a new one will tell
                 return self._decode_by(worker, data, planner)
-        return self._decode_by(_Worker(*self._limits), data, planner)
+        try:
+            worker = _Worker(*self._limits)
+        except OSError as error:
+            raise OutOfMemory(f"no process to decode the image in can be started now: {error.strerror}") from error
+        return self._decode_by(worker, data, planner)
 
     def _decode_by(self, worker: _Worker, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
         try:

@@ -1,9 +1,11 @@
 """Images decoded in processes of their own: the same pixels, and trouble that ends with the process."""
 
 import asyncio
+import errno
 import io
 import os
 import signal
+import subprocess
 import time
 from contextlib import asynccontextmanager
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from service import codec
 from service.decoder import Decoder, Plan
-from service.errors import BrokenImage, DeadlineExceeded, DecodeTimeout, TooManyPixels, WrongSize
+from service.errors import BrokenImage, DeadlineExceeded, DecodeTimeout, OutOfMemory, TooManyPixels, WrongSize
 
 from ..conftest import decoders_of, running
 from ..fuzz import slow_png
@@ -48,6 +50,16 @@ async def decoding(seconds=20.0, wait_seconds=20.0, max_pixels=100_000, max_byte
 
 def children():
     return decoders_of(os.getpid())
+
+
+async def test_where_no_process_can_be_started_it_is_told(monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    async with decoding() as decoder:
+        with pytest.raises(OutOfMemory, match="temporarily"):
+            await decoder.decode(PNG, as_it_is)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
