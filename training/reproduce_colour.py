@@ -14,12 +14,16 @@ CIFAR10_CPU = Scale(
     every=5, robust=10, ablation=10, epochs=3, ablation_epochs=3, seeds=1, quick=10, slow=50, slower=200, thorough=100,
     classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
     first=("--epochs", "4", "--with", "refresh_epochs=3,learning_rate=0.001", "--weights", "l1=10,logit=1"),
+    ships=("--every", "4", "--epochs", "12", "--with", "refresh_epochs=4", "--weights", "l1=20,logit=1"),
     hardened=(
         "--arch", "compact", "--every", "5", "--epochs", "10", "--batch-size", "64", "--with", "inner_steps=3",
         "--watched", "200",
     ),
 )  # fmt: skip
-CIFAR10_GPU = Scale(epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10)
+CIFAR10_GPU = Scale(
+    epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10,
+    ships=("--epochs", "15", "--weights", "l1=20,logit=1"),
+)  # fmt: skip
 LISA_CPU = Scale(
     epochs=12,
     quick=1,
@@ -114,7 +118,6 @@ class Cifar10Plan(ColourPlan):
         yield from self._ours(pp)
         yield from self._hardened()
         yield from self.purifier("arn-pp", pp, "colour")
-        yield from self.purifier("arn-wide", f"{pp},DDN_N", "skips", "--recipe", "cifar10-wide")
         yield from self.purifier("ape-g-pp", pp, "ape-g")
         yield from self.purifier("hgd-pp", pp, "hgd")
         yield from self._bpda()
@@ -139,12 +142,14 @@ class Cifar10Plan(ColourPlan):
         yield self.measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, None, kind=kind)
 
     def _ours(self, seen: str) -> Iterator[Step]:
-        """What is to ship; where epochs are few a run with the flags ``first`` comes before."""
+        """At the paper's budget, after a run with the flags ``first`` where epochs are few; then what is to ship."""
         start, first = self.run("start", "purifier"), self.scale.first
         if first:
             train = ("train", *self.common, "--out", str(start.parent), *self.learning(seen, "skips"), *first)
-            yield Step(train, None, start, kept=Path(self.kept("transparent")))
-        yield from self.purifier("transparent", seen, "skips", *(("--init", str(start)) if first else ()))
+            yield Step(train, None, start, kept=Path(self.kept("plain")))
+        yield from self.purifier("plain", seen, "skips", *(("--init", str(start)) if first else ()))
+        wide = ("--recipe", "cifar10-wide", *self.scale.ships, "--init", self.kept("plain"))
+        yield from self.purifier("transparent", seen, "skips", *wide)
 
     def _hardened(self) -> Iterator[Step]:
         """The hardened profile, from the transparent one unless the scale has another network."""
@@ -156,7 +161,7 @@ class Cifar10Plan(ColourPlan):
         yield from self.white_box("--purifier", kept)
 
     def _bpda(self) -> Iterator[Step]:
-        for name in ("transparent", "arn-pp", "ape-g-pp"):
+        for name in ("transparent", "plain", "arn-pp", "ape-g-pp"):
             bpda = ("--threat-models", "bpda")
             yield self.measure(self.kept(name), "PGD_N,PGD_Nx100", self.scale.slow, None, *bpda)
 
@@ -166,7 +171,7 @@ class Cifar10Plan(ColourPlan):
         for arch in self.others:
             train, _ = self.classifier(arch, arch)
             yield train
-            for spec in ("identity", self.kept("transparent"), self.kept("arn-pp"), self.kept("arn-wide")):
+            for spec in ("identity", self.kept("transparent"), self.kept("plain"), self.kept("arn-pp")):
                 step = self.measure(spec, attacks, self.scale.slower, None)
                 yield dataclasses.replace(
                     step, arguments=(*step.arguments, "--classifier", str(self.run(arch, "classifier")))

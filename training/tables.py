@@ -143,6 +143,11 @@ def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[
         "| error rate, % | " + " | ".join(_NAMES.get(a, a) for a in columns) + " |",
         "| --- |" + " ---: |" * len(columns),
     ]
+
+    def less(what: str, row: Row, published: str) -> str:
+        values = (_difference(cells.get((row, a)), paper.get((published, a))) for a in columns)
+        return f"| *{what}* | " + " | ".join(values) + " |"
+
     for index, row in enumerate(rows):
         lines.append(f"| {_label(row)} | " + " | ".join(_cell(cells.get((row, a))) for a in columns) + " |")
         last_of_defence = index + 1 == len(rows) or rows[index + 1][0] != row[0]
@@ -151,11 +156,10 @@ def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[
             lines.append(f"| *the paper's {row[0]}* | " + " | ".join(published) + " |")
             first = next(r for r in rows if r[0] == row[0])
             if row[0].startswith("ARN"):
-                lines.append(
-                    f"| *{_label(first)} less the paper's* | "
-                    + " | ".join(_difference(cells.get((first, a)), paper.get((row[0], a))) for a in columns)
-                    + " |"
-                )
+                lines.append(less(f"{_label(first)} less the paper's", first, row[0]))
+        elif last_of_defence and row[0] == "ARN_wide":  # a row of ours alone
+            first = next(r for r in rows if r[0] == row[0])
+            lines.append(less(f"{_label(first)} less the paper's ARN_PP", first, "ARN_PP"))
     return "\n".join(lines)
 
 
@@ -262,8 +266,8 @@ def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[st
         return []
     itself = "hardened" if "hardened" in hardened else hardened[0]  # a toy run has its length in its name
     beside = _shipped_recipes().get(everything[0].dataset) or next(iter(transparent), "")
-    rows = {"none": "", "ARN_PP": beside, "ARN_W": itself}
-    shown = [r for r in everything if rows.get(r.defence) == r.recipe and r.settings["transport"] == "in-process"]
+    rows = {"none": ("",), "ARN_PP": (beside,), "ARN_wide": (beside,), "ARN_W": (itself,)}
+    shown = [r for r in everything if r.recipe in rows.get(r.defence, ()) and r.settings["transport"] == "in-process"]
     of_first = [r for r in shown if r.classifier == first and r.defence != "none"]
     parts = [f"{heading} The hardened profile\n\n{_HARDENED}\n\n{_by_attack(of_first)}"]
     if {r.classifier for r in shown} != {first}:
