@@ -138,7 +138,8 @@ class Cifar10Plan(ColourPlan):
         """Everything that the paper measures on CIFAR-10."""
         scale = self.scale
         yield self.measure(spec, "none,PGD_N,PGD_T,DDN_N,PGD_N_eps2", scale.quick, None, kind=kind)
-        yield self.measure(spec, "AA_N,AA_N_eps2,CW_N,FWA_N,FWA_N_eps2", scale.slow, None, kind=kind)
+        yield self.measure(spec, "AA_N,AA_N_eps2,CW_N", scale.slow, None, kind=kind)
+        yield self.measure(spec, "FWA_N,FWA_N_eps2", scale.thorough, None, kind=kind)
         yield self.measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, None, kind=kind)
 
     def _ours(self, seen: str) -> Iterator[Step]:
