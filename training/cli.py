@@ -318,21 +318,25 @@ def _evaluate(flags: argparse.Namespace, command: str) -> None:
     chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
     threat_models = [_threat_model(name, flags, split.images.shape[1:]) for name in flags.threat_models]
     hashes = {"classifier": f_card.sha256, "checkpoint": subject.defence_card.sha256}
+    data = split.sha256()
     records = list(read_all(flags.out)) if flags.split == "test" else []
     for threat_model in threat_models:
         beside = {**threat_model.target(subject).settings, "transport": subject.transport}
         for attack in chosen:
             if attack is None and threat_model.name != "oblivious":
                 continue  # natural images have no attacker
-            name = attack.name if attack else "none"
+            name, eps, settings = (attack.name, attack.eps, attack.settings) if attack else ("none", None, {})
             here = [
                 m for m in records
-                if (m.dataset, m.attack, m.threat_model, m.sha256) == (flags.dataset, name, threat_model.name, hashes)
-                and beside.items() <= m.settings.items()
-                and m.measures  # older records have none
+                if (m.dataset, m.attack, m.threat_model, m.eps) == (flags.dataset, name, threat_model.name, eps)
+                and {**settings, **beside}.items() <= m.settings.items()
+                and all(m.sha256[key] == value for key, value in hashes.items())
+                and (m.n != len(split) or m.sha256.get("data", data) == data)  # older records have none
             ]  # fmt: skip
-            # Fewer images or other random numbers do not replace what is there; a folder's name says nothing of it.
-            if here and here[0].n >= len(split) and flags.dataset != "folder" and not flags.force:
+            # Fewer images or other random numbers do not replace what is there; a folder's name says nothing of it. So
+            # many may, where what is there is older than the measures.
+            enough = here and (here[0].n > len(split) or (here[0].n == len(split) and bool(here[0].measures)))
+            if enough and flags.dataset != "folder" and not flags.force:
                 other = "" if here[0].seed == flags.seed else f", with seed {here[0].seed}"
                 print(f"{name} {threat_model.name}: measured already, n {here[0].n}{other}")
                 continue

@@ -33,7 +33,7 @@ CHUNK = 500
 def versions() -> dict[str, str]:
     """Versions of what a measured number depends on."""
     found = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "advertorch"):
+    for package in ("torch", "numpy", "scipy", "advertorch", "pyautoattack"):
         found[package] = metadata.version(package)
     return found
 

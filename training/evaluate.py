@@ -161,7 +161,7 @@ def evaluate(
         attack_failures=failures,
         settings={**settings, **target.settings, "transport": subject.transport},
         seed=seed,
-        sha256={"classifier": subject.classifier_card.sha256, "checkpoint": card.sha256},
+        sha256={"classifier": subject.classifier_card.sha256, "checkpoint": card.sha256, "data": split.sha256()},
         seconds=round(time.monotonic() - started, 1),
         device=device,
         versions=versions(),

@@ -19,17 +19,23 @@ from torch import Tensor, nn
 
 from models.checkpoint import write_atomically
 
+from .records import digest
+
 MINIBATCH = 100
 NEIGHBOURS = 20
 
 
-def intrinsic_dimensionality(points: Tensor, reference: Tensor, k: int = NEIGHBOURS) -> Tensor:
+def intrinsic_dimensionality(points: Tensor, reference: Tensor, k: int = NEIGHBOURS, paired: bool = False) -> Tensor:
     """-k / sum_i log(r_i / r_k) of each of ``points`` ``(N, D)`` from its k nearest in ``reference`` ``(M, D)``.
 
-    A point that is itself in ``reference`` is not its own neighbour. Answers ``(N,)``.
+    A point that is itself in ``reference`` is not its own neighbour; with ``paired`` nor is what the i-th was made of,
+    the i-th of ``reference``, be it attacked, restored or as it was. Answers ``(N,)``.
     """
     distances = torch.cdist(points.double(), reference.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    distances = torch.where(distances < 1e-9, torch.inf, distances).sort(1).values[:, :k]
+    distances = torch.where(distances < 1e-9, torch.inf, distances)
+    if paired:
+        distances.fill_diagonal_(torch.inf)
+    distances = distances.sort(1).values[:, :k]
     return (-k / (distances / distances[:, -1:]).log().sum(1).clamp(max=-1e-12)).float()
 
 
@@ -60,7 +66,7 @@ def characteristics(classifier: nn.Module, images: Tensor, natural: Tensor) -> N
         if len(clean) <= NEIGHBOURS:
             break  # too few neighbours: the tail of the split is left out
         pairs = zip(layer_outputs(classifier, x), layer_outputs(classifier, clean), strict=True)
-        rows.append(torch.stack([intrinsic_dimensionality(a, b) for a, b in pairs], 1))
+        rows.append(torch.stack([intrinsic_dimensionality(a, b, paired=True) for a, b in pairs], 1))
     out: NDArray[np.float32] = torch.cat(rows).numpy()
     return out
 
@@ -120,5 +126,17 @@ def detect(
 
 def record(detection: Detection, fields: dict[str, Any], path: Path) -> None:
     """Write what was detected beside what it was measured on."""
-    text = json.dumps({**fields, "detection": dataclasses.asdict(detection)}, indent=1) + "\n"
-    write_atomically(path, text.encode())
+    whole = {**fields, "detection": dataclasses.asdict(detection)}
+    write_atomically(path, (json.dumps({**whole, "digest": digest(whole)}, indent=1) + "\n").encode())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What :func:`record` wrote.
+
+    Raises:
+        ValueError: it was changed since.
+    """
+    fields: dict[str, Any] = json.loads(path.read_text())
+    if fields.pop("digest", None) != digest(fields):
+        raise ValueError(f"{path}: changed after it was written; restore it, or delete it and measure again")
+    return fields

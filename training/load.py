@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,12 @@ import models
 from models import Card
 
 from .state import weights_sha256
+
+
+def _sources(*names: str) -> list[bytes]:
+    """The source of imported modules that have one."""
+    files = [getattr(sys.modules[name], "__file__", None) for name in dict.fromkeys(names)]
+    return [Path(file).read_bytes() for file in files if file]
 
 
 def load_model(spec: str, kind: str, dataset: str, device: str, shape: Sequence[int] = ()) -> tuple[nn.Module, Card]:
@@ -37,7 +44,9 @@ def load_model(spec: str, kind: str, dataset: str, device: str, shape: Sequence[
             sys.path.pop(0)
         if not isinstance(model, nn.Module):
             raise ValueError(f"{spec} gives a {type(model).__name__}, not an nn.Module")
-        name, sha256 = spec.replace(":", "."), weights_sha256(model)
+        # Its code too: one that has no weights is told from others by that alone.
+        told = [spec.encode(), weights_sha256(model).encode(), *_sources(module_name, type(model).__module__)]
+        name, sha256 = spec.replace(":", "."), hashlib.sha256(b"\n".join(told)).hexdigest()
         card = Card(name, kind, spec, {}, dataset, (0, 0, 0), sha256=sha256)  # type: ignore[arg-type]
         model = model.eval().to(device)
         model.card = card  # type: ignore[assignment]  # as a loaded one has it

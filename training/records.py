@@ -70,11 +70,12 @@ class Record:
         """Write atomically; returns the path."""
         path = self.path(root)
         fields = dataclasses.asdict(self)
-        write_atomically(path, (json.dumps({**fields, "digest": _digest(fields)}, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps({**fields, "digest": digest(fields)}, indent=1) + "\n").encode())
         return path
 
 
-def _digest(fields: Mapping[str, Any]) -> str:
+def digest(fields: Mapping[str, Any]) -> str:
+    """What tells that fields were changed after they were written."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -89,7 +90,7 @@ def read_all(root: Path) -> Iterator[Record]:
         fields = json.loads(path.read_text())
         if "threat_model" not in fields or "errors" not in fields:
             continue  # benchmarks and the paper's numbers are no records of ours
-        if fields.pop("digest", None) != _digest(fields):
+        if fields.pop("digest", None) != digest(fields):
             raise ValueError(f"{path}: changed after it was written; restore it, or delete it and measure again")
         fields["ci95"], fields["flags"] = tuple(fields["ci95"]), tuple(fields["flags"])
         record = Record(**fields)

@@ -17,6 +17,8 @@ from .threats import Defended
 _BETWEEN = "beside the other records: "
 # Half of the range: every pixel can be made grey, so that nothing of the image needs to be left.
 _LARGE_EPS = 0.5
+# Points by which AutoAttack may do better than the strongest gradient attack, beyond the intervals: it is stronger.
+_FAR = 5
 
 
 def of_model(defended: Defended, images: Tensor) -> tuple[str, ...]:
@@ -38,8 +40,9 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
     """Of each record (by its place) beside the others of its defence; intervals that overlap raise nothing.
 
     An attack on f alone, through another purifier or with an approximate gradient that does better than the same one
-    with the full gradient; a black-box attack that does better than every gradient attack; an error that falls as the
-    budget or the iterations grow; a white-box error short of 100 % at a budget that leaves nothing of the image.
+    with the full gradient; a black-box attack that does better than every gradient attack, or AutoAttack by far; an
+    error that falls as the budget or the iterations grow; a white-box error short of 100 % at a budget that leaves
+    nothing of the image.
     """
     flags: dict[int, list[str]] = {index: [] for index in range(len(records))}
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -54,10 +57,16 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
             rivals = [records[i] for i in members if _is_rival(records[i], record)]
             strongest = max(rivals, key=lambda rival: rival.error_rate, default=None) == record
             for other in (records[i] for i in members):
-                same_attack = other.attack == record.attack and other.threat_model != "white_box"
-                score_based = strongest and _is_black_box(other) and other.eps == record.eps
-                comparable = (same_attack or score_based) and (record.norm, record.goal) == (other.norm, other.goal)
-                if comparable and other.ci95[0] > record.ci95[1]:
+                same_attack = (
+                    other.threat_model != "white_box"
+                    and (_base(other), other.eps) == (_base(record), record.eps)
+                    and (other.iterations or 0) <= (record.iterations or 0)
+                )
+                beyond = strongest and other.threat_model == "white_box" and other.eps == record.eps
+                score_based = beyond and _is_black_box(other)
+                autoattack = beyond and other.attack.startswith("AA_N")
+                comparable = (same_attack or score_based or autoattack) and _aim(record) == _aim(other)
+                if comparable and other.ci95[0] > record.ci95[1] + (_FAR if autoattack else 0):
                     flags[index].append(
                         f"{other.attack} {other.threat_model} does better: {other.error_rate:.2f} % against "
                         f"{record.error_rate:.2f} %"
@@ -89,9 +98,18 @@ def _budget(record: Record) -> tuple[object, ...]:
     return (record.norm, record.goal, record.eps)
 
 
+def _aim(record: Record) -> tuple[object, ...]:
+    return (record.norm, record.goal)
+
+
+def _base(record: Record) -> str:
+    """The attack without its budget, iterations and restarts."""
+    return re.sub(r"(@[0-9.]+)?(x[0-9]+)?(r[0-9]+)?$", "", record.attack).removesuffix("_eps2")
+
+
 def _sweep(record: Record) -> tuple[object, ...]:
     """What two records share that differ in their budget and iterations alone."""
-    base = re.sub(r"(@[0-9.]+)?(x[0-9]+)?(r[0-9]+)?$", "", record.attack).removesuffix("_eps2")
+    base = _base(record)
     beside = tuple(record.settings.get(key) for key in ("surrogate", "backward", "restarts"))
     return (base, record.threat_model, record.norm, *beside)
 

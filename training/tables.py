@@ -13,7 +13,7 @@ from typing import Any
 import models
 from models.checkpoint import write_atomically
 
-from . import figures
+from . import figures, lid
 from .records import Record, ablation, has_other_weights, is_choice, read_all, sweep
 from .redflags import annotate, with_flags
 from .threats import ThreatName
@@ -56,10 +56,11 @@ _ABLATION = (
 _TRANSFERRED = "The purifiers learned in front of the target alone; the attack sees the classifier that stands here."
 _DETECTION = (
     "A detector fitted on the validation split, of adversarial against natural and noisy images; what it calls\n"
-    "adversarial among others of the test split. A low share among restored images says that they no longer carry\n"
-    "what this detector looks for. It does not say that they look like natural ones: it may call fewer of them\n"
-    "adversarial than of natural images. And an attacker who knows the detector passes it without any purifier\n"
-    "(Athalye, Carlini & Wagner, ICML 2018)."
+    "adversarial among others of the test split. Restored images stand beside natural ones: where as few of them are\n"
+    "called adversarial, they no longer carry what this detector looks for. What an image was made of is never among\n"
+    "the neighbours that its estimate is taken from: with it restored images would seem more natural than natural\n"
+    "ones. And an attacker who knows the detector passes it without any purifier (Athalye, Carlini & Wagner, ICML\n"
+    "2018)."
 )
 _PICTURES = """
 ## Pictures
@@ -449,7 +450,7 @@ def _ablation(records: Sequence[Record]) -> str:
 
 def _detection(results: Path, dataset: str) -> str:
     """LID detection, a row a defence."""
-    rows = [json.loads(path.read_text()) for path in sorted((results / dataset).rglob("lid-*.json"))]
+    rows = [lid.read(path) for path in sorted((results / dataset).rglob("lid-*.json"))]
     if not rows:
         return ""
     published = json.loads((results / "paper" / "tables.json").read_text())["lid_recall"].get(dataset)
@@ -462,7 +463,7 @@ def _detection(results: Path, dataset: str) -> str:
         label = _label((row["defence"], row["recipe"], "in-process"))
         found = row["detection"]
         shares = " | ".join(f"{found[key]:.2f}" for key in ("adversarial", "restored", "natural", "noisy"))
-        lines.append(f"| {label}, {row['attack']} | {shares} | {found['area']:.3f} | {beside} |")
+        lines.append(f"| {label}, {row['attack']}, n {row['n']:,} | {shares} | {found['area']:.3f} | {beside} |")
     return "\n".join(lines)
 
 
@@ -514,7 +515,7 @@ def _flags(records: Sequence[Record]) -> str:
     for r in records:
         for flag in r.flags:
             row = _label((r.defence, r.recipe, r.settings["transport"]))
-            carriers.setdefault(flag, []).append(f"{row} {r.attack} {r.threat_model}")
+            carriers.setdefault(flag, []).append(f"{row} {r.attack} {r.threat_model}, {r.dataset} {r.classifier}")
     lines = [f"- {flag}: {'; '.join(rows)}" for flag, rows in sorted(carriers.items())]
     explained = "What each means is told in [evaluation.md](evaluation.md#red-flags)."
     return f"\n## Red flags ⚑\n\n{explained}\n\n" + "\n".join(lines) + "\n" if lines else ""
@@ -547,6 +548,16 @@ def _results_page(records: Sequence[Record], results: Path) -> str:
     return text + _flags(records) + f"\n## Commands\n\n```sh\n{listing}\n```\n"
 
 
+def _unmixed(records: Sequence[Record]) -> None:
+    """Raises ``ValueError`` where a row would hold numbers of two checkpoints or of two classifiers of one name."""
+    hashes: dict[tuple[str, str, str, str], tuple[str | None, str | None]] = {}
+    for r in records:
+        row = (r.dataset, r.classifier, r.defence, r.recipe)
+        found = (r.sha256.get("classifier"), r.sha256.get("checkpoint"))
+        if hashes.setdefault(row, found) != found:
+            raise ValueError(f"{' '.join(row)}: its records are of two checkpoints; delete those of the older one")
+
+
 def update(results: Path, check: bool = False) -> list[Path]:
     """Write the tables into the README and two pages of ``docs/``, and the plots; returns what was not up to date.
 
@@ -554,12 +565,14 @@ def update(results: Path, check: bool = False) -> list[Path]:
     two machines made can tell something together.
 
     Raises:
-        ValueError: a record that was changed after it was written; with ``check``, flags that do not follow from all.
+        ValueError: a record that was changed after it was written, or records of two checkpoints in one row; with
+            ``check``, flags that do not follow from all.
     """
     root = results.parent
     records = list(read_all(results)) if check else annotate(results)
     if records != with_flags(records):
         raise ValueError(f"{results}: flags that do not follow from the records; write the tables again")
+    _unmixed(records)
     readme, choosing = root / "README.md", root / "docs" / "choosing.md"
     wanted = {
         root / "docs" / "results.md": _results_page(records, results),

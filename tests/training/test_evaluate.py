@@ -14,6 +14,7 @@ import models
 from models import Card
 from training import attacks, data, evaluate, records, redflags, tables, threats
 from training.cli import main
+from training.load import load_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -254,6 +255,9 @@ def a_record(**changes):
         ({"attack": "PGD_N@0.5", "eps": 0.5, "errors": 930}, 1, "93.00 %, not 100 %, at a budget of 0.5"),
         ({"attack": "SQUARE_N", "errors": 910, "iterations": None}, 0, None),  # within the intervals
         ({"attack": "SQUARE_T", "goal": "targeted", "errors": 950, "iterations": None}, 0, None),
+        ({"attack": "AA_N", "errors": 990, "iterations": None}, 0, "AA_N white_box does better"),
+        ({"attack": "AA_N", "errors": 950, "iterations": None}, 0, None),  # it is the stronger attack
+        ({"threat_model": "oblivious", "attack": "PGD_Nx10", "iterations": 10, "errors": 950}, 0, "PGD_Nx10 oblivious"),
         ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 890}, 1, None),
         ({"threat_model": "bpda", "errors": 990}, 0, "PGD_N bpda does better: 99.00 %"),
         ({"threat_model": "bpda", "attack": "PGDM_N", "errors": 990}, 0, None),
@@ -273,7 +277,7 @@ def test_records_that_cannot_stand_beside_each_other_are_flagged(other, place, f
 
 def test_square_is_held_against_the_strongest_gradient_attack_alone():
     weak, strong = a_record(attack="PGD_Nx5", iterations=5, errors=500), a_record()
-    whole = a_record(attack="AA_N", iterations=None, errors=990)
+    whole = a_record(attack="AA_N", iterations=None, errors=950)
     square = a_record(attack="SQUARE_N", iterations=None, errors=890)
     assert set(redflags.between([weak, strong, whole, square]).values()) == {()}
     found = redflags.between(
@@ -306,6 +310,32 @@ def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):
     assert "measured already" in capsys.readouterr().out
     assert main([*arguments.replace("--every 30", "--every 60").split(), "--seed", "1"]) == 0
     assert "PGD_N oblivious: measured already, n 10, with seed 0" in capsys.readouterr().out
+    older = next(r for r in records.read_all(tmp_path / "results") if r.attack == "PGD_N")
+    dataclasses.replace(older, measures={}).write(tmp_path / "results")
+    assert main(arguments.replace("--every 30", "--every 60").split()) == 0
+    assert "PGD_N oblivious: measured already, n 10" in capsys.readouterr().out
+    assert main(arguments.split()) == 0
+    assert "PGD_N oblivious: measured already" not in capsys.readouterr().out
+    monkeypatch.setattr(attacks, "_STEP", 0.02)
+    assert main(arguments.split()) == 0
+    assert "PGD_N oblivious: measured already" not in capsys.readouterr().out
+
+
+def test_code_without_weights_is_told_from_other_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = "from torch import nn\n\nclass Mine(nn.Module):\n    def forward(self, x):\n        return x * 0.9\n"
+    (tmp_path / "first.py").write_text(module)
+    (tmp_path / "second.py").write_text(module.replace("0.9", "0.8"))
+    first, second = (load_model(f"{name}:Mine", "purifier", "digits", "cpu")[1] for name in ("first", "second"))
+    assert first.sha256 != second.sha256
+
+
+def test_a_row_holds_one_checkpoint(project):
+    root, _ = project
+    a_record(sha256={"checkpoint": "a"}).write(root / "results")
+    a_record(attack="PGD_T", sha256={"checkpoint": "b"}).write(root / "results")
+    with pytest.raises(ValueError, match="two checkpoints"):
+        tables.update(root / "results")
 
 
 def test_the_ablation_keeps_other_weights_apart(project):

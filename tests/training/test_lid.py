@@ -1,5 +1,7 @@
 """LID against what it must be for known dimensions, and the detector on images that are easy to tell apart."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -38,11 +40,24 @@ def test_the_detector_tells_what_is_far_off_and_not_what_is_natural():
     assert undone.restored == undone.natural
 
 
+def test_an_images_own_original_is_not_among_its_neighbours():
+    classifier = models.load("mnist-lenet5")
+    natural = data.load("digits").train.batch(slice(0, 100))[0]
+    nearly = natural + 1e-3 * torch.randn(natural.shape, generator=torch.Generator().manual_seed(0))
+    as_it_is, moved = (lid.characteristics(classifier, x, natural) for x in (natural, nearly))
+    assert np.allclose(as_it_is, moved, rtol=0.05)
+
+
 def test_detect_writes_its_record_and_figures_their_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["detect", "--dataset", "digits", "--attack", "PGD_N@0.3x5"]) == 0
     assert "restored" in capsys.readouterr().out
-    assert list((tmp_path / "results/digits/mnist-lenet5").glob("ARN_PP-*/lid-PGD_N@0.3x5.json"))
+    (path,) = (tmp_path / "results/digits/mnist-lenet5").glob("ARN_PP-*/lid-PGD_N@0.3x5.json")
+    fields = lid.read(path)
+    fields["detection"]["restored"] = 0.0
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="changed after it was written"):
+        lid.read(path)
 
 
 def test_a_plot_older_than_what_it_shows_is_stale(tmp_path):
