@@ -43,16 +43,14 @@ def photograph() -> torch.Tensor:
 
 
 def write(dataset: str, f: str, g: str, natural: torch.Tensor, labels: dict[str, int], out: Path, page: Path) -> None:
-    """Three pictures of each image, for the page those that it sends, and the sheet; without ``g`` two pictures."""
+    """Three pictures of each image, for the page those that it sends, and the sheet."""
     classifier, right = models.load(f).requires_grad_(False), torch.tensor(list(labels.values()))
     crafted = attacks.get("PGD_N", dataset)(classifier, natural, right, seed=0).images
     adversarial = crafted.mul(255).round() / 255
     if bool((classifier(adversarial).argmax(1) == right).any()):
         sys.exit(f"an adversarial image of {dataset} does not fool the classifier")
-    pictures = {"natural": natural, "adversarial": adversarial}
-    if g:
-        pictures["purified"] = models.purify(adversarial, g)
-        save_png(contact_sheet(*pictures.values()), out / "sheet.png")
+    pictures = {"natural": natural, "adversarial": adversarial, "purified": models.purify(adversarial, g)}
+    save_png(contact_sheet(*pictures.values()), out / "sheet.png")
     for name, images in pictures.items():
         for label, image in zip(labels, images, strict=True):
             for folder in (out,) if name == "purified" else (out, page):
@@ -65,7 +63,7 @@ def main() -> None:
     classifier = models.load("mnist-lenet5").requires_grad_(False)
     digits = {str(digit): digit for digit in range(10)}
     write("mnist", "mnist-lenet5", "mnist-transparent", natural_digits(classifier), digits, OUT, PAGE / "examples")
-    write("cifar10", "cifar10-resnet20", "", photograph(), {"cat": 3}, OUT / "photos", PAGE / "photos")
+    write("cifar10", "cifar10-resnet20", "cifar10-transparent", photograph(), {"cat": 3}, OUT / "photos", PAGE / "photos")
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ class Settings(BaseSettings):
     tls_cert: str = Field("", description="PEM file of the certificate and its chain; with it HTTP and gRPC speak TLS")
     tls_key: str = Field("", description="PEM file of its private key")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("mnist-transparent",),
+        ("mnist-transparent", "cifar10-transparent"),
         min_length=1,
         description="comma list of purifiers to load: shipped names, paths, identity",
     )
     classifier: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("mnist-lenet5",),
+        ("mnist-lenet5", "cifar10-resnet20"),
         description="comma list of embedded classifiers of /classify, each for images of its size; empty for none",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one")

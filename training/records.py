@@ -111,8 +111,8 @@ _SEED = re.compile(r"(.*?)(?:-seed([0-9]+))?")
 
 
 def has_other_weights(recipe: str) -> bool:
-    """Whether the recipe was run with other loss weights than its own: a row of an ablation."""
-    return bool(_TERMS.search(recipe))
+    """Whether the recipe was run from the start with other loss weights than its own: a row of an ablation."""
+    return bool(_TERMS.search(recipe)) and "-from-" not in recipe
 
 
 def is_choice(recipe: str) -> bool:

@@ -70,7 +70,7 @@ class ColourPlan(Plan):
 
     def kept(self, name: str) -> str:
         """In the zoo where it ships."""
-        ships = self.dataset in ("cifar10", "lisa") and name == self.target
+        ships = self.dataset in ("cifar10", "lisa") and name in (self.target, "transparent")
         return f"models/zoo/{self.dataset}-{name}.safetensors" if ships else super().kept(name)
 
     @property

@@ -537,7 +537,7 @@ def _results_page(records: Sequence[Record], results: Path) -> str:
         "the hashes of classifier and checkpoint, the seed and the versions. This page is written by\n"
         "`arn-train tables`; the paper's numbers are in `results/paper/tables.json`.\n"
     )
-    for dataset in sorted({record.dataset for record in records}):
+    for dataset in sorted({record.dataset for record in records}, key=lambda name: (name != "mnist", name)):
         chosen = [record for record in records if record.dataset == dataset]
         sections = _sections(chosen, dataset, results, "###", whole=True)
         text += f"\n## {dataset.upper()}\n\n{_stand_in(chosen, dataset)}{sections}\n"

@@ -45,6 +45,14 @@ def test_an_attacked_digit_is_restored_over_http(served):
     assert re.search(rf"{request_id} POST /purify 200", served.said)
 
 
+def test_an_attacked_photograph_is_restored_over_http(served):
+    photograph = EXAMPLE.parent / "photos" / "adversarial_cat.png"
+    verdict = served.client.post("/classify?compare=true", content=photograph.read_bytes()).json()
+    assert (verdict["model"], verdict["classifier"]) == ("cifar10-transparent", "cifar10-resnet20")
+    assert verdict["class_name"] == "cat"
+    assert verdict["unpurified"]["class_name"] != "cat"
+
+
 @pytest.fixture
 def slow_purifier(tmp_path):
     """A checkpoint of a network so wide that 200 images take seconds on one thread."""
