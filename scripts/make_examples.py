@@ -63,7 +63,9 @@ def main() -> None:
     classifier = models.load("mnist-lenet5").requires_grad_(False)
     digits = {str(digit): digit for digit in range(10)}
     write("mnist", "mnist-lenet5", "mnist-transparent", natural_digits(classifier), digits, OUT, PAGE / "examples")
-    write("cifar10", "cifar10-resnet20", "cifar10-transparent", photograph(), {"cat": 3}, OUT / "photos", PAGE / "photos")
+    write(
+        "cifar10", "cifar10-resnet20", "cifar10-transparent", photograph(), {"cat": 3}, OUT / "photos", PAGE / "photos"
+    )
 
 
 if __name__ == "__main__":
