@@ -119,6 +119,7 @@ def _learned(card: Card) -> str:
     if not card.curve:
         return ""
     names = [name for name in card.curve[0] if name.startswith("error/")]
+    names.sort(key=lambda name: (name != "error/none", name))  # a file keeps them in another order
     lines = [["epoch", "steps", *(name.removeprefix("error/") for name in names)], ["---:"] * (2 + len(names))]
     lines += [[f"{row['epoch']}", f"{row['step']:,}", *(f"{row[name]:.1f}" for name in names)] for row in card.curve]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)

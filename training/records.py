@@ -111,8 +111,12 @@ _SEED = re.compile(r"(.*?)(?:-seed([0-9]+))?")
 
 
 def has_other_weights(recipe: str) -> bool:
-    """Whether the recipe was run from the start with other loss weights than its own: a row of an ablation."""
-    return bool(_TERMS.search(recipe)) and "-from-" not in recipe
+    """Whether the recipe was run with other loss weights than its own: a row of an ablation.
+
+    A run that goes on from another is none unless a term is left out.
+    """
+    weights = [float(weight) for _, weight in _TERMS.findall(recipe)]
+    return bool(weights) and ("-from-" not in recipe or 0 in weights)
 
 
 def is_choice(recipe: str) -> bool:
