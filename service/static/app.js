@@ -260,7 +260,7 @@ async function example(button, { at, channels, label }) {
 function fitControls() {
   const [channels, height, width] = model()?.input_shape ?? [0, 0, 0];
   setBudget(channels === 3 ? 0.03 : 0.3); // what the shipped ones were measured at
-  $("size").textContent = width ? `${width}x${height} ${channels === 1 ? "grey" : "colour"}` : "no size: this model takes any";
+  $("size").textContent = width ? `${width}x${height} ${channels === 1 ? "grey; digits are white on black" : "colour"}` : "no size: this model takes any";
 }
 
 $("file").addEventListener("change", () => guarded(async () => {
