@@ -158,7 +158,7 @@ def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[
             first = next(r for r in rows if r[0] == row[0])
             if row[0].startswith("ARN"):
                 lines.append(less(f"{_label(first)} less the paper's", first, row[0]))
-        elif last_of_defence and row[0] == "ARN_wide":  # a row of ours alone
+        elif last_of_defence and row[0] == "ARN_wide" and any(("ARN_PP", a) in paper for a in columns):  # ours alone
             first = next(r for r in rows if r[0] == row[0])
             lines.append(less(f"{_label(first)} less the paper's ARN_PP", first, "ARN_PP"))
     return "\n".join(lines)
