@@ -104,7 +104,7 @@ def test_prometheus_scrapes_the_service_and_answers(query, served, programs):
     query(
         'histogram_quantile(0.5, sum by (le) (arn_stage_seconds_bucket{stage="infer"}))', lambda value: 0 < value < 10
     )
-    query("count(arn_model_info)", lambda value: value == 1)
+    query("count(arn_model_info)", lambda value: value == 2)
     text = served.client.get("/metrics").text
     lint = subprocess.run([programs["promtool"], "check", "metrics"], input=text, capture_output=True, text=True)
     assert (lint.returncode, lint.stdout + lint.stderr) == (0, "")
