@@ -131,16 +131,13 @@ class Downstream:
                     self._retries -= 1
                     await asyncio.sleep(0.05)
                     answer = await self._once(method, path, passed_on, body)
-        except aiohttp.ConnectionTimeoutError as error:
+        except aiohttp.ClientError as error:  # before TimeoutError, which aiohttp's of a connection is too
             self.breaker.failed()
-            raise DownstreamUnreachable("the server behind us takes no connection") from error
+            raise DownstreamUnreachable(f"the server behind us cannot be reached: {type(error).__name__}") from error
         except TimeoutError as error:
             if limit == self._timeout_seconds:  # a client's haste is no failure of the server
                 self.breaker.failed()
             raise DownstreamTimeout(f"the server behind us did not answer within {limit:.3g} s") from error
-        except aiohttp.ClientError as error:
-            self.breaker.failed()
-            raise DownstreamUnreachable(f"the server behind us cannot be reached: {type(error).__name__}") from error
         self.breaker.succeeded()
         return answer
 

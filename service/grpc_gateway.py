@@ -62,11 +62,10 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
 
     def __init__(self, service: Service) -> None:
         settings = service.settings
-        unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        limit = ("grpc.max_receive_message_length", settings.max_body_bytes)
+        receive, send = "grpc.max_receive_message_length", ("grpc.max_send_message_length", -1)
         self._service = service
-        self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, options=unlimited)
-        self._server = grpc.aio.server(options=[limit, unlimited[1], ("grpc.so_reuseport", 0)])
+        self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, options=[(receive, -1), send])
+        self._server = grpc.aio.server(options=[(receive, settings.max_body_bytes), send, ("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self,))
         self.port = 0
 

@@ -35,7 +35,7 @@ from .attacks import Attack, get, seed_of
 from .data import Dataset, Split, flip_images, shift_images
 from .deadline import OutOfTime, is_near
 from .fast import searched
-from .recipes import one_cycle
+from .recipes import check_length, one_cycle
 from .state import ConfigurationError, load_state, save_state, weights_sha256
 
 logger = logging.getLogger(__name__)
@@ -82,10 +82,7 @@ class ClassifierRecipe:
     mixed_precision: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
-            raise ValueError(
-                f"epochs {self.epochs}, batch size {self.batch_size} or rate {self.learning_rate} too small"
-            )
+        check_length(self.epochs, self.batch_size, self.learning_rate)
 
 
 def natural(arch: str = "lenet5", dataset: str = "mnist") -> ClassifierRecipe:

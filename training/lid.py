@@ -17,9 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.checkpoint import write_atomically
-
-from .records import digest
+from .records import unseal, write_sealed
 
 MINIBATCH = 100
 NEIGHBOURS = 20
@@ -126,8 +124,7 @@ def detect(
 
 def record(detection: Detection, fields: dict[str, Any], path: Path) -> None:
     """Write what was detected beside what it was measured on."""
-    whole = {**fields, "detection": dataclasses.asdict(detection)}
-    write_atomically(path, (json.dumps({**whole, "digest": digest(whole)}, indent=1) + "\n").encode())
+    write_sealed(path, {**fields, "detection": dataclasses.asdict(detection)})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -137,6 +134,5 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: it was changed since.
     """
     fields: dict[str, Any] = json.loads(path.read_text())
-    if fields.pop("digest", None) != digest(fields):
-        raise ValueError(f"{path}: changed after it was written; restore it, or delete it and measure again")
+    unseal(path, fields)
     return fields

@@ -90,10 +90,7 @@ class Recipe:
     joint: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
-            raise ValueError(
-                f"epochs {self.epochs}, batch size {self.batch_size} or rate {self.learning_rate} too small"
-            )
+        check_length(self.epochs, self.batch_size, self.learning_rate)
         if self.refresh_epochs < 0 or self.shift < 0:
             raise ValueError("refresh_epochs and shift cannot be negative")
         crafted = self.refresh_epochs or (self.inner_steps and not self.budgets)
@@ -109,6 +106,12 @@ class Recipe:
             raise ValueError("eps_to must be positive: the budget that the ramp ends at")
         if self.joint and (self.joint < 0 or self.weights.adv):
             raise ValueError("a jointly tuned f has a positive rate, and D_I's loss none to give it")
+
+
+def check_length(epochs: int, batch_size: int, learning_rate: float) -> None:
+    """Raises ``ValueError`` where a run of these would learn nothing."""
+    if epochs < 1 or batch_size < 2 or learning_rate <= 0:
+        raise ValueError(f"epochs {epochs}, batch size {batch_size} or rate {learning_rate} too small")
 
 
 def one_cycle(peak: float, step: int, steps: int) -> float:
@@ -264,7 +267,7 @@ def cifar10() -> Recipe:
 
 
 def cifar10_wide() -> Recipe:
-    """``cifar10`` at budgets from 2 to 12 grey levels, meant for ``--seen PGD_N,PGD_T,DDN_N``: a row of its own."""
+    """``cifar10`` at budgets from 2 to 12 grey levels, meant to go on from it (``--init``): what ships."""
     return dataclasses.replace(cifar10(), name="cifar10-wide", budgets=(2 / 255, 12 / 255))
 
 

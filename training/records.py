@@ -69,13 +69,26 @@ class Record:
     def write(self, root: Path) -> Path:
         """Write atomically; returns the path."""
         path = self.path(root)
-        fields = dataclasses.asdict(self)
-        write_atomically(path, (json.dumps({**fields, "digest": digest(fields)}, indent=1) + "\n").encode())
+        write_sealed(path, dataclasses.asdict(self))
         return path
 
 
-def digest(fields: Mapping[str, Any]) -> str:
-    """What tells that fields were changed after they were written."""
+def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write fields atomically, with a digest that tells when they were changed afterwards."""
+    write_atomically(path, (json.dumps({**fields, "digest": _digest(fields)}, indent=1) + "\n").encode())
+
+
+def unseal(path: Path, fields: dict[str, Any]) -> None:
+    """Take the digest out of what was read from ``path``.
+
+    Raises:
+        ValueError: the fields were changed after :func:`write_sealed`.
+    """
+    if fields.pop("digest", None) != _digest(fields):
+        raise ValueError(f"{path}: changed after it was written; restore it, or delete it and measure again")
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -90,8 +103,7 @@ def read_all(root: Path) -> Iterator[Record]:
         fields = json.loads(path.read_text())
         if "threat_model" not in fields or "errors" not in fields:
             continue  # benchmarks and the paper's numbers are no records of ours
-        if fields.pop("digest", None) != digest(fields):
-            raise ValueError(f"{path}: changed after it was written; restore it, or delete it and measure again")
+        unseal(path, fields)
         fields["ci95"], fields["flags"] = tuple(fields["ci95"]), tuple(fields["flags"])
         record = Record(**fields)
         if not math.isclose(record.error_rate, 100 * record.errors / record.n) or record.ci95 != wilson(

@@ -95,7 +95,7 @@ def _is_rival(record: Record, other: Record) -> bool:
 
 
 def _budget(record: Record) -> tuple[object, ...]:
-    return (record.norm, record.goal, record.eps)
+    return (*_aim(record), record.eps)
 
 
 def _aim(record: Record) -> tuple[object, ...]:

@@ -106,6 +106,11 @@ def _target(records: Sequence[Record], dataset: str) -> str:
     return next((name for name in wanted if name in measured), next(iter(measured), ""))
 
 
+def _mnist_first(datasets: Iterable[str]) -> list[str]:
+    """In the order of the pages."""
+    return sorted(datasets, key=lambda name: (name != "mnist", name))
+
+
 def _by_count(names: Iterable[str]) -> list[str]:
     """Each name once, the most frequent first."""
     return [name for name, _ in Counter(names).most_common()]
@@ -144,23 +149,21 @@ def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[
         "| error rate, % | " + " | ".join(_NAMES.get(a, a) for a in columns) + " |",
         "| --- |" + " ---: |" * len(columns),
     ]
-
-    def less(what: str, row: Row, published: str) -> str:
-        values = (_difference(cells.get((row, a)), paper.get((published, a))) for a in columns)
-        return f"| *{what}* | " + " | ".join(values) + " |"
-
     for index, row in enumerate(rows):
         lines.append(f"| {_label(row)} | " + " | ".join(_cell(cells.get((row, a))) for a in columns) + " |")
         last_of_defence = index + 1 == len(rows) or rows[index + 1][0] != row[0]
-        if last_of_defence and any((row[0], a) in paper for a in columns):
-            published = [f"{paper[row[0], a]:.2f}" if (row[0], a) in paper else "" for a in columns]
-            lines.append(f"| *the paper's {row[0]}* | " + " | ".join(published) + " |")
+        beside = "ARN_PP" if row[0] == "ARN_wide" else row[0]  # the former is ours alone
+        published = [paper.get((beside, a)) for a in columns]
+        if not last_of_defence or all(value is None for value in published):
+            continue
+        if beside == row[0]:
+            told = ("" if value is None else f"{value:.2f}" for value in published)
+            lines.append(f"| *the paper's {row[0]}* | " + " | ".join(told) + " |")
+        if row[0].startswith("ARN"):
             first = next(r for r in rows if r[0] == row[0])
-            if row[0].startswith("ARN"):
-                lines.append(less(f"{_label(first)} less the paper's", first, row[0]))
-        elif last_of_defence and row[0] == "ARN_wide" and any(("ARN_PP", a) in paper for a in columns):  # ours alone
-            first = next(r for r in rows if r[0] == row[0])
-            lines.append(less(f"{_label(first)} less the paper's ARN_PP", first, "ARN_PP"))
+            less = (_difference(cells.get((first, a)), value) for a, value in zip(columns, published, strict=True))
+            whose = "the paper's" if beside == row[0] else f"the paper's {beside}"
+            lines.append(f"| *{_label(first)} less {whose}* | " + " | ".join(less) + " |")
     return "\n".join(lines)
 
 
@@ -491,7 +494,7 @@ def _choice(records: Sequence[Record]) -> str:
 def _overview(records: Sequence[Record], results: Path) -> str:
     """The rows of no defence and of what ships, MNIST first."""
     parts = []
-    for dataset in sorted(_shipped_recipes(), key=lambda name: (name != "mnist", name)):
+    for dataset in _mnist_first(_shipped_recipes()):
         chosen = [r for r in records if r.dataset == dataset and _ships(r)]
         if chosen:
             sections = _sections(chosen, dataset, results, "####", whole=False)
@@ -540,7 +543,7 @@ def _results_page(records: Sequence[Record], results: Path) -> str:
         "the hashes of classifier and checkpoint, the seed and the versions. This page is written by\n"
         "`arn-train tables`; the paper's numbers are in `results/paper/tables.json`.\n"
     )
-    for dataset in sorted({record.dataset for record in records}, key=lambda name: (name != "mnist", name)):
+    for dataset in _mnist_first({record.dataset for record in records}):
         chosen = [record for record in records if record.dataset == dataset]
         sections = _sections(chosen, dataset, results, "###", whole=True)
         text += f"\n## {dataset.upper()}\n\n{_stand_in(chosen, dataset)}{sections}\n"
@@ -573,7 +576,7 @@ def update(results: Path, check: bool = False) -> list[Path]:
     """
     root = results.parent
     records = list(read_all(results)) if check else annotate(results)
-    if records != with_flags(records):
+    if check and records != with_flags(records):
         raise ValueError(f"{results}: flags that do not follow from the records; write the tables again")
     _unmixed(records)
     readme, choosing = root / "README.md", root / "docs" / "choosing.md"

@@ -5,8 +5,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
+import grpc.aio
 import httpx2
 import pytest
 
@@ -55,6 +56,24 @@ def serving(tmp_path, *flags, command=(sys.executable, "-m", "service"), trusted
             served.client.close()
         process.kill()
         process.wait()
+
+
+@asynccontextmanager
+async def behind_grpc(answer):
+    """A server whose every method is ``answer(request, context)``; gives its address."""
+
+    class Behind(grpc.GenericRpcHandler):
+        def service(self, details):
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Behind(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from PIL import Image
 from examples import servers
 from service.protocols import v2_grpc
 
-from .conftest import serving
+from .conftest import behind_grpc, serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CLIENTS = EXAMPLES / "servers" / "clients"
@@ -173,24 +173,15 @@ def test_grpc_refusals_and_the_servers_own_errors_are_told_apart(chained, tmp_pa
 async def test_grpc_metadata_pass_both_ways_and_outcomes_are_counted_as_they_are(tmp_path):
     asked = []
 
-    class Behind(grpc.GenericRpcHandler):
-        def service(self, details):
-            async def answer(request, context):
-                asked.append(dict(context.invocation_metadata()))
-                await context.send_initial_metadata((("from-server", "a"),))
-                context.set_trailing_metadata((("tail", "b"),))
-                if request:
-                    await asyncio.sleep(20)
-                return b""
+    async def answer(request, context):
+        asked.append(dict(context.invocation_metadata()))
+        await context.send_initial_metadata((("from-server", "a"),))
+        context.set_trailing_metadata((("tail", "b"),))
+        if request:
+            await asyncio.sleep(20)
+        return b""
 
-            return grpc.unary_unary_rpc_method_handler(answer)
-
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Behind(),))
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-
-    def run():
+    def run(address):
         with serving(tmp_path, "--downstream-grpc", address, "--grpc-port", "0") as served:
             (port,) = re.findall(r"gRPC on [\d.]+:(\d+)", served.said)
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -210,8 +201,8 @@ async def test_grpc_metadata_pass_both_ways_and_outcomes_are_counted_as_they_are
                     time.sleep(0.05)
         return told
 
-    told = await asyncio.to_thread(run)
-    await server.stop(None)
+    async with behind_grpc(answer) as address:
+        told = await asyncio.to_thread(run, address)
     assert (asked[0]["tenant-id"], asked[0]["temperature"]) == ("t", "1")
     for status in ("OK", "DEADLINE_EXCEEDED", "CANCELLED"):
         assert f'arn_requests_total{{route="grpc:ServerMetadata",status="{status}"}} 1.0' in told

@@ -18,7 +18,7 @@ import grpc.aio
 import pytest
 
 from service.protocols import v2_grpc
-from tests.e2e.conftest import serving
+from tests.e2e.conftest import behind_grpc, serving
 
 trace_service = pytest.importorskip(
     "opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="the extra otel is not installed"
@@ -167,20 +167,11 @@ def test_failures_say_whose_they_are_and_a_broken_parent_is_none(tmp_path, recei
 async def test_a_call_over_grpc_is_traced_like_a_request(tmp_path, receiver):
     asked = []
 
-    class Behind(grpc.GenericRpcHandler):
-        def service(self, details):
-            async def answer(request, context):
-                asked.append(dict(context.invocation_metadata()))
-                return b""
+    async def answer(request, context):
+        asked.append(dict(context.invocation_metadata()))
+        return b""
 
-            return grpc.unary_unary_rpc_method_handler(answer)
-
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Behind(),))
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-
-    def run():
+    def run(address):
         with traced(tmp_path, receiver.url, "--downstream-grpc", address, "--grpc-port", "0") as served:
             (port,) = re.findall(r"gRPC on [\d.]+:(\d+)", served.said)
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -190,8 +181,8 @@ async def test_a_call_over_grpc_is_traced_like_a_request(tmp_path, receiver):
                     channel.unary_unary(f"/{v2_grpc.SERVICE}/ModelInfer")(b"", timeout=20)
             assert served.stop() == 0
 
-    await asyncio.to_thread(run)
-    await server.stop(None)
+    async with behind_grpc(answer) as address:
+        await asyncio.to_thread(run, address)
     _, spans = received(receiver)
     requests = {span.name: span for span in spans if span.kind == SERVER}
     metadata = requests[f"{v2_grpc.SERVICE}/ServerMetadata"]

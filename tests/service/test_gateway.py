@@ -402,9 +402,15 @@ def test_what_follows_an_answer_is_never_taken_for_the_next_one(says, monkeypatc
             assert client.post("/classify", content=PNG).content == b"{}"
 
 
-def test_the_breaker_lets_one_probe_through_a_pause_and_closes_at_the_first_answer(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("service.downstream.time.monotonic", lambda: now[0])
+@pytest.fixture
+def now(monkeypatch):
+    """The breaker's clock, to be moved."""
+    clock = [100.0]
+    monkeypatch.setattr("service.downstream.time.monotonic", lambda: clock[0])
+    return clock
+
+
+def test_the_breaker_lets_one_probe_through_a_pause_and_closes_at_the_first_answer(now):
     breaker = Breaker()
     for _ in range(5):
         breaker.admit()
@@ -425,9 +431,7 @@ def test_the_breaker_lets_one_probe_through_a_pause_and_closes_at_the_first_answ
     breaker.admit()
 
 
-def test_many_that_fail_at_once_open_the_breaker_for_one_pause(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("service.downstream.time.monotonic", lambda: now[0])
+def test_many_that_fail_at_once_open_the_breaker_for_one_pause(now):
     breaker = Breaker()
     for _ in range(16):
         breaker.admit()
