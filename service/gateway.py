@@ -146,7 +146,8 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
             body: bytes | bytearray = came
             if encoding := headers.get("content-encoding", ""):  # a small body may be a large one
                 body = await asyncio.to_thread(inflate, came, encoding, settings.max_body_bytes)
-                request.scope["state"]["hold"](len(came) + len(body))
+                if body is not came:
+                    request.scope["state"]["hold"](len(came) + len(body))
             found = await pipeline.pooled(len(body) // BYTES_A_PIXEL, protocol.find, Wire(body, headers))
             purified, items = await purify(service, found, timings)
         except FORGIVEN as error:

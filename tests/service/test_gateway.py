@@ -214,9 +214,13 @@ def test_the_raw_address_is_asked_as_it_is_written(upstream, asked, base):
 def test_what_a_body_grows_to_needs_room_too(upstream):
     limits = {"max_body_bytes": 2**20, "bodies_bytes": 2**20}
     with running(downstream_url=upstream, downstream_protocol="v1", **limits) as client:
-        for size, status, code in [(2**20 - 50, 429, "bodies_full"), (2**19, 400, "broken_body")]:
-            packed = gzip.compress(b" " * size)
-            answer = client.post("/v1/models/m:predict", content=packed, headers={"Content-Encoding": "gzip"})
+        large, small = b" " * (2**20 - 50), b" " * 2**19
+        for body, coding, status, code in [
+            (gzip.compress(large), "gzip", 429, "bodies_full"),
+            (gzip.compress(small), "gzip", 400, "broken_body"),
+            (large, "identity", 400, "broken_body"),
+        ]:
+            answer = client.post("/v1/models/m:predict", content=body, headers={"Content-Encoding": coding})
             assert (answer.status_code, answer.json()["code"]) == (status, code)
         assert sample(client, "arn_body_bytes") == 0
 
