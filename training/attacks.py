@@ -484,7 +484,9 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
             source = "Wu, Tong & Vorobeychik, ICLR 2020, gradient search"
             return Attack(name, goal, "patch", None, settings, source, _rectangle)
         case "AP_1" | "AP_2" | "AP_3" | "AP_4":
-            settings = {"iterations": 100, "rate": 0.1, "weight": 0.002, "nps_weight": 0.0, "transformations": 2}
+            # With the sum of |M d| weighted an image that f is sure of stays as it is: the loss has no gradient to set
+            # against it. Without, the undefended error is the paper's (55 to 62 %), on the validation split.
+            settings = {"iterations": 100, "rate": 0.1, "weight": 0.0, "nps_weight": 0.0, "transformations": 1}
             source = "Eykholt et al., CVPR 2018 (RP2), untargeted, an image at a time"
             return Attack(name, goal, "patch", None, settings, source, _stickers(int(base[-1])))
         case _:
