@@ -42,6 +42,8 @@ class ArnConfig:
             raise ValueError(f"unknown architecture {self.architecture!r}: {', '.join(get_args(Architecture))}")
         if self.architecture == "released" and self.size != 28:
             raise ValueError(f"the released network decodes to 28x28, not {self.size}x{self.size}")
+        if min(self.width, self.code_channels) < 1 or self.blocks < 0:
+            raise ValueError(f"width {self.width}, {self.code_channels} code channels, {self.blocks} blocks: too few")
         if self.size % 4:
             raise ValueError(f"the network halves twice: size must be a multiple of 4, not {self.size}")
 

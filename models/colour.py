@@ -101,7 +101,7 @@ class ColourEncoder(nn.Module):
 
 
 class ColourDecoder(nn.Module):
-    """G: the code to an image in [-1, 1], or for ``skips`` to what is added to one."""
+    """G: the code to an image that :meth:`models.Arn.decode` clips to [-1, 1], or for ``skips`` to a change of one."""
 
     def __init__(self, config: ArnConfig) -> None:
         super().__init__()

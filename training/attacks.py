@@ -286,8 +286,9 @@ def _jsma(classifier: nn.Module, images: Tensor, labels: Tensor, settings: Setti
     attack = attacks.JacobianSaliencyMapAttack(
         _PlainGradient(classifier), _classes(classifier, images), theta=settings["theta"], gamma=settings["gamma"]
     )
-    # Its map has the square of the pixels' number for each image: few at a time.
-    parts = zip(images.contiguous().split(_JSMA_BATCH), labels.split(_JSMA_BATCH), strict=True)
+    # Its map has the square of the values' number for each image: few at a time.
+    batch = max(1, _JSMA_ENTRIES // images[0].numel() ** 2)
+    parts = zip(images.contiguous().split(batch), labels.split(batch), strict=True)
     return torch.cat([attack.perturb(x, y) for x, y in parts])
 
 
@@ -376,7 +377,7 @@ def _classes(classifier: nn.Module, images: Tensor) -> int:
         return int(classifier(images[:1]).shape[1])
 
 
-_JSMA_BATCH = 50
+_JSMA_ENTRIES = 50 * 784**2
 _FWA_BATCH = 100
 _PGD = "Madry et al., ICLR 2018; advertorch LinfPGDAttack, summed cross-entropy, random start"
 _AA = "Croce & Hein, ICML 2020; pyautoattack"
@@ -516,4 +517,5 @@ def at_budget(attack: Attack, eps: float) -> Attack:
     """The attack at another budget, its step in proportion; one that has no budget as it is."""
     if attack.eps is None:
         return attack
-    return attack.with_settings(eps=eps, step=attack.settings["step"] * eps / attack.eps)
+    step = {"step": attack.settings["step"] * eps / attack.eps} if "step" in attack.settings else {}
+    return attack.with_settings(eps=eps, **step)

@@ -31,7 +31,7 @@ from models import (
     WideResNetConfig,
 )
 
-from .attacks import Attack, get, seed_of
+from .attacks import Attack, at_budget, get, seed_of
 from .data import Dataset, Split, flip_images, shift_images
 from .deadline import OutOfTime, is_near
 from .fast import searched
@@ -179,6 +179,7 @@ def train_classifier(
     step = load_state(state_path, {"model": model}, {"model": optimiser}, fingerprint) if state_path else 0
     train, seconds = dataset.train.to(device), 0.0
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.mixed_precision)
+    attacked = searched(model, recipe.mixed_precision)  # once: on CUDA a graph belongs to it
     for epoch in range(step // batches, recipe.epochs):
         if is_near(seconds):
             raise OutOfTime(f"{epoch} of {recipe.epochs} epochs")
@@ -194,7 +195,7 @@ def train_classifier(
             if recipe.flip:
                 images = flip_images(images, torch.rand(len(indices), generator=generator) < 0.5)
             if recipe.adversary:
-                images = _attacked(recipe, model, images, labels, step, total)
+                images = _attacked(recipe, model, attacked, images, labels, step, total)
             optimiser.param_groups[0]["lr"] = one_cycle(recipe.learning_rate, step, total)
             with autocast:
                 logits = forward(images)
@@ -214,15 +215,13 @@ def train_classifier(
 
 
 def _attacked(
-    recipe: ClassifierRecipe, model: nn.Module, images: Tensor, labels: Tensor, step: int, total: int
+    recipe: ClassifierRecipe, model: nn.Module, target: nn.Module, images: Tensor, labels: Tensor, step: int, total: int
 ) -> Tensor:
     assert recipe.adversary is not None
     attack = recipe.adversary
     if recipe.ramp and attack.eps:
-        share = min(1.0, (step + 1) / (recipe.ramp * total))
-        attack = attack.with_settings(eps=share * attack.eps, step=share * attack.settings["step"])
+        attack = at_budget(attack, min(1.0, (step + 1) / (recipe.ramp * total)) * attack.eps)
     # As it will stand when it is deployed; what is crafted must not move BatchNorm's statistics.
-    target = searched(model, recipe.mixed_precision)
     model.eval().requires_grad_(False)
     adversarial = attack(target, images, labels, seed_of(recipe.seed, "adversary", step)).images
     model.train().requires_grad_(True)

@@ -7,6 +7,8 @@ import contextlib
 import ctypes
 import dataclasses
 import logging
+import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -48,6 +50,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none: cpu, cuda or cuda:INDEX")
+    return text
+
+
 def _weights(text: str) -> tuple[tuple[str, float], ...]:
     known = [field.name for field in dataclasses.fields(LossWeights)]
     pairs = [part.partition("=") for part in _names(text)]
@@ -76,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--data-dir", type=Path, help="where the data are, or are downloaded to (ARN_DATA_DIR, data/)")
     common.add_argument("--size", type=int, default=28, help="pixels that images of --dataset folder are resized to")
     common.add_argument("--classifier", help="target f: name, path or module:function (the data set's that ships)")
-    common.add_argument("--device", default="cpu", help="cpu or cuda")
+    common.add_argument("--device", type=_device, default="cpu", help="cpu or cuda")
     common.add_argument("--seed", type=int, default=0)
     common.add_argument("--every", type=int, default=1, help="take every k-th image of the split")
     common.add_argument("--crafted", type=Path, default=Path("data/crafted"), help="folder of crafted sets")
@@ -174,8 +182,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shipped(dataset: str) -> tuple[str, str]:
-    """The classifier and the purifier that stand for a data set where none is named; no purifier for colour ships."""
-    colour = {"cifar10": ("cifar10-resnet20", "identity"), "lisa": ("lisa-cnn", "identity")}
+    """The classifier and the purifier that stand for a data set where none is named; for LISA no purifier ships."""
+    colour = {"cifar10": ("cifar10-resnet20", "cifar10-transparent"), "lisa": ("lisa-cnn", "identity")}
     return colour.get(dataset, ("mnist-lenet5", "mnist-transparent"))
 
 
@@ -197,6 +205,11 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     initial = load_model(str(flags.init), kind, dataset.name, "cpu", dataset.shape)[0] if flags.init else None
     overrides = {k: v for k, v in {"epochs": flags.epochs, "batch_size": flags.batch_size}.items() if v is not None}
     if kind == "classifier":
+        of_purifiers = ("seen", "weights", "fields", "static", "surrogate", "pools", *_SHAPE)
+        if unread := [name for name in of_purifiers if getattr(flags, name) not in (None, (), False)]:
+            raise ValueError(f"--arch {arch} is a classifier: no {', '.join(unread)}")
+        if "RANK" in os.environ:
+            raise ValueError("a classifier is trained by one process, not under torchrun")
         make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
         if make is None:
             raise ValueError(f"--arch {arch} takes --recipe {', '.join(CLASSIFIER_RECIPES)}, not {flags.recipe}")
@@ -211,6 +224,8 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         )  # fmt: skip
         checkpoint.save(model, card, flags.out / "classifier.safetensors")
         return
+    if flags.compile:
+        raise ValueError("--compile is for classifiers")
     chosen = flags.recipe or default_recipe(arch, dataset.name)
     if chosen not in RECIPES:
         raise ValueError(f"recipe {chosen} is for a classifier")
@@ -249,11 +264,13 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         name = f"{name}-and-{second_card.name.removeprefix(f'{dataset.name}-')}"
     if flags.seed:
         name = f"{name}-seed{flags.seed}"
-    weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
-    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights)
     classifiers, cards = zip(
         *(load_model(spec, "classifier", dataset.name, flags.device, dataset.shape) for spec in specs), strict=True
     )
+    if len(cards) == 1 and not tables.is_target(dataset.name, cards[0].name):
+        name = f"{name}-before-{cards[0].name.removeprefix(f'{dataset.name}-')}"
+    weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
+    recipe_ = dataclasses.replace(recipe_, name=name, weights=weights)
     by_name = [attacks.get(attack, dataset.name) for attack in seen]
     learned = [as_learned(a, recipe_) if recipe_.inner_steps else attacks.for_training(a) for a in by_name]
     channels, size, _ = dataset.shape
@@ -429,8 +446,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags.classifier = flags.classifier or _shipped(flags.dataset)[0]
     command = shlex.join(["arn-train", *_portable(arguments)])
     try:
-        if str(vars(flags).get("device")).startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"--device {flags.device}: torch sees no CUDA device")
+        kind, _, index = str(vars(flags).get("device")).partition(":")
+        if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"--device {flags.device}: torch sees no such device")
         return _run(flags, command)
     except (OSError, ValueError, CheckpointError) as error:
         print(f"arn-train: {error}", file=sys.stderr)

@@ -55,7 +55,11 @@ def convert(source: str, target: Path) -> float:
 
 
 def _onnx(model: nn.Module, example: Tensor, batch: Any, card: models.Card, path: Path) -> Any:
-    import onnxruntime
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (what torch's exporter needs)
+    except ImportError as error:
+        raise ValueError(f"{path.name}: {error}; the extra onnx brings it") from error
 
     output = "purified" if card.kind == "purifier" else "logits"
     exporter = logging.getLogger("torch.onnx._internal.exporter._registration")

@@ -15,8 +15,10 @@ import logging
 import os
 import tarfile
 import urllib.request
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +175,7 @@ def _split(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> Split:
 
 def _mnist(root: Path) -> Dataset:
     if (root / "train.npz").is_file():
-        arrays = [np.load(root / f"{part}.npz") for part in ("train", "test")]
+        arrays = [_load_npz(root / f"{part}.npz") for part in ("train", "test")]
         train, test = (_split(a["images"], a["labels"]) for a in arrays)
     else:
         raw = {name: _official_mnist_file(root, name) for name in _MNIST_FILES}
@@ -244,7 +249,7 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path) as file:
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
 
 
@@ -324,12 +329,16 @@ def _folder(root: Path, size: int) -> Dataset:
         if not layout["test"].is_dir():
             layout["test"] = layout["val"]
         parts = [_images_under(layout[part], class_names, size) for part in ("train", "val", "test")]
-        train, validation, test = (_split(images, labels) for images, labels, _ in parts)
+        images, labels = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        part_of = np.repeat(np.arange(3), [len(part[1]) for part in parts])
+        keep = tuple(part_of == part for part in range(3))
     else:
         images, labels, names = _images_under(root, class_names, size)
         bucket = np.array([int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 for name in names])
         keep = (bucket < 8, bucket == 8, bucket == 9)
-        train, validation, test = (_split(images[mask], labels[mask]) for mask in keep)
+    if (images == images[..., :1]).all():  # grey images stay one-channel
+        images = images[..., :1]
+    train, validation, test = (_split(images[mask], labels[mask]) for mask in keep)
     if not (len(train) and len(validation) and len(test)):
         raise DataError(f"{root}: too few images for a train, validation and test split")
     return Dataset("folder", train, validation, test, class_names)
@@ -338,6 +347,7 @@ def _folder(root: Path, size: int) -> Dataset:
 def _images_under(
     root: Path, class_names: tuple[str, ...], size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+    """RGB images ``(N, size, size, 3)`` uint8, their labels and their names under ``root``."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     images, labels, names = [], [], []
@@ -347,8 +357,8 @@ def _images_under(
                 continue
             try:
                 with Image.open(path) as image:
-                    upright = ImageOps.exif_transpose(image)
-                    fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+                    upright = _eight_bits(ImageOps.exif_transpose(image))
+                    fitted = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
             except (UnidentifiedImageError, OSError) as error:
                 raise DataError(f"{path} is no image that can be read ({error})") from error
             images.append(np.asarray(fitted))
@@ -356,7 +366,16 @@ def _images_under(
             names.append(path.relative_to(root).as_posix())
     if not images:
         raise DataError(f"{root} holds no images")
-    stack = np.stack(images)
-    if (stack == stack[..., :1]).all():  # grey images stay one-channel
-        stack = stack[..., :1]
-    return stack, np.array(labels), names
+    return np.stack(images), np.array(labels), names
+
+
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """RGB as the service reads an upload: 16-bit grey rounded to 8 bits, alpha composited over black."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257).clip(0, 255).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,14 +82,11 @@ def model_card(card: Card, parameters: int) -> str:
         "kind": f"{card.kind}, profile {card.profile}" if card.profile else card.kind,
         "architecture": f"{card.architecture} {dict(card.config)}, {parameters:,} parameters, weights rounded to fp16",
         "input": "x".join(map(str, card.input_shape)) + " (C, H, W), float32 in [0, 1]",
-        "other sizes": "taken, padded to a multiple of 4 and cropped back; not evaluated" if any_size(card) else "",
+        "other sizes": "by `ARN_SIZES=any`, padded and cropped back; not evaluated" if any_size(card) else "",
         "data set": f"{card.dataset}, training split",
         "recipe": f"{card.recipe}, {card.step:,} steps, seed {card.seed}" if card.recipe else f"seed {card.seed}",
         "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),
-        "seen attacks": ", ".join(
-            f"{a['attack']} eps {a['eps']}" + (f" through {a['through']}" if "through" in a else "")
-            for a in card.seen_attacks
-        ),
+        "seen attacks": ", ".join(" ".join([str(a["attack"]), *_budget(a)]) for a in card.seen_attacks),
         "trained in front of": card.classifier_sha256,
         "validation error, oblivious" if card.profile == "transparent" else "validation error": ", ".join(
             f"{name.removeprefix('error/')} {rate:.2f} %"
@@ -112,6 +111,14 @@ def model_card(card: Card, parameters: int) -> str:
             f"*scikit-learn's digits, for {names} each: natural, adversarial, the noise ten times over, purified.*\n"
         )
     return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{_learned(card)}{sheet}"
+
+
+def _budget(seen: Mapping[str, Any]) -> list[str]:
+    """At what strength an attack was seen, and through what."""
+    told = [] if seen["eps"] is None else [f"eps {seen['eps']:.4g}"]
+    if "budgets" in seen:
+        told = ["eps {:.4g} to {:.4g}".format(*seen["budgets"])]
+    return told + ([f"through {seen['through']}"] if "through" in seen else [])
 
 
 def _learned(card: Card) -> str:

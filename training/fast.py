@@ -96,13 +96,15 @@ class _Graph:
                 _eager(classifier, self.x, self.labels, loss)
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # The stream says which device is recorded: it need not be the current one.
+        with torch.cuda.device(device), torch.cuda.graph(self.graph, stream=side):
             self.gradient = _eager(classifier, self.x, self.labels, loss)
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             self.x.copy_(x)
-        self.graph.replay()
+        with torch.cuda.device(self.x.device):
+            self.graph.replay()
         return self.gradient
 
 

@@ -38,7 +38,7 @@ def load_model(spec: str, kind: str, dataset: str, device: str, shape: Sequence[
         sys.path.insert(0, str(Path.cwd()))
         try:
             model = getattr(importlib.import_module(module_name), function)()
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError) as error:
             raise ValueError(f"{spec}: {error}") from error
         finally:
             sys.path.pop(0)

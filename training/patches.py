@@ -106,9 +106,9 @@ def robust_physical_perturbation(
     mask: Tensor,
     iterations: int = 100,
     rate: float = 0.1,
-    weight: float = 0.002,
+    weight: float = 0.0,
     nps_weight: float = 0.0,
-    transformations: int = 2,
+    transformations: int = 1,
     printable: Tensor | None = None,
 ) -> Tensor:
     """RP2, untargeted, one perturbation an image: images in [0, 1] that differ from ``images`` inside ``mask`` alone.

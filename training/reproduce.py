@@ -151,8 +151,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(flags: argparse.Namespace) -> list[Step]:
-    runs, zoo, results = Path("runs"), Path("results/checkpoints"), Path("results")
     on_gpu = flags.device.startswith("cuda")
+    # What a CPU has trained at its scale, or was trained before, does not stand for what this is to train.
+    runs = Path("runs", *(["cuda"] if on_gpu else []), *(["again"] if flags.retrain else []))
+    zoo, results = Path("results/checkpoints"), Path("results")
     if flags.smoke:
         runs = Path("runs/smoke")
         zoo, results = runs / "checkpoints", _toy_project(runs) / "results"
@@ -168,7 +170,7 @@ def _plan(flags: argparse.Namespace) -> list[Step]:
         plans = reproduce_colour.plans(flags.dataset, flags.smoke, on_gpu, places)
     tables = Step(("tables", "--results", str(results)), 5)
     steps = [*(step for plan in plans for step in plan.steps()), tables]
-    if flags.retrain or on_gpu:  # what a CPU has trained at its scale does not stand for a GPU's
+    if flags.retrain or on_gpu:
         steps = [dataclasses.replace(step, kept=None) for step in steps]
     return steps
 

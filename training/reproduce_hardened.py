@@ -11,8 +11,8 @@ from .plan import Plan, Step
 
 @dataclasses.dataclass(frozen=True)
 class HardenedScale:
-    """How much of the hardened profile: flags of its ``own`` run, of what goes on from it, of each ``choice`` and of
-    the classifiers.
+    """How much of the hardened profile: flags of its ``own`` run, of what goes on from it, of the same ``again`` with
+    another seed or f tuned too, of each ``choice`` and of the classifiers.
 
     Strides over the test split: ``quick`` for what is oblivious, ``slow`` for AutoAttack and 40 steps, ``slower`` for
     restarts, Square alone and AutoAttack through other classifiers. ``choices`` names some where not all are run.
@@ -20,6 +20,7 @@ class HardenedScale:
 
     own: tuple[str, ...] = ()
     more: tuple[str, ...] = ("--epochs", "3")
+    again: tuple[str, ...] = ()
     choice: tuple[str, ...] = ("--every", "3", "--epochs", "8")
     classifier: tuple[str, ...] = ()
     quick: int = 1
@@ -28,8 +29,9 @@ class HardenedScale:
     choices: tuple[str, ...] = ()
 
 
+_SHORT = ("--every", "10", "--epochs", "5", "--batch-size", "64")
 CPU = HardenedScale(
-    more=("--every", "4", "--epochs", "6"), choice=("--every", "10", "--epochs", "5", "--batch-size", "64"),
+    more=("--every", "4", "--epochs", "6"), again=_SHORT, choice=_SHORT,
     slow=10, slower=33,
     choices=("base", "from-nothing", "no-picture", "trades", "three-classifiers", "one-step", "no-ramp", "steps-5",
              "no-average", "margin"),
@@ -38,6 +40,7 @@ GPU = HardenedScale(choice=("--epochs", "10"))
 SMOKE = HardenedScale(
     ("--every", "20", "--epochs", "1", "--batch-size", "32", "--with", "inner_steps=2"),
     ("--every", "20", "--epochs", "1", "--batch-size", "32"),
+    ("--every", "20", "--epochs", "1", "--batch-size", "32", "--with", "inner_steps=2"),
     ("--every", "20", "--epochs", "1", "--batch-size", "32"),
     ("--every", "8", "--epochs", "1", "--batch-size", "32"),
     30, 100, 100, ("base", "three-classifiers"),
@@ -76,12 +79,12 @@ class HardenedPlan(Plan):
         # Another run of the same recipe is the surrogate nearest to the purifier itself; on a CPU it is a shorter one,
         # and its steps stand in its name.
         yield from self.trained(
-            "hardened-b", "purifier", 1800, "--recipe", "hardened", "--seed", "1", *init, *(much.own or much.choice)
+            "hardened-b", "purifier", 1800, "--recipe", "hardened", "--seed", "1", *init, *much.again
         )
         gray = ("--threat-models", "gray_box", "--surrogate", self.kept("hardened-b"))
         yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", much.slow, 60, *gray)
         pair = self.run("joint", "purifier")
-        tuned = ("--recipe", "joint", *init, *(much.own or much.choice))
+        tuned = ("--recipe", "joint", *init, *much.again)
         f = self.run("joint", "classifier")  # the last that a run leaves
         yield Step(("train", *self.common, "--out", str(pair.parent), *tuned), 1200, f)
         yield from self._in_front_of(str(f), str(pair))

@@ -77,7 +77,7 @@ def load_state(
         for key, value in tensors.items():
             if key.startswith(f"{name}.optimiser."):
                 index, field = key.removeprefix(f"{name}.optimiser.").split(".")
-                entries.setdefault(int(index), {})[field] = value
+                entries.setdefault(int(index), {})[field] = value.cpu() if field == "step" else value
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": entries, "param_groups": groups})
     step = int(metadata["step"])

@@ -106,6 +106,11 @@ def _target(records: Sequence[Record], dataset: str) -> str:
     return next((name for name in wanted if name in measured), next(iter(measured), ""))
 
 
+def is_target(dataset: str, name: str) -> bool:
+    """Whether a data set's tables are about a classifier of this name; of one that the paper has not, about any."""
+    return name.removeprefix(f"{dataset}-") in (n.removeprefix(f"{dataset}-") for n in _TARGETS.get(dataset, (name,)))
+
+
 def _mnist_first(datasets: Iterable[str]) -> list[str]:
     """In the order of the pages."""
     return sorted(datasets, key=lambda name: (name != "mnist", name))

@@ -773,5 +773,9 @@ def join_process_group(device: str) -> str:
     """Under torchrun, join the other processes and return this one's device; elsewhere return ``device``."""
     if "RANK" not in os.environ:
         return device
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device.startswith("cuda") else device
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    return device

@@ -32,7 +32,7 @@ def test_one_way_to_scale_at_a_time():
     kinds = {name: {m["kind"] for m in built(name)} for name in ("base", "queue-scaling")}
     assert "HorizontalPodAutoscaler" in kinds["base"]
     assert "HorizontalPodAutoscaler" not in kinds["queue-scaling"]
-    assert "ScaledObject" in kinds["queue-scaling"]
+    assert {"ScaledObject", "ServiceMonitor"} <= kinds["queue-scaling"]  # which brings it its metric
 
 
 def test_the_deployment_starts_the_service_as_it_is():
@@ -43,7 +43,9 @@ def test_the_deployment_starts_the_service_as_it_is():
     assert set(by_kind["ConfigMap"]["data"]) <= settings
     assert container["ports"][0]["containerPort"] == Settings.model_fields["port"].default
     assert pod["terminationGracePeriodSeconds"] > int(by_kind["ConfigMap"]["data"]["ARN_DRAIN_SECONDS"]) + 5
-    assert by_kind["Service"]["spec"]["selector"] == by_kind["Deployment"]["spec"]["selector"]["matchLabels"]
+    chosen = by_kind["Deployment"]["spec"]["selector"]["matchLabels"]
+    assert by_kind["Service"]["spec"]["selector"] == chosen
+    assert by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == chosen
 
 
 def test_kserve_starts_the_transformer_with_flags_that_it_takes():

@@ -8,7 +8,7 @@ import pytest
 from .conftest import serving
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("schemathesis", reason="the extra interop is not installed")
+pytest.importorskip("schemathesis", reason="the extra lint is not installed")
 
 # No schema can say which bytes are an image, and a flag may be `1` or empty besides what a boolean is.
 SAID_IN_WORDS = "positive_data_acceptance,negative_data_rejection"

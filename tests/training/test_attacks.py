@@ -52,6 +52,25 @@ def test_every_attack_stays_in_range_and_budget_and_succeeds(name, problem):
         assert (crafted.images - images).abs().max() <= attack.eps + attacks.BUDGET_TOLERANCE
 
 
+def test_jsma_raises_the_pixels_of_its_goal():
+    class Columns(nn.Module):
+        """Three classes, each a column of two pixels against all the others."""
+
+        def forward(self, x):
+            return 4 * x.sum((1, 2)) - 2 * x.sum((1, 2, 3))[:, None]
+
+    images = torch.full((3, 1, 2, 3), 0.2)
+    images[..., 0] = 0.6
+    jsma = attacks.get("JSMA_T").with_settings(gamma=1.0)
+    crafted = jsma(Columns(), images, torch.zeros(3, dtype=torch.long), seed=0)
+    assert crafted.succeeded.all()
+    assert (crafted.images[..., 0] == images[..., 0]).all(), "its own pixels would be the wrong way"
+
+
+def test_an_attack_without_a_step_takes_another_budget():
+    assert attacks.at_budget(attacks.get("AA_N"), 0.1).eps == 0.1
+
+
 @pytest.mark.parametrize("name", WITHOUT_A_CODE)
 def test_every_attack_takes_colour_as_it_lies_in_memory_in_training(name):
     """Channels last, images and weights alike; searches are cut short where that can be said."""

@@ -199,6 +199,35 @@ def test_a_folder_with_its_own_split_keeps_it(tmp_path):
     assert folder.shape == (1, 8, 8), "grey images stay one-channel"
 
 
+def test_one_colour_image_makes_every_part_of_a_folder_colour(tmp_path):
+    write(tmp_path / "train" / "a" / "0.png", (200, 10, 10))
+    write(tmp_path / "val" / "a" / "0.png", (7, 7, 7))
+    folder = data.load("folder", tmp_path, size=8)
+    assert folder.train.images.shape == folder.validation.images.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "L", "RGB", "1"])
+def test_a_folder_reads_images_as_the_service_does(mode, tmp_path):
+    from service import codec
+
+    levels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    if mode == "I;16":
+        image = Image.fromarray(levels.astype(np.uint16) * 250)
+    elif mode == "P":
+        image = Image.fromarray(levels).convert("RGB").quantize(16)
+        image.info["transparency"] = 3
+    else:
+        image = Image.fromarray(levels).convert(mode)
+        if "A" in mode:
+            image.putalpha(Image.fromarray(levels[::-1].copy()))
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        image.save(tmp_path / part / "a" / "0.png")
+    found = data.load("folder", tmp_path, size=8).train.images[0]
+    served = codec.open_image((tmp_path / "train" / "a" / "0.png").read_bytes(), 100).decode(len(found))
+    assert torch.equal(found, torch.from_numpy(served[0].transpose(2, 0, 1).copy()))
+
+
 @pytest.mark.parametrize("make", ["nothing", "empty", "text"])
 def test_a_folder_without_images_is_refused(make, tmp_path):
     root = tmp_path / "root"

@@ -54,6 +54,15 @@ def test_stickers_change_nothing_outside_their_mask(number):
         patches.sticker_mask(5, 32, 32)
 
 
+def test_a_sticker_where_it_hurts_fools():
+    images, mask = torch.full((2, 1, 10, 12), 0.9), torch.zeros(1, 1, 10, 12)
+    mask[..., 3:5, 5:7] = 1
+    labels = torch.zeros(2, dtype=torch.long)
+    adversarial = patches.robust_physical_perturbation(Spot(), images, labels, mask, iterations=20)
+    assert (Spot()(images).argmax(1) == 0).all()
+    assert (Spot()(adversarial).argmax(1) == 1).all()
+
+
 def test_non_printability_by_hand():
     image = torch.tensor([[[[0.0, 0.25], [0.5, 1.0]]]])
     mask = torch.tensor([[[[1.0, 1.0], [0.0, 1.0]]]])

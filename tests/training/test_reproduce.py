@@ -46,7 +46,12 @@ def test_what_is_kept_is_trained_again_only_where_that_is_asked_for(checkout, ca
     run = checkout / "runs/mnist-hgd-pp/purifier.safetensors"
     run.parent.mkdir(parents=True)
     run.touch()
-    assert left()[0] == left("--retrain")[0] == "export"
+    assert left()[0] == "export"
+    assert left("--retrain")[0] == left("--device", "cuda")[0] == "train"
+    again = checkout / "runs/again/mnist-hgd-pp/purifier.safetensors"
+    again.parent.mkdir(parents=True)
+    again.touch()
+    assert left("--retrain")[0] == "export"
 
 
 def test_what_is_trained_anew_is_exported_anew(checkout, monkeypatch):
@@ -55,8 +60,8 @@ def test_what_is_trained_anew_is_exported_anew(checkout, monkeypatch):
     def run(arguments):
         ran.append(arguments[0])
         if arguments[0] == "train":
-            (checkout / "runs/mnist-hgd-pp").mkdir(parents=True)
-            (checkout / "runs/mnist-hgd-pp/purifier.safetensors").touch()
+            (checkout / "runs/again/mnist-hgd-pp").mkdir(parents=True)
+            (checkout / "runs/again/mnist-hgd-pp/purifier.safetensors").touch()
         return 0
 
     monkeypatch.setattr(reproduce.cli, "main", run)

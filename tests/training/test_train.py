@@ -189,11 +189,31 @@ def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(
         assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
+TOGETHER = """
+import sys, torch
+import torch.distributed as dist
+from training import cli, train
+
+def checked(self, fit=train.Trainer.fit):
+    fitted = fit(self)
+    mine = torch.cat([parameter.detach().flatten() for parameter in self.purifier.parameters()])
+    theirs = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(theirs, mine)
+    assert torch.equal(*theirs)
+    return fitted
+
+train.Trainer.fit = checked
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29511"]
-    arguments = command(tmp_path / "run", epochs=1, recipe="paper")[1:]
-    subprocess.run([*launch, *arguments], check=True)
+    program = tmp_path / "together.py"
+    program.write_text(TOGETHER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29511", str(program)]
+    arguments = command(tmp_path / "run", epochs=1, recipe="paper")[3:]
+    subprocess.run([*launch, *arguments], check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
     assert models.load(tmp_path / "run" / "purifier.safetensors")(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
 
 
@@ -352,6 +372,15 @@ def test_a_single_step_keeps_the_smallest_part_that_makes_the_pair_err(digits, c
     spent = (found - x).abs().flatten(1).amax(1)[errs]
     assert ((spent - 0.1).abs().minimum((spent - 0.2).abs()) < 1e-3).all(), "a third or two of the step"
     assert ((spent - 0.1).abs() < 1e-3).any()
+
+
+@pytest.mark.parametrize("name", ["PGD_N", "PGD_T", "PGDM_N"])
+def test_what_is_attacked_in_training_makes_the_classifier_err(digits, classifier, name):
+    x, labels = digits.train.batch(slice(0, 64))
+    attack = adaptive.as_learned(attacks.get(name), recipes.RECIPES["hardened"]())
+    found = adaptive.attacked(classifier, x, labels, attack, 1.0, 0, mixed_precision=False)
+    before, after = (float((classifier(images).argmax(1) != labels).float().mean()) for images in (x, found))
+    assert after > before + 0.5
 
 
 def test_a_jointly_tuned_classifier_is_left_beside_its_purifier(digits, classifier, tmp_path):
