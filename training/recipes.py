@@ -59,7 +59,7 @@ class Recipe:
     from ``eps_from`` to ``eps_to`` times the attack's own over the first ``ramp`` of the run. ``ema``: the weights that
     are kept are a moving average of this decay. ``joint``: f learns too, at ``joint`` times g's rate.
     ``form``: the losses as the paper has them, as the authors' ``released`` code does, or ``averaged`` over pixels and
-    domains alike, as APE-GAN has them.
+    domains alike, as APE-GAN has them. ``initialisation``: PyTorch's own, DCGAN's, or that with the code's slip.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Recipe:
     continues: str = ""
     form: Literal["paper", "released", "averaged"] = "paper"
     gradient_penalty: float = 0.0
-    released_initialisation: bool = False
+    initialisation: Literal["torch", "dcgan", "released"] = "torch"
     seen: tuple[str, ...] = ("PGD_N", "PGD_T")
     inner_steps: int = 0
     inner_step: float = 1.0
@@ -171,6 +171,7 @@ def paper() -> Recipe:
         learning_rate=1e-4,
         betas=(0.5, 0.999),
         schedule="constant",
+        initialisation="dcgan",
     )
 
 
@@ -186,7 +187,7 @@ def released() -> Recipe:
         schedule="constant",
         form="released",
         gradient_penalty=30.0,
-        released_initialisation=True,
+        initialisation="released",
     )
 
 

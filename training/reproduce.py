@@ -57,6 +57,7 @@ class MnistPlan(Plan):
         yield from self._purifier("arn-ps", "PGD_N,STA_N")
         yield from self._purifier("arn-pps", f"{pp},STA_N")
         yield from self._purifier("arn-pp-then-s", f"{pp},STA_N", "--init", self.kept("arn-pp"))
+        yield from self._purifier("arn-pp-paper", pp, "--recipe", "paper")
         yield from self.ablation("paper", {"att": "0.1", "nor": "0.01", "adv": "0.1"}, seconds=240)
         detect = ("detect", *self.common, "--every", str(min(2, self.scale.slow)), "--out", str(self.results))
         yield Step((*detect, "--purifier", "mnist-transparent"), 60)

@@ -284,11 +284,11 @@ def build(config: PurifierConfig) -> Purifier:
     return Hgd(config) if isinstance(config, HgdConfig) else Arn(config)
 
 
-def released_initialisation(module: nn.Module) -> None:
-    """The authors' initialisation: N(0, .02) everywhere, BatchNorm's gamma N(0, .02) too (a slip for N(1, .02))."""
+def initialise(module: nn.Module, slip: bool) -> None:
+    """DCGAN's initialisation: N(0, .02), BatchNorm's gamma N(1, .02), or with the authors' ``slip`` N(0, .02) too."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, 0.0, 0.02)
+            nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d) and not slip), 0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
@@ -345,9 +345,9 @@ class Trainer:
             )
         if self.recipe.joint:
             modules["classifier"] = copy.deepcopy(classifier).requires_grad_(True)
-        if self.recipe.released_initialisation:
+        if self.recipe.initialisation != "torch":
             for module in modules.values():
-                released_initialisation(module)
+                initialise(module, slip=self.recipe.initialisation == "released")
         if initial is not None:
             held = getattr(initial, "config", type(initial).__name__)
             if held != config.arch:
