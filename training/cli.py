@@ -182,8 +182,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shipped(dataset: str) -> tuple[str, str]:
-    """The classifier and the purifier that stand for a data set where none is named; for LISA no purifier ships."""
-    colour = {"cifar10": ("cifar10-resnet20", "cifar10-transparent"), "lisa": ("lisa-cnn", "identity")}
+    """The classifier and the purifier that stand for a data set where none is named."""
+    colour = {"cifar10": ("cifar10-resnet20", "cifar10-transparent"), "lisa": ("lisa-cnn", "lisa-transparent")}
     return colour.get(dataset, ("mnist-lenet5", "mnist-transparent"))
 
 

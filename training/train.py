@@ -1,13 +1,18 @@
-"""Algorithm 1: E and G against D_A and D_I. Resumable to the same weights, on CPU, one GPU, or several by torchrun."""
+"""Algorithm 1: E and G against D_A and D_I. Resumable, on a CPU to the same weights, on a GPU, or several by torchrun.
+
+A GPU's kernels add in no fixed order: there a run that was resumed has the same batches and noise, not the same bits.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -190,6 +195,9 @@ class FreshSource:
             images, done = self.root / f"{stem}.npy", self.root / f"{stem}.done.npy"
             mode = "r+" if done.is_file() else "w+"
             shape = tuple(self.split.images.shape)
+            # Its pages come as they are written: a disk that fills up then would end the process without a word.
+            if mode == "w+" and shutil.disk_usage(self.root).free < 2 * self.split.images.numel():
+                raise OSError(errno.ENOSPC, f"no room for images of {attack.name}", str(self.root))
             self.pools.append(
                 (
                     np.lib.format.open_memmap(images, mode, np.float16, shape),
