@@ -403,6 +403,7 @@ class Trainer:
         validation = self._validation_sets()
         writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step) if self.rank == 0 else None
         saved_at = time.monotonic()
+        metrics: dict[str, float] | None = None
         epoch_totals: dict[str, float] = {}
         summed = 0  # steps of this epoch; fewer than all of them after a kill
         progress = tqdm(total=self.steps, initial=self.step, desc="train", mininterval=2, disable=self.rank > 0)
@@ -421,9 +422,11 @@ class Trainer:
                     f"{'train' if 'error' in k else 'loss'}/{k}": v / summed for k, v in epoch_totals.items()
                 }
                 epoch_totals, summed = {}, 0
+                speed: dict[str, float] = {}
                 if isinstance(source, FreshSource) and source.seconds:
-                    metrics["speed/crafted image steps a second"] = round(source.image_steps / source.seconds)
-                self._log({"epoch": epoch + 1, "step": self.step, **mean_losses, **metrics}, writer, validation)
+                    speed = {"speed/crafted image steps a second": round(source.image_steps / source.seconds)}
+                row = {"epoch": epoch + 1, "step": self.step, **mean_losses, **metrics, **speed}
+                self._log(row, writer, validation)
             late = is_near()
             if late or time.monotonic() - saved_at > self.save_seconds or self.step % self.batches_an_epoch == 0:
                 self.save_state(source)
@@ -434,7 +437,7 @@ class Trainer:
         if writer:
             writer.close()
         if self.rank == 0:
-            metrics = self._validate(validation)
+            metrics = metrics or self._validate(validation)  # where nothing was left to train
             for name in self.kept:
                 plain = self._plain(name)
                 checkpoint.save(plain, self.card(metrics, plain), self.out / f"{name}.safetensors")
