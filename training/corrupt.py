@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_CHANGED = 1 / 255  # what is kept of an attack is rounded to float16
+
 
 def specks(x: Tensor, generator: torch.Generator) -> Tensor:
     """Up to an eighth of the pixels go white (three in four) or black."""
@@ -48,6 +50,24 @@ def grain(x: Tensor, generator: torch.Generator) -> Tensor:
     size = 0.3 * torch.rand(len(x), 1, 1, 1, generator=generator)
     sign = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
     return (x + (size * sign).to(x)).clamp(0, 1)
+
+
+def moved(natural: Tensor, attacked: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """``attacked`` with what differs from ``natural`` at another place in a ``share`` of the images.
+
+    It is turned by quarters (by halves where images are not square) and shifted round the edges.
+    """
+    n, _, height, width = natural.shape
+    chosen = (torch.rand(n, generator=generator) < share).nonzero().flatten().tolist()
+    turns = torch.randint(0, 4, (n,), generator=generator) * (1 if height == width else 2)
+    down, right = (torch.randint(0, side, (n,), generator=generator) for side in (height, width))
+    out = attacked.clone()
+    for i in chosen:
+        changed = ((attacked[i] - natural[i]).abs() > _CHANGED).any(0, keepdim=True)
+        both = torch.cat([attacked[i], changed.to(attacked)])
+        both = both.rot90(int(turns[i]), (1, 2)).roll((int(down[i]), int(right[i])), (1, 2))
+        out[i] = torch.where(both[-1:] > 0, both[:-1], natural[i])
+    return out
 
 
 KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {

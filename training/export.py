@@ -118,6 +118,8 @@ def _budget(seen: Mapping[str, Any]) -> list[str]:
     told = [] if seen["eps"] is None else [f"eps {seen['eps']:.4g}"]
     if "budgets" in seen:
         told = ["eps {:.4g} to {:.4g}".format(*seen["budgets"])]
+    if "moved" in seen:
+        told.append(f"({seen['moved']:.0%} moved)")
     return told + ([f"through {seen['through']}"] if "through" in seen else [])
 
 

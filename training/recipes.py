@@ -51,6 +51,7 @@ class Recipe:
     anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
     ``corrupted``: share of the inputs damaged at random on top, in one of the ways ``damage`` (of
     :data:`training.corrupt.KINDS`), the target staying natural.
+    ``moved``: share of the attacked images in which what the attack changed is put elsewhere, for stickers.
     ``flip`` mirrors half of the images of each generation. ``budgets``: each batch is attacked at one drawn from this
     range instead of the attack's own.
     ``continues``: the recipe whose run it is meant to go on from (``--init``).
@@ -74,6 +75,7 @@ class Recipe:
     shift: int = 0
     corrupted: float = 0.0
     damage: tuple[str, ...] = ("specks", "scatter", "grain")
+    moved: float = 0.0
     flip: bool = False
     budgets: tuple[float, float] | None = None
     continues: str = ""
@@ -287,6 +289,11 @@ def lisa() -> Recipe:
     )  # fmt: skip
 
 
+def lisa_moved() -> Recipe:
+    """``lisa`` with half of the stickers moved from where they were made, to go on from it (``--init``): what ships."""
+    return dataclasses.replace(lisa(), name="lisa-moved", moved=0.5)
+
+
 def paper_colour() -> Recipe:
     """The paper's recipe with its weights for CIFAR-10 and LISA."""
     weights = LossWeights(mse=1.0, att=100.0, nor=10.0, adv=100.0)
@@ -317,6 +324,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar10-hgd": lambda: _beside(hgd(), cifar10()),
     "cifar10-hardened": cifar10_hardened,
     "lisa": lisa,
+    "lisa-moved": lisa_moved,
     "lisa-ape-g": lambda: _beside(ape_g(), lisa()),
     "lisa-hgd": lambda: _beside(hgd(), lisa()),
     "paper-colour": paper_colour,

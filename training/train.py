@@ -42,7 +42,7 @@ from models import (
 
 from . import adaptive, losses
 from .attacks import Attack, at_budget, for_training, get, seed_of
-from .corrupt import corrupt
+from .corrupt import corrupt, moved
 from .craft import crafted_set, versions
 from .data import Dataset, Split, flip_images, shift_images
 from .deadline import OutOfTime, is_near
@@ -482,8 +482,11 @@ class Trainer:
         rate = learning_rate(recipe, self.step, self.steps)
         for name, optimiser in self.optimisers.items():
             optimiser.param_groups[0]["lr"] = rate * (recipe.joint if name == "classifier" else 1)
-        natural = batch[0]
-        x = torch.cat(list(batch))
+        natural, attacked = batch[0], list(batch[1:])
+        if recipe.moved:
+            generator = torch.Generator().manual_seed(seed_of(self.config.seed, "moved", self.step, self.rank))
+            attacked = [moved(natural, images, recipe.moved, generator) for images in attacked]
+        x = torch.cat([natural, *attacked])
         if recipe.corrupted:
             generator = torch.Generator().manual_seed(seed_of(self.config.seed, "corrupt", self.step, self.rank))
             damaged = corrupt(natural if recipe.inner_steps else x, recipe.corrupted, recipe.damage, generator)
@@ -754,6 +757,7 @@ class Trainer:
             **attack.describe(),
             **through,
             **({"budgets": list(budgets)} if budgets and attack.eps is not None else {}),
+            **({"moved": self.recipe.moved} if self.recipe.moved else {}),
         }
 
     def card(self, metrics: dict[str, float], network: nn.Module) -> Card:

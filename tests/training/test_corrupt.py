@@ -18,6 +18,21 @@ def drawn(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def test_what_was_changed_is_moved_and_nothing_else():
+    natural = torch.full((40, 3, 8, 8), 0.5)
+    attacked = natural + 1e-4  # as float16 rounds it
+    attacked[:, :, 2, 1:4] = torch.tensor([0.0, 0.25, 1.0])[:, None]
+    moved = corrupt.moved(natural, attacked, 0.5, drawn())
+    stays = (moved == attacked).flatten(1).all(1)
+    assert 10 < int(stays.sum()) < 30
+    elsewhere = moved[~stays]
+    assert ((elsewhere != 0.5).any(1).sum((1, 2)) == 3).all(), "three pixels, wherever they are"
+    assert (elsewhere.sum((1, 2, 3)) - attacked[0].sum()).abs().max() < 0.1
+    upright = (elsewhere != 0.5).any(1).any(1).sum(1)
+    assert set(upright.tolist()) == {1, 3}, "as columns too"
+    assert torch.equal(corrupt.moved(natural, attacked, 0.0, drawn()), attacked)
+
+
 @pytest.mark.parametrize("damage", corrupt.KINDS.values())
 def test_damage_stays_in_range_and_follows_its_seed(damage, images):
     out = damage(images, drawn())
