@@ -55,17 +55,20 @@ def grain(x: Tensor, generator: torch.Generator) -> Tensor:
 def moved(natural: Tensor, attacked: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """``attacked`` with what differs from ``natural`` at another place in a ``share`` of the images.
 
-    It is turned by quarters (by halves where images are not square) and shifted round the edges.
+    It is turned by quarters (by halves where images are not square), stretched to up to twice its height and width,
+    and shifted round the edges.
     """
     n, _, height, width = natural.shape
     chosen = (torch.rand(n, generator=generator) < share).nonzero().flatten().tolist()
     turns = torch.randint(0, 4, (n,), generator=generator) * (1 if height == width else 2)
-    down, right = (torch.randint(0, side, (n,), generator=generator) for side in (height, width))
+    stretch = 1 + torch.rand(n, 2, generator=generator)
+    down, right = (torch.randint(0, 2 * side, (n,), generator=generator) for side in (height, width))
     out = attacked.clone()
     for i in chosen:
         changed = ((attacked[i] - natural[i]).abs() > _CHANGED).any(0, keepdim=True)
-        both = torch.cat([attacked[i], changed.to(attacked)])
-        both = both.rot90(int(turns[i]), (1, 2)).roll((int(down[i]), int(right[i])), (1, 2))
+        both = torch.cat([attacked[i], changed.to(attacked)]).rot90(int(turns[i]), (1, 2))
+        larger = F.interpolate(both[None], scale_factor=stretch[i].tolist(), recompute_scale_factor=False)[0]
+        both = larger.roll((int(down[i]), int(right[i])), (1, 2))[:, :height, :width]
         out[i] = torch.where(both[-1:] > 0, both[:-1], natural[i])
     return out
 

@@ -51,7 +51,8 @@ class Recipe:
     anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
     ``corrupted``: share of the inputs damaged at random on top, in one of the ways ``damage`` (of
     :data:`training.corrupt.KINDS`), the target staying natural.
-    ``moved``: share of the attacked images in which what the attack changed is put elsewhere, for stickers.
+    ``moved``: share of the attacked images in which what the attack changed is put elsewhere
+    (:func:`training.corrupt.moved`), for stickers.
     ``flip`` mirrors half of the images of each generation. ``budgets``: each batch is attacked at one drawn from this
     range instead of the attack's own.
     ``continues``: the recipe whose run it is meant to go on from (``--init``).
@@ -290,8 +291,8 @@ def lisa() -> Recipe:
 
 
 def lisa_moved() -> Recipe:
-    """``lisa`` with half of the stickers moved from where they were made, to go on from it (``--init``): what ships."""
-    return dataclasses.replace(lisa(), name="lisa-moved", moved=0.5)
+    """``lisa`` with three stickers of four moved from where they were made, to go on from it (``--init``): what ships."""
+    return dataclasses.replace(lisa(), name="lisa-moved", moved=0.75)
 
 
 def paper_colour() -> Recipe:

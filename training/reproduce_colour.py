@@ -31,6 +31,7 @@ LISA_CPU = Scale(
     slower=10,
     thorough=20,
     purifier=("--batch-size", "64", "--with", "refresh_epochs=4"),
+    ships=("--epochs", "24"),
 )
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(
@@ -188,8 +189,9 @@ class LisaPlan(ColourPlan):
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")
         recipe = ("--recipe", "lisa")
+        moved = ("--recipe", "lisa-moved", *self.scale.ships, "--init", self.kept("plain"))
         yield from self.purifier("plain", seen, "skips", *recipe)
-        yield from self.purifier("transparent", seen, "skips", "--recipe", "lisa-moved", "--init", self.kept("plain"))
+        yield from self.purifier("transparent", seen, "skips", *moved)
         yield from self.purifier("arn-ap", seen, "colour", *recipe)
         yield from self.purifier("ape-g-ap", seen, "ape-g", "--recipe", "lisa-ape-g")
         yield from self.robust("doa-9x5")
