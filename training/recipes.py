@@ -291,7 +291,7 @@ def lisa() -> Recipe:
 
 
 def lisa_moved() -> Recipe:
-    """``lisa`` with three stickers of four moved from where they were made, to go on from it (``--init``): what ships."""
+    """``lisa`` with three of four stickers moved from where they were made, to go on from it (``--init``): it ships."""
     return dataclasses.replace(lisa(), name="lisa-moved", moved=0.75)
 
 
