@@ -94,7 +94,7 @@ def _paper(results: Path, dataset: str) -> dict[tuple[str, str], float]:
     seen = {"APE-G": "APE-G_AP", "ARN": "ARN_AP"}
     return {
         (seen.get(cell["defence"], cell["defence"]), cell["attack"]): cell["error_rate"]
-        for cell in (*tables["table1"], *tables["table2"])
+        for cell in (*tables["table1"], *tables["table2"], *tables["table2_extra"])
         if cell["dataset"] == dataset and cell["classifier"] == first
     }
 
