@@ -129,7 +129,8 @@ def doa(arch: str = "lenet5", dataset: str = "mnist", rows: int = 7, columns: in
     return ClassifierRecipe(
         f"doa-{rows}x{columns}", epochs=1 if arch in _SMALL else 30 if of_signs else 10,
         learning_rate=3e-4 if of_signs else 0.01, weight_decay=0.0, shift=0,
-        optimiser="adamw" if of_signs else "sgd", adversary=get("ROA_N", dataset).with_settings(rows=rows, columns=columns),
+        optimiser="adamw" if of_signs else "sgd",
+        adversary=get("ROA_N", dataset).with_settings(rows=rows, columns=columns),
         flip=dataset == "cifar10", mixed_precision=arch not in _SMALL,
     )  # fmt: skip
 
