@@ -66,7 +66,8 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         # Uvicorn's own would note the signal and raise it again at the end, so that the process died of it.
         if self._service.draining:
-            self.should_exit = self.force_exit = True
+            if sig == signal.SIGINT:  # who stops a process may send SIGTERM to it and to its group
+                self.should_exit = self.force_exit = True
             return
         self._service.draining = True
 

@@ -75,6 +75,7 @@ def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits_cleanly(t
         served.process.send_signal(signal.SIGTERM)
         while served.client.get("/health/ready").status_code == 200:
             time.sleep(0.01)
+        served.process.send_signal(signal.SIGTERM)  # `timeout`, for one, sends it to the process and to its group
         assert served.client.get("/health/ready").json() == {"status": "draining"}
         refused = served.client.post("/purify", content=EXAMPLE.read_bytes())
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
