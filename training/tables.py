@@ -102,13 +102,18 @@ def _paper(results: Path, dataset: str) -> dict[tuple[str, str], float]:
 def _target(records: Sequence[Record], dataset: str) -> str:
     """The classifier that the tables of a data set are about: the paper's, a stand-in, or the most measured one."""
     measured = _by_count(record.classifier for record in records)
-    wanted = [name.removeprefix(f"{dataset}-") for name in _TARGETS.get(dataset, ())]
-    return next((name for name in wanted if name in measured), next(iter(measured), ""))
+    return next((name for name in _targets(dataset) if name in measured), next(iter(measured), ""))
 
 
 def is_target(dataset: str, name: str) -> bool:
     """Whether a data set's tables are about a classifier of this name; of one that the paper has not, about any."""
-    return name.removeprefix(f"{dataset}-") in (n.removeprefix(f"{dataset}-") for n in _TARGETS.get(dataset, (name,)))
+    targets = _targets(dataset)
+    return not targets or name.removeprefix(f"{dataset}-") in targets
+
+
+def _targets(dataset: str) -> list[str]:
+    """:data:`_TARGETS` as records name classifiers, without their data set."""
+    return [name.removeprefix(f"{dataset}-") for name in _TARGETS.get(dataset, ())]
 
 
 def _mnist_first(datasets: Iterable[str]) -> list[str]:
