@@ -394,6 +394,9 @@ def _sections(records: Sequence[Record], dataset: str, results: Path, heading: s
             cells = [cell for cell in published[key] if cell["dataset"] == dataset]
             if cells:
                 parts.append(f"{heading} {title}\n\n{_adaptive(records, cells)}")
+        bpda = [r for r in records if r.threat_model == "bpda" and r.settings.get("backward") != "g"]
+        if bpda and not any(cell["dataset"] == dataset for cell in published["table4"]):
+            parts.append(f"{heading} BPDA, identity backward\n\n{_table(bpda, _WHITE_BOX, {})}")
         transfer = _transfer(everything, target, published["table5"])
         if transfer:
             parts.append(
