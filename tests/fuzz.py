@@ -286,6 +286,11 @@ def read_request(protocol, data, rng, headers):
 _PROTOCOLS = {"V1": v1, "V2": v2, "V2 binary": v2, "V2 gRPC": v2_grpc, "TorchServe": torchserve}
 
 
+def _peak_rss():
+    """Of this process, in bytes; getrusage would tell its parent's where that was larger."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
 def run(kind, count, seed):
     """Give a parser so many damaged inputs: the record of what became of them."""
     rng = random.Random(f"{kind} {seed}")
@@ -320,7 +325,7 @@ def run(kind, count, seed):
     return {
         "inputs": count, "seed": seed, "outcomes": dict(sorted(outcomes.items())), "wrong": wrong, "slow": slow,
         "slowest_seconds": round(slowest, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": _peak_rss(),
     }  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BrokenBody
+
 Numbers = NDArray[Any]
 Images = Numbers | bytes
 """A numeric tensor as it was sent, or the bytes of one encoded image."""
@@ -21,6 +23,8 @@ Images = Numbers | bytes
 # Values, elements, inputs or parts of one request that are looked at one by one; a body of millions of empty ones would
 # take minutes and gigabytes. A full queue of images is far less.
 MAX_PLACES = 2**16
+# Axes of a tensor. A list of numbers that stands for a shape is multiplied together without giving the others a turn.
+_MAX_AXES = 32
 
 _MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
 _BASE64_MAGICS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk")
@@ -54,6 +58,17 @@ class Found:
 
     slots: Sequence[Slot]
     put_back: Callable[[Mapping[int, Images]], Wire]
+
+
+def shaped(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
+    """The shape of an input as it was sent.
+
+    Raises:
+        BrokenBody: too many axes, or extents that are no counts.
+    """
+    if len(shape) > _MAX_AXES or not all(type(extent) is int and 0 <= extent < 2**63 for extent in shape):
+        raise BrokenBody(f"input {name!r}: its shape is not made of at most {_MAX_AXES} counts")
+    return tuple(shape)
 
 
 def is_encoded_image(data: bytes | bytearray) -> bool:

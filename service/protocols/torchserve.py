@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.message import Message
 from typing import Any
 
@@ -16,8 +16,11 @@ from ..errors import BrokenBody
 from . import MAX_PLACES, Found, Images, Slot, Wire, is_encoded_image, v1
 from .json_text import parse
 
-_FIELD = re.compile(rb'(?i)^content-disposition:[^\r\n]*[;\s]name="?([^"\r\n;]*)', re.MULTILINE)
-_PART_TYPE = re.compile(rb"(?im)^content-type:[ \t]*image/[^\r\n]*")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
+# Nothing that two readers may take for different names: no escaped quotes (browsers send %22), no folded lines.
+_DISPOSITION = re.compile(rb'(?i)form-data((?:[ \t]*;[ \t]*[^\s;="]+=(?:"[^"]*"|[^\s;"]*))*)[ \t;]*')
+_PARAMETER = re.compile(rb';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
+_LONGEST_TYPE = 512  # characters of a content type; a boundary has 70 at most
 
 
 def find(wire: Wire) -> Found:
@@ -48,12 +51,26 @@ def _nothing(wire: Wire) -> Found:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """``body[start:head]`` are a part's headers, ``body[head:end]`` its content, ``name`` its field."""
+    """``body[start:head]`` are a part's ``headers``, ``body[head:end]`` its content, ``name`` its field."""
 
     name: str
+    headers: Sequence[tuple[bytes, bytes]]
     start: int
     head: int
     end: int
+
+    def head_of(self, new: bytes) -> bytes:
+        """The headers of the part with an image, ``new``, in the place of its own."""
+        lines = []
+        for name, value in self.headers:
+            if name.lower() == b"content-type" and value.lower().startswith(b"image/"):
+                value = b"image/png"
+            elif name.lower() == b"content-length":
+                value = str(len(new)).encode()
+            elif name.lower() == b"content-md5":
+                continue
+            lines.append(name + b": " + value + b"\r\n")
+        return b"".join(lines) + b"\r\n"
 
 
 def _find_in_form(wire: Wire) -> Found:
@@ -64,8 +81,7 @@ def _find_in_form(wire: Wire) -> Found:
         pieces, position = [], 0
         for index, images in sorted(new.items()):
             part = parts[index]
-            head = _PART_TYPE.sub(b"Content-Type: image/png", body[part.start : part.head])
-            pieces += [body[position : part.start], head, _bytes(images)]
+            pieces += [body[position : part.start], part.head_of(_bytes(images)), _bytes(images)]
             position = part.end
         return Wire(b"".join([*pieces, body[position:]]), wire.headers)
 
@@ -73,6 +89,8 @@ def _find_in_form(wire: Wire) -> Found:
 
 
 def _boundary(wire: Wire) -> bytes:
+    if len(wire.headers["content-type"]) > _LONGEST_TYPE:
+        raise BrokenBody("a content type too long for a boundary")
     message = Message()
     message["Content-Type"] = wire.headers["content-type"]
     boundary = message.get_boundary()
@@ -97,11 +115,28 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
             raise BrokenBody("the form ends too early, or a part has no headers' end")
         if len(parts) == MAX_PLACES:
             raise BrokenBody(f"the form has more than {MAX_PLACES} parts")
-        field = _FIELD.search(body, start, head + 2)
-        name = field[1].decode("utf-8", "replace") if field else ""
-        parts.append(_Part(name or "part", start, head + 4, max(end, head + 4)))
+        headers = _headers(body[start:head])
+        parts.append(_Part(_field(headers), headers, start, head + 4, max(end, head + 4)))
         index = end + 2 + len(delimiter)
     return parts
+
+
+def _headers(head: bytes) -> list[tuple[bytes, bytes]]:
+    """A part's headers, each on its own line."""
+    found = [_HEADER.fullmatch(line) for line in head.split(b"\r\n")] if head else []
+    if not all(found):
+        raise BrokenBody("a part of the form has a line that is no header")
+    return [(line[1], line[2]) for line in found if line]
+
+
+def _field(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The field that a part belongs to (RFC 7578 section 4.2)."""
+    disposition = [value for name, value in headers if name.lower() == b"content-disposition"]
+    told = _DISPOSITION.fullmatch(disposition[0]) if len(disposition) == 1 else None
+    names = [a or b for key, a, b in _PARAMETER.findall(told[1]) if key.lower() in (b"name", b"name*")] if told else []
+    if len(names) != 1:
+        raise BrokenBody("a part of the form has not one Content-Disposition with one name")
+    return str(names[0].decode("utf-8", "replace"))
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
@@ -110,7 +145,7 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
         value = json.loads(answer)
     except (ValueError, RecursionError):
         return None
-    if isinstance(value, dict) and value and all(isinstance(score, (int, float)) for score in value.values()):
+    if isinstance(value, dict) and value and all(isinstance(score, float) for score in value.values()):
         return [max(value, key=value.__getitem__)]
     if isinstance(value, dict):
         return v1.labels(answer, headers)

@@ -72,9 +72,18 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # no
     return best(rows) if isinstance(rows, list) and rows else None
 
 
-def best(rows: list[Any]) -> list[Any]:
-    """Of each row the index of the largest score; of anything but a row of scores, itself."""
-    return [
-        row.index(max(row)) if isinstance(row, list) and row and all(isinstance(s, float) for s in row) else row
-        for row in rows
-    ]
+def best(rows: list[Any]) -> list[Any] | None:
+    """Of each row of scores the index of the largest; of labels, or rows of them, themselves; None for anything else.
+
+    A row of numbers of which one has a point is one of scores.
+    """
+    told = []
+    for row in rows:
+        kinds = {type(entry) for entry in (row if isinstance(row, list) else [row])}
+        if isinstance(row, list) and len(row) > 1 and float in kinds and kinds <= {int, float}:
+            told.append(row.index(max(row)))
+        elif kinds and kinds <= {int, str}:
+            told.append(row)
+        else:
+            return None
+    return told

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import orjson
 
 from ..errors import BrokenBody
-from . import MAX_PLACES, Found, Images, Numbers, Slot, Wire, from_base64, is_encoded_image
+from . import MAX_PLACES, Found, Images, Numbers, Slot, Wire, from_base64, is_encoded_image, shaped
 from .json_text import Node, parse, splice
 
 HEADER = "inference-header-content-length"
@@ -25,6 +26,9 @@ DTYPES = {
     "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2", "INT32": "<i4",
     "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
+
+
+_CLASSIFIED = re.compile(r"^-?[0-9.]+(?:[eE][-+]?[0-9]+)?:(?=[0-9]+(?::|$))")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +109,7 @@ def _described(node: Node) -> tuple[str, str, tuple[int, ...]]:
     name, datatype, shape = ((node.get(key) or Node(0, 0)).leaf for key in ("name", "datatype", "shape"))
     if not isinstance(name, str) or not isinstance(datatype, str) or not isinstance(shape, list):
         raise BrokenBody("every input has a 'name', a 'datatype' and a 'shape'")
-    if any(type(extent) is not int or extent < 0 for extent in shape):
-        raise BrokenBody(f"input {name!r}: the shape {shape} is not made of counts")
-    return name, datatype, tuple(shape)
+    return name, datatype, shaped(name, shape)
 
 
 def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memoryview) -> list[tuple[int, Slot]]:
@@ -211,18 +213,30 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
         output = json.loads(answer[:split_at])["outputs"][0]
         shape, datatype = output["shape"], output["datatype"]
         if "data" in output:
-            scores: Numbers = np.array(output["data"]).reshape(shape)
+            scores: Numbers = np.array(output["data"], dtype=object if datatype == "BYTES" else DTYPES[datatype])
         else:
-            size = output["parameters"]["binary_data_size"]
-            scores = np.frombuffer(answer[split_at : split_at + size], DTYPES[datatype]).reshape(shape)
-        return tell(scores)
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
+            scores = from_bytes(datatype, answer[split_at : split_at + output["parameters"]["binary_data_size"]])
+        return tell(scores.reshape(shape))
+    except (BrokenBody, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
         return None
 
 
-def tell(scores: Numbers) -> list[Any]:
-    """Per row the index of the largest score; of integers and strings of one column, themselves."""
-    if scores.ndim >= 2 and scores.shape[-1] > 1 and scores.dtype.kind == "f":
-        best: list[Any] = scores.reshape(len(scores), -1).argmax(1).tolist()
-        return best
+def from_bytes(datatype: str, blob: bytes) -> Numbers:
+    """The elements of an output in its raw form; raises ``KeyError`` for a type that is not read."""
+    if datatype != "BYTES":
+        return np.frombuffer(blob, DTYPES[datatype])
+    return np.array([element.decode() for element in split("", blob)], dtype=object)
+
+
+def tell(scores: Numbers) -> list[Any] | None:
+    """Per row the index of the largest score, or the label; of several labels in a row the first, which is the best.
+
+    Of Triton's classification extension, ``score:index[:label]``, what follows the score. None for single scores.
+    """
+    if scores.dtype.kind == "f":
+        several = scores.ndim >= 2 and scores.shape[-1] > 1
+        return scores.reshape(len(scores), -1).argmax(1).tolist() if several else None
+    if scores.dtype.kind == "O":
+        first = scores.reshape(len(scores), -1)[:, 0] if scores.ndim >= 2 else scores
+        return [_CLASSIFIED.sub("", label) for label in first.tolist()]
     return list(scores.reshape(-1).tolist())

@@ -6,6 +6,7 @@ parameter types, built here in a pool of their own, so that they live beside any
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from ..errors import BrokenBody
-from . import MAX_PLACES, Found, Images, Numbers, Slot, Wire
-from .v2 import DTYPES, binary, join, tell
+from . import MAX_PLACES, Found, Images, Slot, Wire, shaped
+from .v2 import DTYPES, binary, from_bytes, join, tell
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -126,9 +127,7 @@ def find(wire: Wire) -> Found:
     for index, tensor in enumerate(request.inputs):
         if "shared_memory_region" in tensor.parameters:
             raise BrokenBody(f"input {tensor.name!r} is in shared memory, which is not read here: send it in the body")
-        if any(extent < 0 for extent in tensor.shape):
-            raise BrokenBody(f"input {tensor.name!r}: the shape {list(tensor.shape)} is not made of counts")
-        shape = tuple(tensor.shape)
+        shape = shaped(tensor.name, tensor.shape)
         found = binary(tensor.name, tensor.datatype, shape, raw[index]) if raw else _contents(tensor, shape)
         slots += [slot for _, slot in found]
         places += [(index, element) for element, _ in found]
@@ -158,7 +157,7 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
     held = getattr(tensor.contents, _CONTENTS.get(tensor.datatype, ""), None)
     if held is None:
         return [(-1, Slot(tensor.name, None))]
-    if len(held) != np.prod(shape, dtype=object):
+    if len(held) != math.prod(shape):
         raise BrokenBody(f"input {tensor.name!r}: {len(held)} elements for the shape {list(shape)}")
     if tensor.datatype == "BYTES":
         if len(held) > MAX_PLACES:
@@ -177,7 +176,9 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # no
         response = parse("ModelInferResponse", answer)
         output = response.outputs[0]
         if response.raw_output_contents:
-            scores: Numbers = np.frombuffer(response.raw_output_contents[0], DTYPES[output.datatype])
+            scores = from_bytes(output.datatype, response.raw_output_contents[0])
+        elif output.datatype == "BYTES":
+            scores = np.array([element.decode() for element in output.contents.bytes_contents], dtype=object)
         else:
             scores = np.array(getattr(output.contents, _CONTENTS[output.datatype]))
         return tell(scores.reshape(tuple(output.shape)))

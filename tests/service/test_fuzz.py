@@ -140,6 +140,9 @@ REQUESTS_TO_REFUSE = {
     "size too small": (V2, *v2_binary([tensor(4)], bytes(8))),
     "overlapping": (V2, *v2_binary([tensor(8), tensor(8)], bytes(8))),
     "shape huge": (V2, *v2_binary([tensor(8, shape=[2**40, 2**40])], bytes(8))),
+    "axes": (V2, *v2_binary([tensor(8, shape=[9] * 200_000)], bytes(8))),
+    "axes beyond numpy's": (V2, *v2_binary([tensor(8, shape=[1] * 65)], bytes(8))),
+    "quotes without end": (TS, b"x", {"Content-Type": 'multipart/form-data; a="' + ";" * 60_000}),
     "many fields": (
         "/purify", b'--b\r\nContent-Disposition: form-data; name="k"\r\n\r\nv\r\n' * 5000 + b"--b--\r\n", FORM
     ),
@@ -161,12 +164,13 @@ def test_whole_requests_made_to_harm(gateway, name):
     assert 400 <= answer.status_code < 500, answer.text
 
 
+PART = b'\r\nContent-Disposition: form-data; name="k"\r\n\r\n\r\n--b'
 MANY = [
     (v1, b'{"instances": [' + b'"",' * MAX_PLACES + b'""]}', {}),
     (v1, b'{"instances": [{' + b",".join(b'"%d":0' % i for i in range(MAX_PLACES)) + b"}]}", {}),
     (v2, *v2_binary([tensor(4 * MAX_PLACES + 4, datatype="BYTES")], bytes(4 * MAX_PLACES + 4))),
     (v2_grpc, b"\x2a\x00" * (MAX_PLACES + 1), {}),
-    (torchserve, b"--b" + b"\r\n\r\n\r\n\r\n--b" * (MAX_PLACES + 1) + b"--", FORM),
+    (torchserve, b"--b" + PART * (MAX_PLACES + 1) + b"--", FORM),
 ]
 
 

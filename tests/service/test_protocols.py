@@ -1,6 +1,7 @@
 """Images are found in every wire format and put back; whatever is no image stays as it came, byte for byte."""
 
 import base64
+import email
 import io
 import json
 import math
@@ -236,10 +237,68 @@ def test_a_form_keeps_its_other_parts_byte_for_byte_and_names_the_new_type():
     back, count = through(torchserve, Wire(body, {"content-type": "multipart/form-data; boundary=b"}))
     assert count == 1
     assert back.body.startswith(text)
-    assert b"\r\nContent-Type: image/png\r\n\r\n\x89PNG" in back.body
+    assert b"\r\ncontent-type: image/png\r\n\r\n\x89PNG" in back.body
     assert back.body.endswith(b"\r\n--b--\r\n")
     untouched, none = through(torchserve, Wire(text + b"--b--", {"content-type": 'multipart/form-data; boundary="b"'}))
     assert (untouched.body, none) == (text + b"--b--", 0)
+
+
+FORM = {"content-type": "multipart/form-data; boundary=b"}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Disposition: form-data; name="data"; filename="a; name=other"',
+        b'content-disposition:form-data;filename=a ;name=data',
+        b'Content-Type: image/png\r\nContent-Disposition: form-data; name="data";',
+    ],
+)  # fmt: skip
+def test_a_parts_field_is_read_as_its_quotes_say(head):
+    (slot,) = torchserve.find(Wire(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--", FORM)).slots
+    assert slot.name == "data"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Type: image/png",
+        b'Content-Disposition : form-data; name="data"',
+        b'Content-Disposition: form-data;\r\n name="data"',
+        b'Content-Disposition: form-data; name="a"; name="data"',
+        b"Content-Disposition: form-data; name=\"a\"; name*=UTF-8''data",
+        b'Content-Disposition: form-data; name="a"\r\ncontent-disposition: form-data; name="data"',
+        b'Content-Disposition: form-data; filename="a\\"; name=b; x="; name=data',
+        b'Content-Disposition: form-data; filename="a',
+    ],
+)
+def test_a_part_whose_field_two_readers_may_read_differently_is_refused(head):
+    with pytest.raises(BrokenBody):
+        torchserve.find(Wire(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--", FORM))
+
+
+def test_a_parts_own_length_is_that_of_the_new_image():
+    buffer = io.BytesIO()
+    Image.new("L", (28, 28)).save(buffer, "PNG")
+    image = buffer.getvalue()
+    head = b'Content-Disposition: form-data; name="data"\r\nContent-Length: 9\r\nContent-MD5: x\r\n\r\n'
+    found = torchserve.find(Wire(b"--b\r\n" + head + image + b"\r\n--b--", FORM))
+    part = email.message_from_bytes(found.put_back({0: image + b"more"}).body.split(b"--b")[1].lstrip())
+    assert (part["Content-Length"], part["Content-MD5"]) == (str(len(image) + 4), None)
+
+
+@pytest.mark.parametrize("shape", [[1] * 33, [9] * 200_000, [-1, 2], [2**63], [1.0], [True]])
+def test_a_shape_is_made_of_few_counts(shape):
+    entry = {"name": "x", "datatype": "FP32", "shape": shape, "data": [0.5]}
+    with pytest.raises(BrokenBody, match="at most 32 counts"):
+        v2.find(Wire(json.dumps({"inputs": [entry]}).encode(), {}))
+
+
+def test_over_grpc_too():
+    request = v2_grpc.parse("ModelInferRequest", b"")
+    request.inputs.add(name="x", datatype="FP32", shape=[9] * 1000)
+    with pytest.raises(BrokenBody, match="at most 32 counts"):
+        v2_grpc.find(Wire(request.SerializeToString(), {}))
 
 
 def test_the_raw_form_is_read_as_what_a_purifier_takes():
@@ -474,3 +533,39 @@ def test_labels_are_read_from_every_kind_of_answer():
     assert v2.labels(b"{}", {}) is None
     assert torchserve.labels(b'{"cat": 0.2, "dog": 0.8}', {}) == ["dog"]
     assert torchserve.labels(b"7", {}) == [7]
+
+
+def test_what_follows_triton_s_score_is_the_label():
+    answer = {
+        "outputs": [{"name": "y", "datatype": "BYTES", "shape": [2, 2], "data": ["0.9:3:three", "0.1:7", "a:1", "b"]}]
+    }
+    assert v2.labels(json.dumps(answer).encode(), {}) == ["3:three", "a:1"]
+    blob = b"".join(struct.pack("<I", len(text)) + text for text in (b"1e-05:4", b"-2.5:0:zero"))
+    answer["outputs"][0] = {
+        "name": "y", "datatype": "BYTES", "shape": [2, 1], "parameters": {"binary_data_size": len(blob)}
+    }  # fmt: skip
+    head = json.dumps(answer).encode()
+    assert v2.labels(head + blob, {v2.HEADER: str(len(head))}) == ["4", "0:zero"]
+    response = v2_grpc.parse("ModelInferResponse", b"")
+    response.outputs.add(name="y", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"0.5:8")
+    assert v2_grpc.labels(response.SerializeToString(), {}) == ["8"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "answer", "told"),
+    [
+        (v1, {"predictions": [[0, 0.3, 0.7], [1, 0.0, 0.0]]}, [2, 0]),
+        (v1, {"predictions": [[3], [4]]}, [[3], [4]]),
+        (v1, {"predictions": [0.25, 0.75]}, None),
+        (v1, {"predictions": [[0.25], [0.75]]}, None),
+        (v1, {"predictions": [{"class": 3, "probabilities": [0.1, 0.9]}]}, None),
+        (v2, {"outputs": [{"datatype": "FP32", "shape": [2, 1], "data": [0.1, 0.9]}]}, None),
+        (v2, {"outputs": [{"datatype": "FP32", "shape": [2], "data": [0.1, 0.9]}]}, None),
+        (v2, {"outputs": [{"datatype": "INT64", "shape": [2], "data": [3, 4]}]}, [3, 4]),
+        (torchserve, {"label": 3, "score": 0.9}, None),
+        (torchserve, 0.7, None),
+        (torchserve, [[0.1, 0.9]], [1]),
+    ],
+)
+def test_a_score_is_no_label(protocol, answer, told):
+    assert protocol.labels(json.dumps(answer).encode(), {}) == told
