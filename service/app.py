@@ -7,7 +7,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import metadata
@@ -26,7 +26,7 @@ from .decoder import Decoder
 from .doors import Admission, Doors
 from .downstream import Downstream
 from .engine import Engine
-from .errors import Draining, EngineFailure, OutOfMemory, ServiceError, Warming
+from .errors import BodiesFull, Draining, EngineFailure, OutOfMemory, ServiceError, Warming
 from .grpc_gateway import GrpcGateway
 from .http import QUIET, RequestContext, refusal
 from .metrics import Metrics
@@ -103,13 +103,23 @@ class Service:
         for card in self.engine.cards():
             self.metrics.model_info.labels(card.name, card.sha256, card.profile, self.engine.device).set(1)
 
-    def background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let something finish that no answer waits for; dropped where too much of it is under way already."""
+    def background(self, work: Callable[[], Coroutine[Any, Any, None]], size: int) -> None:
+        """Let something finish that no answer waits for and that holds a body of ``size`` bytes.
+
+        Dropped where too much of it is under way already, or bodies leave no room for another.
+        """
+
+        async def with_room() -> None:
+            try:
+                with self.doors.room(size):
+                    await work()
+            except BodiesFull:
+                self.metrics.shadowed.labels("dropped").inc()
+
         if len(self._background) >= _MOST_IN_BACKGROUND:
             self.metrics.shadowed.labels("dropped").inc()
-            work.close()
             return
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(with_room())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

@@ -82,6 +82,16 @@ class Doors:
         finally:
             self._bytes -= held
 
+    @contextmanager
+    def rooms(self) -> Iterator[Callable[[int], None]]:
+        """What is yielded finds room for so many bytes more that a request grows to; raises as :meth:`room` does."""
+        with ExitStack() as held:
+
+            def keep(size: int) -> None:
+                held.enter_context(self.room(size))
+
+            yield keep
+
 
 def _network(address: str) -> str | bytes:
     """What counts as one client: an IPv4 address, or the /64 of an IPv6 one, which is the least that anybody has."""
@@ -115,7 +125,7 @@ class Admission:
             except ServiceError as error:
                 await refusal(scope["path"], error, self.metrics)(scope, receive, send)
                 return
-            scope["state"]["hold"] = hold  # for what a body grows to
+            scope["state"]["keep"] = held.enter_context(self.doors.rooms())
             await self.app(scope, _bounded(receive, hold, self.settings.body_seconds), send)
 
 

@@ -73,6 +73,11 @@ class Breaker:
         """The server answered."""
         self._failures, self._pause, self._probing = 0, _FIRST_PAUSE_SECONDS, False
 
+    def unsettled(self) -> None:
+        """Whoever asked gave up before that was known: where that was the probe, the next one may be it."""
+        if self._probing:
+            self._probing, self._until = False, time.monotonic()
+
     def failed(self) -> None:
         """The server did not."""
         self._failures += 1
@@ -135,9 +140,14 @@ class Downstream:
             self.breaker.failed()
             raise DownstreamUnreachable(f"the server behind us cannot be reached: {type(error).__name__}") from error
         except TimeoutError as error:
-            if limit == self._timeout_seconds:  # a client's haste is no failure of the server
+            if limit == self._timeout_seconds:
                 self.breaker.failed()
+            else:  # a client's haste is no failure of the server
+                self.breaker.unsettled()
             raise DownstreamTimeout(f"the server behind us did not answer within {limit:.3g} s") from error
+        except asyncio.CancelledError:
+            self.breaker.unsettled()
+            raise
         self.breaker.succeeded()
         return answer
 

@@ -16,7 +16,7 @@ ServiceError
 │   ├── UnsupportedMedia     415  neither an image nor a tensor that we read
 │   ├── WrongSize            422  no loaded model takes this size
 │   ├── NoImage              422  a request to the model server in which no image can be told
-│   ├── TooManyPixels        422  more than ARN_MAX_PIXELS, told from the header
+│   ├── TooManyPixels        422  more than ARN_MAX_PIXELS, told from the header; or decoded, than ARN_BODIES_BYTES
 │   ├── DecodeTimeout        422  not decoded within ARN_DECODE_SECONDS
 │   ├── SwapRefused          422  a checkpoint that may not, or cannot, take a loaded model's place
 │   └── BadParameter         422  a query parameter or an array out of range
@@ -159,7 +159,7 @@ class NoImage(BadRequest):
 
 
 class TooManyPixels(BadRequest):
-    """An image with more pixels than ``ARN_MAX_PIXELS``, refused before decoding."""
+    """An image of more than ``ARN_MAX_PIXELS``, refused before decoding; or images of more bytes than all may have."""
 
     status, code = 422, "too_many_pixels"
 

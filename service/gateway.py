@@ -64,6 +64,7 @@ _INFLATED_AT_ONCE = 4096  # compressed bytes; what a member leaves of them is co
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
 # What a client's headers say of the bytes that it sent, which are others now.
 _OF_THE_BODY = frozenset({"content-encoding", "content-md5", "content-digest", "repr-digest", "digest"})
+_SAID_HERE = ("date", "server")  # of the server's headers; uvicorn writes its own
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
 
@@ -104,6 +105,11 @@ async def ask(
     return answer
 
 
+def of_another_body(headers: Mapping[str, str]) -> dict[str, str]:
+    """A client's headers without what they say of the bytes that it sent."""
+    return {name: value for name, value in headers.items() if name not in _OF_THE_BODY}
+
+
 def seconds_left(headers: Mapping[str, str], timings: Timings) -> float | None:
     """What remains of the deadline that the client declared; None where it declared none."""
     declared = headers.get("x-envoy-expected-rq-timeout-ms", "")
@@ -113,7 +119,7 @@ def seconds_left(headers: Mapping[str, str], timings: Timings) -> float | None:
 def verbatim(answer: DownstreamAnswer, ours: Mapping[str, str]) -> Response:
     """The server's status, headers and body, beside our evidence."""
     response = Response(answer.body, answer.status)
-    headers = CIMultiDict(answer.headers)
+    headers = CIMultiDict((k, v) for k, v in answer.headers.items() if k.lower() not in _SAID_HERE)
     for name, value in ours.items():
         if name == "Server-Timing" and name in headers:
             headers[name] = f"{value}, {headers[name]}"
@@ -133,10 +139,15 @@ def verbatim(answer: DownstreamAnswer, ours: Mapping[str, str]) -> Response:
 
 async def infer(request: Request, service: Service, protocol: ModuleType, path: str) -> Response:
     """Purify the images of one request and pass it on; whatever the policies say besides."""
-    settings, timings = service.settings, Timings()
+    with pipeline.timed(service) as timings:
+        return await _infer(request, service, protocol, path, timings)
+
+
+async def _infer(request: Request, service: Service, protocol: ModuleType, path: str, timings: Timings) -> Response:
+    settings = service.settings
     if service.draining:
         raise Draining("the service is shutting down")
-    headers = client_headers(request)
+    headers, keep = client_headers(request), request.scope["state"]["keep"]
     came = await read_body(request, settings.max_body_bytes)
 
     async with stopping_when_client_leaves(request):
@@ -147,17 +158,17 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
             if encoding := headers.get("content-encoding", ""):  # a small body may be a large one
                 body = await asyncio.to_thread(inflate, came, encoding, settings.max_body_bytes)
                 if body is not came:
-                    request.scope["state"]["hold"](len(came) + len(body))
+                    keep(len(body))
             found = await pipeline.pooled(len(body) // BYTES_A_PIXEL, protocol.find, Wire(body, headers))
-            purified, items = await purify(service, found, timings)
+            purified, items = await purify(service, found, timings, keep)
         except FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
             logger.warning("%s forwarded unpurified: %s", headers["x-request-id"], error)
             return await bypass(request, service, timings, path, came, error.code)
-        passed_on = {k: v for k, v in purified.headers.items() if k not in _OF_THE_BODY}
+        passed_on = of_another_body(purified.headers)
         target = path + (f"?{request.url.query}" if request.url.query else "")
-        compare = headers.get("x-arn-compare", "").lower() in ("true", "1")
+        compare = settings.compare and headers.get("x-arn-compare", "").lower() in ("true", "1")
 
         async def as_it_came() -> DownstreamAnswer | None:
             with suppress(ServiceError):
@@ -179,15 +190,18 @@ async def infer(request: Request, service: Service, protocol: ModuleType, path: 
         async def shadow() -> None:
             compared(service, protocol, items, answer, await as_it_came())
 
-        service.background(shadow())
+        service.background(shadow, len(came))
     return verbatim(answer, evidence)
 
 
-async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire, list[Item]]:
-    """The request with its images purified.
+async def purify(
+    service: Service, found: Found, timings: Timings, keep: Callable[[int], None]
+) -> tuple[Wire, list[Item]]:
+    """The request with its images purified; ``keep`` finds room for so many bytes more until it ends.
 
     Raises:
         NoImage: none that the declared contract or a purifier's shape tells.
+        TooManyImages: more than the whole queue holds.
         ServiceError: an image that cannot be decoded, or does not fit the contract; the queue's refusals.
     """
     started = time.perf_counter()
@@ -202,12 +216,15 @@ async def purify(service: Service, found: Found, timings: Timings) -> tuple[Wire
     if not chosen:
         wanted = f"as input {contract.input!r}" if contract.input else "of a shape that a loaded purifier takes"
         raise NoImage(f"no image in the request {wanted}")
+    if len(chosen) > service.settings.queue_images:
+        raise TooManyImages(f"{len(chosen)} images in one request; the queue holds {service.settings.queue_images}")
     items: list[Item] = []
     entered: list[Entered | None] = []
+    decoding = pipeline.Decoding(service, keep)
     for index in chosen:
         slot = found.slots[index]
         if isinstance(slot.images, bytes):
-            items.append(await pipeline.decode(service, slot.images))
+            items.append(await decoding.decode(slot.images))
             entered.append(None)
         else:
             size = 0 if slot.images is None else slot.images.size
@@ -240,7 +257,7 @@ async def bypass(
     service.metrics.bypassed.labels(reason).inc()
     target = path + (f"?{request.url.query}" if request.url.query else "")
     answer = await ask(service, timings, request.method, target, client_headers(request), body)
-    timing = pipeline.server_timing(service, timings)
+    timing = pipeline.server_timing(timings)
     return verbatim(answer, {"X-ARN-Purified": "false", "X-ARN-Bypass": reason, "Server-Timing": timing})
 
 
@@ -427,7 +444,10 @@ def check(service: Service) -> None:
 
 def mismatch(contract: Contract, metadata: Mapping[str, Any], takes: Callable[[int, int, int], bool]) -> str | None:
     """Why V2 model metadata do not fit the declared contract and the loaded purifiers; None where they may."""
-    inputs = {entry.get("name"): entry for entry in metadata.get("inputs", [])}
+    inputs = {entry.get("name"): entry for entry in metadata.get("inputs") or []}
+    if not inputs:
+        logger.warning("the contract is not checked: the model behind us tells no inputs")
+        return None
     if contract.input and contract.input not in inputs:
         return f"it has no input {contract.input!r}: {', '.join(map(repr, inputs))}"
     reasons = []
@@ -438,7 +458,7 @@ def mismatch(contract: Contract, metadata: Mapping[str, Any], takes: Callable[[i
             return None  # encoded images, or text: only a request tells
         if entry.get("datatype") not in v2.DTYPES:
             reasons.append(f"{name!r} is {entry.get('datatype')}, no type that images have")
-        elif contract.fits([int(extent) for extent in entry.get("shape", [])], takes):
+        elif not entry.get("shape") or contract.fits([int(extent) for extent in entry["shape"]], takes):
             return None
         else:
             reasons.append(f"{name!r} has the shape {entry.get('shape')}")

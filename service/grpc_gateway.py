@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 from . import gateway, pipeline, tracing
 from .downstream import DownstreamAnswer
-from .errors import Draining, ServiceError, Unauthorized
+from .errors import Draining, OutOfMemory, ServiceError, Unauthorized
 from .log import REQUEST_ID, access
 from .pipeline import Timings
 from .protocols import Wire, v2_grpc
@@ -122,8 +122,8 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             return grpc.stream_unary_rpc_method_handler(self._guarded(method, refuse))
 
         async def admitted(request: bytes, call: _Call) -> bytes:
-            with doors.client(_address(call.context.peer())), doors.room(len(request)):
-                return await handler(request, call)
+            with doors.client(_address(call.context.peer())), doors.room(len(request)), doors.rooms() as keep:
+                return await handler(request, dataclasses.replace(call, keep=keep))
 
         return grpc.unary_unary_rpc_method_handler(self._guarded(method, admitted))
 
@@ -144,12 +144,6 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             except asyncio.CancelledError:
                 status = "CANCELLED" if time.monotonic() < arrived.deadline else "DEADLINE_EXCEEDED"
                 raise
-            except ServiceError as error:
-                status = _CODES.get(error.status, grpc.StatusCode.INTERNAL).name
-                service.metrics.rejected.labels(error.code).inc()
-                told = [(name.lower(), value) for name, value in error.headers.items()]
-                await context.abort(grpc.StatusCode[status], str(error), (*told, ("x-arn-code", error.code)))
-                raise AssertionError from error  # abort raises
             except grpc.aio.AioRpcError as error:  # the server's word, or the channel's for it
                 status = error.code().name
                 trailing = _foreign(error.trailing_metadata())
@@ -157,10 +151,18 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                     error.code(), error.details() or "", (*trailing, ("x-arn-refused-by", "downstream"))
                 )
                 raise AssertionError from error
+            except Exception as caught:
+                refusal = _refusal(caught)
+                status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL).name
+                service.metrics.rejected.labels(refusal.code).inc()
+                told = [(name.lower(), value) for name, value in refusal.headers.items()]
+                await context.abort(grpc.StatusCode[status], str(refusal), (*told, ("x-arn-code", refusal.code)))
+                raise AssertionError from caught  # abort raises
             finally:
                 service.in_flight -= 1
                 service.metrics.requests.labels(f"grpc:{route}", status).inc()
-                access(logging.INFO, arrived.id, "gRPC", route, status, time.perf_counter() - started)
+                level = logging.DEBUG if method in _OPEN else logging.INFO  # probes
+                access(level, arrived.id, "gRPC", route, status, time.perf_counter() - started)
                 tracing.outcome(status, status in _OUR_FAULTS)
 
         async def traced(request: bytes, context: Any) -> bytes:
@@ -170,8 +172,11 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         return traced
 
     async def _infer(self, request: bytes, call: _Call) -> bytes:
-        service, timings = self._service, Timings()
-        settings = service.settings
+        with pipeline.timed(self._service) as timings:
+            return await self._purified(request, call, timings)
+
+    async def _purified(self, request: bytes, call: _Call, timings: Timings) -> bytes:
+        service, settings = self._service, self._service.settings
         if service.draining:
             raise Draining("the service is shutting down")
         if random.random() >= settings.purify_share:
@@ -179,7 +184,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         try:
             pixels = len(request) // gateway.BYTES_A_PIXEL
             found = await pipeline.pooled(pixels, v2_grpc.find, Wire(request, {}))
-            wire, items = await gateway.purify(service, found, timings)
+            wire, items = await gateway.purify(service, found, timings, call.keep)
         except gateway.FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
@@ -195,7 +200,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                     other = (await self._ask(_INFER, request, call, Timings())).plain
                 gateway.compared(service, v2_grpc, items, answer.plain, other)
 
-            service.background(shadow())
+            service.background(shadow, len(request))
         return answer.body
 
     async def _bypass(self, request: bytes, call: _Call, timings: Timings, reason: str) -> bytes:
@@ -224,6 +229,16 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         return answer
 
 
+def _refusal(error: Exception) -> ServiceError:
+    """What the client is told; what it is not goes to the log."""
+    if isinstance(error, ServiceError):
+        return error
+    logger.error("a call failed", exc_info=error)
+    if isinstance(error, MemoryError):
+        return OutOfMemory("no memory for this request now")
+    return ServiceError("an internal error; the log has it")
+
+
 _Metadata = tuple[tuple[str, Any], ...]
 
 
@@ -243,12 +258,16 @@ class _Answer:
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """What outlives a call's context: its id, the metadata to pass on, and the client's deadline (monotonic)."""
+    """What outlives a call's context: its id, the metadata to pass on, and the client's deadline (monotonic).
+
+    ``keep`` finds room for so many bytes more until the call ends.
+    """
 
     context: Any
     id: str
     metadata: _Metadata
     deadline: float
+    keep: Callable[[int], None] = lambda _: None
 
     @staticmethod
     def of(context: Any) -> _Call:

@@ -24,7 +24,7 @@ from .metrics import Metrics
 # An answer is what its type says, and about nobody's images but the asker's.
 SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-QUIET = ("/metrics", "/health/live", "/health/ready")
+QUIET = ("/metrics", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytearray:

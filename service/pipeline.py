@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from .batcher import Answer
 from .codec import Images
 from .decoder import Plan
 from .engine import Attack, Purified, Work
-from .errors import UnknownModel, WrongSize
+from .errors import DeadlineExceeded, TooManyPixels, UnknownModel, WrongSize
 
 if TYPE_CHECKING:
     from .app import Service
@@ -42,6 +43,17 @@ class Timings(dict[str, float]):
         ended = time.perf_counter() if ended is None else ended
         self[name] = max(self.get(name, 0.0), ended - started)
         tracing.stage(name, started, ended)
+
+
+@contextmanager
+def timed(service: Service) -> Iterator[Timings]:
+    """A request's timings, which are observed however it ends."""
+    timings = Timings()
+    try:
+        yield timings
+    finally:
+        for stage, seconds in timings.items():
+            service.metrics.stage.labels(stage).observe(seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +121,45 @@ def takes(card: Card, size: tuple[int, ...], channels: int | None = None, sizes:
     return fits and channels in (None, card.input_shape[0])
 
 
+class Decoding:
+    """One request's images, decoded one after another: others get their turn between two, and all keep to limits.
+
+    Args:
+        service: whose settings are the limits.
+        keep: finds room for so many bytes more until the request ends.
+    """
+
+    def __init__(self, service: Service, keep: Callable[[int], None]) -> None:
+        self._service, self._keep = service, keep
+        self._ends = time.monotonic() + service.settings.deadline_seconds
+        self._bytes = 0
+
+    async def decode(
+        self,
+        data: bytes | bytearray,
+        wanted: str | None = None,
+        resize: bool = False,
+        channels: Mapping[tuple[int, int], int] | None = None,
+    ) -> Item:
+        """The next one, as :func:`decode` says.
+
+        Raises:
+            DeadlineExceeded: those before it took as long as a request may wait.
+            TooManyPixels: with those before it it takes more memory than there is for all requests.
+            BodiesFull: it takes more than there is now.
+        """
+        if self._bytes:
+            await asyncio.sleep(0)
+            if time.monotonic() > self._ends:
+                raise DeadlineExceeded(f"not all images were decoded in {self._service.settings.deadline_seconds:g} s")
+        item = await decode(self._service, data, wanted, resize, channels)
+        self._bytes += item.images.nbytes
+        if self._bytes > self._service.settings.bodies_bytes:
+            raise TooManyPixels(f"decoded, the images take more than {self._service.settings.bodies_bytes} bytes")
+        self._keep(item.images.nbytes)
+        return item
+
+
 async def decode(
     service: Service,
     data: bytes | bytearray,
@@ -158,7 +209,7 @@ async def purify(
     Raises:
         ServiceError: whatever :meth:`service.batcher.Batcher.submit` does; all items or none.
     """
-    batcher, deadline = service.warm_batcher(), service.settings.deadline_seconds
+    batcher, deadline, started = service.warm_batcher(), service.settings.deadline_seconds, time.perf_counter()
     alike: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
         alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
@@ -169,18 +220,22 @@ async def purify(
         )
         for group in alike.values()
     ]
-    if len(jobs) == 1:
-        await asyncio.sleep(0)  # whoever came meanwhile is company for a batch
-        here = service.in_flight <= 1 and service.engine.quick(*jobs[0])
-        answers: list[Answer] = [await batcher.submit(*jobs[0], deadline, here)]
-    else:
-        calls = [batcher.submit(*job, deadline) for job in jobs]
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(call) for call in calls]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        answers = [task.result() for task in running]
+    try:
+        if len(jobs) == 1:
+            await asyncio.sleep(0)  # whoever came meanwhile is company for a batch
+            here = service.in_flight <= 1 and service.engine.quick(*jobs[0])
+            answers: list[Answer] = [await batcher.submit(*jobs[0], deadline, here)]
+        else:
+            calls = [batcher.submit(*job, deadline) for job in jobs]
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    running = [tasks.create_task(call) for call in calls]
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            answers = [task.result() for task in running]
+    except DeadlineExceeded:
+        timings.stage("queue", started)
+        raise
     for answer in answers:
         begun = answer.submitted + answer.queue_seconds
         timings.stage("queue", answer.submitted, begun)
@@ -203,7 +258,7 @@ async def purify(
 
 
 def evidence(service: Service, items: Sequence[Item], timings: Timings) -> dict[str, str]:
-    """The headers of a purified answer; of several images the largest norms. Also where the stages are recorded."""
+    """The headers of a purified answer; of several images the largest norms."""
     models = list(dict.fromkeys((item.model, item.purified.sha256, item.purified.profile) for item in items))
     return {
         "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name, _, _ in models),
@@ -212,12 +267,10 @@ def evidence(service: Service, items: Sequence[Item], timings: Timings) -> dict[
         "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
         "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
         "X-ARN-Purified": "true",
-        "Server-Timing": server_timing(service, timings),
+        "Server-Timing": server_timing(timings),
     }
 
 
-def server_timing(service: Service, timings: Timings) -> str:
-    """Record every stage of a request and tell them as ``Server-Timing`` does (W3C Server Timing)."""
-    for stage, seconds in timings.items():
-        service.metrics.stage.labels(stage).observe(seconds)
+def server_timing(timings: Timings) -> str:
+    """The stages of a request as ``Server-Timing`` tells them (W3C Server Timing)."""
     return ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in timings.items())

@@ -10,6 +10,7 @@ import asyncio
 from fastapi import FastAPI
 from ray import serve
 
+from . import gateway
 from .app import Service, create_app
 from .errors import Warming
 
@@ -19,6 +20,7 @@ _built: list[Service] = []
 def build() -> FastAPI:
     """The application, in a replica's own process."""
     app = create_app()
+    gateway.check(app.state.service)
     _built.append(app.state.service)
     return app
 

@@ -97,13 +97,18 @@ async def _items(request: Request, service: Service, upload: Upload, classify: b
         if resize:
             raise BadParameter("resize works on images, not on tensors")
         shape = _channels_first(upload.tensor)
-        return [Item(None, pipeline.choose(service, wanted, shape[1:], channels=shape[0]).name, upload.tensor)]
-    items = []
+        item = Item(None, pipeline.choose(service, wanted, shape[1:], channels=shape[0]).name, upload.tensor)
+        if classify:
+            _check_classifier(service, item)
+        return [item]
+    items: list[Item] = []
+    decoding = pipeline.Decoding(service, request.scope["state"]["keep"])
     for filename, data in upload.files:
         try:
-            items.append(
-                dataclasses.replace(await pipeline.decode(service, data, wanted, resize, channels), filename=filename)
-            )
+            item = await decoding.decode(data, wanted, resize, channels)
+            if classify:
+                _check_classifier(service, item)
+            items.append(dataclasses.replace(item, filename=filename))
         except ServiceError as error:
             if filename is not None:
                 error.args = (f"{filename}: {error}",)
@@ -125,9 +130,12 @@ async def _purified(
     async with stopping_when_client_leaves(request):
         items = await _items(request, service, upload, classify)
         timings.stage("decode", started)
-        if classify:
-            _check_classifier(service, items)
         return await pipeline.purify(service, items, timings, classify, compare, attack)
+
+
+def _accept(request: Request) -> str | None:
+    """What the client takes, on however many lines it said so."""
+    return ", ".join(request.headers.getlist("accept")) or None
 
 
 def _flag(request: Request, name: str) -> bool:
@@ -137,15 +145,13 @@ def _flag(request: Request, name: str) -> bool:
     return value in ("true", "1", "")
 
 
-def _check_classifier(service: Service, items: Sequence[Item]) -> None:
-    taken = service.engine.classifiers
+def _check_classifier(service: Service, item: Item) -> None:
+    taken, shape = service.engine.classifiers, _channels_first(item.images)
     if not taken:
         raise BadParameter("no classifier is embedded, and ARN_DOWNSTREAM_URL is not set")
-    for item in items:
-        shape = _channels_first(item.images)
-        if shape not in taken:
-            known = " or ".join(map(str, taken))
-            raise WrongSize(f"the embedded classifiers take {known} (C, H, W), the images are {shape}")
+    if shape not in taken:
+        known = " or ".join(map(str, taken))
+        raise WrongSize(f"the embedded classifiers take {known} (C, H, W), the images are {shape}")
 
 
 def _channels_first(images: Images) -> tuple[int, int, int]:
@@ -286,10 +292,9 @@ async def purify(request: Request) -> Response:
     return await _counted(request, _purify)
 
 
-async def _purify(request: Request, service: Service) -> Response:
-    timings = Timings()
+async def _purify(request: Request, service: Service, timings: Timings) -> Response:
     upload = await _upload(request, service)
-    media_type = negotiate.choose(request.headers.get("accept"), _offers(upload))
+    media_type = negotiate.choose(_accept(request), _offers(upload))
     items = await _purified(request, service, upload, timings)
     started = time.perf_counter()
     pixels = sum(math.prod(item.images.shape) for item in items)
@@ -316,10 +321,9 @@ async def classify(request: Request) -> Response:
     return await _counted(request, _forward if forwarded else _classify)
 
 
-async def _classify(request: Request, service: Service) -> Response:
-    timings = Timings()
+async def _classify(request: Request, service: Service, timings: Timings) -> Response:
     compare = _flag(request, "compare")
-    negotiate.choose(request.headers.get("accept"), ("application/json",))
+    negotiate.choose(_accept(request), ("application/json",))
     upload = await _upload(request, service)
     items = await _purified(request, service, upload, timings, classify=True, compare=compare)
     results = [_classification(service, item, index) for item in items for index in range(len(item.purified))]
@@ -348,29 +352,31 @@ def _prediction(card: Card, probabilities: NDArray[np.float32]) -> schemas.Predi
     return schemas.Prediction(label=label, class_name=class_name, probabilities=probabilities.tolist())
 
 
-async def _forward(request: Request, service: Service) -> Response:
+async def _forward(request: Request, service: Service, timings: Timings) -> Response:
     """Purify one image and pass it on as PNG; the classifier's answer comes back as it is."""
     if _flag(request, "compare"):
         raise BadParameter("compare works with the embedded classifier only")
-    timings = Timings()
     items = await _purified(request, service, await _upload(request, service), timings)
     if len(items) > 1 or len(items[0].purified) > 1:
         raise BadParameter("one image a request is forwarded")
+    if (channels := _channels_first(items[0].images)[0]) not in (1, 3):
+        raise WrongSize(f"an image of {channels} channels cannot be forwarded as PNG")
     started = time.perf_counter()
     body = codec.encode_image(_pictures(items[0])[0])
     timings.stage("encode", started)
-    headers = {**gateway.client_headers(request), "content-type": "image/png"}
+    headers = {**gateway.of_another_body(gateway.client_headers(request)), "content-type": "image/png"}
     async with stopping_when_client_leaves(request):
         answer = await gateway.ask(service, timings, "POST", "", headers, body)
     return gateway.verbatim(answer, pipeline.evidence(service, items, timings))
 
 
-async def _counted(request: Request, handler: Callable[[Request, Service], Awaitable[Response]]) -> Response:
-    """Run a handler as one of the accepted requests that a shutdown waits for."""
+async def _counted(request: Request, handler: Callable[[Request, Service, Timings], Awaitable[Response]]) -> Response:
+    """Run a handler, timed, as one of the accepted requests that a shutdown waits for."""
     service = _service(request)
     service.in_flight += 1
     try:
-        return await handler(request, service)
+        with pipeline.timed(service) as timings:
+            return await handler(request, service, timings)
     finally:
         service.in_flight -= 1
 
@@ -414,7 +420,7 @@ async def attack(request: Request) -> Response:
     return await _counted(request, _attack)
 
 
-async def _attack(request: Request, service: Service) -> Response:
+async def _attack(request: Request, service: Service, timings: Timings) -> Response:
     try:
         eps = float(request.query_params.get("eps", "0.3"))
     except ValueError:
@@ -422,7 +428,6 @@ async def _attack(request: Request, service: Service) -> Response:
     if not 0 <= eps <= 1:
         raise BadParameter("eps is a number from 0 to 1")
     through = _flag(request, "through_purifier")
-    timings = Timings()
     upload = await _upload(request, service)
     if upload.tensor is not None or len(upload.files) != 1:
         raise BadParameter("one image a request is attacked")
@@ -432,7 +437,7 @@ async def _attack(request: Request, service: Service) -> Response:
     headers = {
         "X-ARN-Purified": "false", "X-ARN-Residual-Linf": f"{float(item.purified.linf[0]):.6f}",
         "X-ARN-Residual-L2": f"{float(item.purified.l2[0]):.6f}",
-        "Server-Timing": pipeline.server_timing(service, timings),
+        "Server-Timing": pipeline.server_timing(timings),
     }  # fmt: skip
     return Response(body, media_type="image/png", headers=headers)
 

@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     shadow_share: float = Field(
         0.0, ge=0, le=1, description="share for which the server is asked about both images, to count label flips"
     )
+    compare: bool = Field(
+        False, description="let X-ARN-Compare: true ask the server about both images and tell the client both labels"
+    )
     demo_attacks: bool = Field(
         False, description="let the page at / attack the embedded classifier (POST /demo/attack)"
     )
@@ -170,6 +173,9 @@ def from_flags(namespace: argparse.Namespace) -> Settings:
             "downstream_timeout_seconds": namespace.predictor_request_timeout_seconds,
         }
         if namespace.predictor_protocol == "grpc-v2":
-            transformer["downstream_grpc"] = namespace.predictor_host
+            if scheme == "https":
+                raise ValueError("--predictor_use_ssl: gRPC to the predictor is in plain text")
+            host = namespace.predictor_host  # without a port KServe's own client asks 80, gRPC itself 443
+            transformer["downstream_grpc"] = host if ":" in host else f"{host}:80"
     merged = transformer | {name: value for name, value in given.items() if value is not None}
     return Settings(**{name: value for name, value in merged.items() if value is not None})

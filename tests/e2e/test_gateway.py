@@ -265,7 +265,7 @@ def test_bypass_forwards_what_cannot_be_purified_marked_and_counted(triton, tmp_
 
 
 def test_shadow_mode_counts_the_disagreement_and_changes_no_answer(triton, tmp_path, adversarial):
-    with gateway(tmp_path, triton, "--shadow-share", "1") as served:
+    with gateway(tmp_path, triton, "--shadow-share", "1", "--compare", "true") as served:
         assert right(client("triton", "binary", served.url, adversarial)) >= 9
         assert right(client("triton", "grpc", served.grpc, adversarial)) >= 9
         deadline = time.monotonic() + 10

@@ -131,7 +131,9 @@ def test_a_request_is_one_span_with_its_stages_and_the_server_behind_is_its_chil
 
 def test_a_route_of_the_gateway_is_named_by_its_template(tmp_path, receiver, behind):
     body = {"instances": [{"b64": base64.b64encode(PNG).decode()}]}
-    with traced(tmp_path, receiver.url, "--downstream-url", behind.url, "--downstream-protocol", "v1") as served:
+    with traced(
+        tmp_path, receiver.url, "--downstream-url", behind.url, "--downstream-protocol", "v1", "--compare", "true"
+    ) as served:
         headers = {**CLIENTS, "X-ARN-Compare": "true"}
         assert served.client.post("/v1/models/m:predict", json=body, headers=headers).status_code == 200
         assert served.stop() == 0

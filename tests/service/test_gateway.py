@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service import codec
 from service.contract import Contract
 from service.downstream import Breaker, Downstream
 from service.errors import DownstreamOpen, DownstreamUnreachable
@@ -223,6 +224,59 @@ def test_what_a_body_grows_to_needs_room_too(upstream):
             answer = client.post("/v1/models/m:predict", content=body, headers={"Content-Encoding": coding})
             assert (answer.status_code, answer.json()["code"]) == (status, code)
         assert sample(client, "arn_body_bytes") == 0
+
+
+def test_what_images_grow_to_needs_room_too_and_an_end(upstream):
+    large = io.BytesIO()
+    Image.new("L", (1000, 1000)).save(large, "PNG")
+    rows = [{"b64": base64.b64encode(large.getvalue()).decode()}] * 3
+    limits = {"models": "identity", "downstream_url": upstream, "downstream_protocol": "v1", "max_body_bytes": 2**20}
+    for bodies_bytes, status, code in [(2**21, 422, "too_many_pixels"), (2**23, 200, None)]:
+        with running(bodies_bytes=bodies_bytes, **limits) as client:
+            answer = client.post("/v1/models/m:predict", content=json.dumps({"instances": rows}))
+            assert (answer.status_code, answer.json().get("code")) == (status, code)
+            assert sample(client, "arn_body_bytes") == 0
+    with running(deadline_seconds=1e-9, **limits) as client:
+        answer = client.post("/v1/models/m:predict", content=json.dumps({"instances": rows}))
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+
+
+def test_a_shadow_s_body_needs_room_too(upstream):
+    limits = {"max_body_bytes": 2**14, "bodies_bytes": 2**14, "shadow_share": 1}
+    rows = json.dumps({"instances": ROWS}).encode()
+    with running(downstream_url=upstream, downstream_protocol="v1", **limits) as client:
+        doors = client.app.state.service.doors
+        assert client.post("/v1/models/m:predict", content=rows).status_code == 200
+        with doors.room(2**14 - 3 * len(rows) // 2 - 28 * 28 * 4):
+            assert client.post("/v1/models/m:predict", content=rows).status_code == 200
+            while not sample(client, 'arn_shadowed_total{outcome="dropped"}'):
+                time.sleep(0.01)
+        while sample(client, "arn_body_bytes"):
+            time.sleep(0.01)
+
+
+def test_both_images_are_compared_only_where_that_is_allowed(upstream, asked):
+    rows = json.dumps({"instances": ROWS})
+    for allowed in (False, True):
+        with running(downstream_url=upstream, downstream_protocol="v1", compare=allowed) as client:
+            answer = client.post("/v1/models/m:predict", content=rows, headers={"X-ARN-Compare": "true"})
+            assert ("x-arn-unpurified-label" in answer.headers) == allowed
+    assert sum(body == rows.encode() for _, _, _, body in asked) == 1
+
+
+def test_the_stages_of_a_request_that_fails_are_observed():
+    with running(downstream_url="http://127.0.0.1:9", downstream_protocol="v1") as client:
+        assert client.post("/v1/models/m:predict", content=json.dumps({"instances": ROWS})).status_code == 502
+        for stage in ("decode", "queue", "infer", "downstream"):
+            assert sample(client, f'arn_stage_seconds_count{{stage="{stage}"}}') == 1
+
+
+def test_what_is_no_picture_is_not_forwarded_as_one(upstream, asked):
+    body = codec.encode_npy(np.zeros((1, 8, 8, 5), np.uint8))
+    with running(downstream_url=upstream, models="identity") as client:
+        answer = client.post("/classify", content=body, headers={"Content-Type": codec.NPY_TYPE})
+        assert (answer.status_code, answer.json()["code"]) == (422, "wrong_size")
+    assert not asked
 
 
 UNREAD = '{"inputs": [{"name": "image", "datatype": "TYPE", "shape": [1], "data": [7]}, GOOD]}'
@@ -435,6 +489,18 @@ def test_the_breaker_lets_one_probe_through_a_pause_and_closes_at_the_first_answ
     breaker.admit()
 
 
+def test_a_probe_that_its_client_gave_up_leaves_its_turn_to_the_next(now):
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.failed()
+    now[0] += 0.6
+    breaker.admit()
+    breaker.unsettled()
+    breaker.admit()
+    with pytest.raises(DownstreamOpen):
+        breaker.admit()
+
+
 def test_many_that_fail_at_once_open_the_breaker_for_one_pause(now):
     breaker = Breaker()
     for _ in range(16):
@@ -518,6 +584,13 @@ def digits(channels, height, width):
 def test_metadata_are_held_against_the_declaration(contract, inputs, reason):
     found = mismatch(contract, metadata(**inputs), digits)
     assert (found is None) if reason is None else (reason in found)
+
+
+@pytest.mark.parametrize(
+    "inputs", [None, [], [{"name": "x", "datatype": "FP32", "shape": None}], [{"name": "x", "datatype": "FP32"}]]
+)
+def test_metadata_that_tell_nothing_are_no_mismatch(inputs):
+    assert mismatch(Contract(), {"name": "m", "inputs": inputs}, digits) is None
 
 
 @pytest.mark.parametrize(

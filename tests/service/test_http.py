@@ -394,6 +394,7 @@ def test_the_classifier_behind_us_sees_the_purified_png_and_its_answer_comes_bac
     asked.clear()
     with running(downstream_url=url + path) as client:
         secret = {"Authorization": "Bearer t", "traceparent": "00-1-2-01", "X-API-Key": "ours", "X-Request-ID": "r1"}
+        secret["Content-Digest"] = "sha-256=:x:"
         answer = post(client, PNG, path="/classify", **secret)
         failed = sample(client, 'arn_downstream_requests_total{status="503"}')
     (headers, body) = asked[0]
@@ -406,6 +407,7 @@ def test_the_classifier_behind_us_sees_the_purified_png_and_its_answer_comes_bac
     )
     assert "x-api-key" not in lowered
     assert lowered["content-type"] == "image/png"
+    assert "content-digest" not in lowered  # of other bytes
     assert answer.status_code == (503 if path == "/busy" else 200)
     assert answer.json() == {"label": 7}
     assert answer.headers["x-arn-purified"] == "true"
