@@ -74,7 +74,8 @@ def soak(record: Record) -> Figure:
     axes[-1].legend(frameon=False, fontsize="small")
     for axis in axes:
         axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
-    axes[0].set_title(f"twice the capacity of {record['capacity_rps']:.0f} requests/s")
+    answered = record["counts"]["answered"] / (60 * record["minutes"])
+    axes[0].set_title(f"{record['sent_rps']:.0f} requests/s sent, {answered:.0f} of them answered")
     return figure
 
 

@@ -57,9 +57,9 @@ def told(record: dict[str, Any]) -> str:
     """The record as the line of the page."""
     alone, one, two = (record["medians"][way]["rps"] for way in WAYS)
     return (
-        f"On {record['cores']} cores, load generator and Ray's own processes included, Ray Serve with one replica\n"
-        f"answered {one / alone:.2f} times as many requests a second as one `arn serve`, with two {two / alone:.2f}\n"
-        "times ([record](../results/benchmarks/ray.json), `python -m benchmarks.ray`).\n"
+        f"On {record['cores']} cores, with Ray's default settings, its own processes and the load generator included,\n"
+        f"Ray Serve with one replica answered {one / alone:.2f} times as many requests a second as one `arn serve`,\n"
+        f"with two {two / alone:.2f} times ([record](../results/benchmarks/ray.json), `python -m benchmarks.ray`).\n"
     )
 
 
