@@ -114,11 +114,27 @@ class Parsed(BaseException):
     """Ends a program once it knows its arguments."""
 
 
-def parse(module, arguments, monkeypatch):
-    """What the real parser of a program makes of the arguments; ValueError where it refuses them."""
+def require_nothing(parser):
+    """Let a parser, and those of its subcommands, take a command in part."""
+    for action in parser._actions:
+        action.required = False
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                require_nothing(child)
+    for group in parser._mutually_exclusive_groups:
+        group.required = False
+
+
+def parse(module, arguments, monkeypatch, whole=True):
+    """What the real parser of a program makes of the arguments; ValueError where it refuses them.
+
+    Of a command that is not ``whole`` it takes what there is.
+    """
     real = argparse.ArgumentParser.parse_args
 
     def parse_args(self, args=None, namespace=None):
+        if not whole:
+            require_nothing(self)
         raise Parsed(real(self, args, namespace))
 
     def refuse(self, message):
@@ -134,8 +150,8 @@ def parse(module, arguments, monkeypatch):
     return namespace
 
 
-def check(words, monkeypatch):
-    """Take one command, as split into words, for what it is."""
+def check(words, monkeypatch, whole=True):
+    """Take one command, as split into words, for what it is; one that is not ``whole`` may lack what it requires."""
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
     program, arguments = Path(words[0]).name, words[1:]
@@ -153,7 +169,7 @@ def check(words, monkeypatch):
     else:
         assert program.rstrip("3") in OTHERS, f"{program} is no program that a document may show"
         return
-    flags = parse(module, arguments, monkeypatch)
+    flags = parse(module, arguments, monkeypatch, whole)
     if module == "service" and flags.command == "serve":
         settings.from_flags(flags)
     for name in getattr(flags, "attacks", None) or ():
@@ -193,12 +209,7 @@ def test_a_commands_flags_exist(page, command, monkeypatch):
 
 @pytest.mark.parametrize(("page", "command"), NAMED, ids=lambda value: getattr(value, "name", None))
 def test_flags_in_the_text_exist(page, command, monkeypatch):
-    problem = ""
-    try:
-        check(shlex.split(command), monkeypatch)
-    except ValueError as error:
-        problem = str(error)
-    assert not problem or "are required" in problem  # which it is by its name alone
+    check(shlex.split(command), monkeypatch, whole=False)
 
 
 @pytest.mark.parametrize(
@@ -209,3 +220,16 @@ def test_flags_in_the_text_exist(page, command, monkeypatch):
 def test_a_command_that_is_wrong_is_noticed(command, monkeypatch):
     with pytest.raises((ValueError, AssertionError)):
         check(shlex.split(command), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [("arn-train train --no-such-flag 1", "unrecognized arguments: --no-such-flag"),
+     ("arn-train export --no-such-flag", "unrecognized arguments: --no-such-flag"),
+     ("arn-train no-such-command", "invalid choice: 'no-such-command'"),
+     ("arn-train train --recipe no-such-recipe", "invalid choice: 'no-such-recipe'"),
+     ("scripts/reproduce --no-such-flag", "unrecognized arguments: --no-such-flag")],
+)  # fmt: skip
+def test_a_command_in_part_that_is_wrong_is_noticed(command, problem, monkeypatch):
+    with pytest.raises(ValueError, match=problem):
+        check(shlex.split(command), monkeypatch, whole=False)
