@@ -1,7 +1,6 @@
 """Every benchmark at toy size, without the peers: it runs to its end, and its record says what it should. No speeds."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from benchmarks import common, soak
 from service import codec
+from service.precision import tolerance
 
 ROOT = Path(__file__).parents[2]
 BOTH = ["--networks", *common.NETWORKS]
@@ -65,7 +65,10 @@ def test_the_engine_and_every_backend_answer_alike(tmp_path):
     assert {"channels_last", "traced", "engine", "engine bf16"} <= {row["backend"] for row in rows}
     for row in rows:
         assert row["images_per_second"] > 0
-        assert row["largest_deviation_levels"] <= 1 or "bf16" in row["backend"], row
+        if "bf16" not in row["backend"]:
+            assert row["largest_deviation_levels"] <= 1, row
+        elif row["backend"] == "engine bf16":  # the others are what torch and OpenVINO make of it
+            assert row["largest_deviation_levels"] <= tolerance("bf16", "cpu")[1], row
 
 
 @pytest.mark.slow
@@ -88,8 +91,11 @@ def test_a_soak_loses_nothing_and_compares_everything(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
 def test_load_on_the_service_alone_and_the_plots(tmp_path):
+    try:
+        common.wrk()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"wrk is not installed and cannot be fetched: {error}")
     short = ["--threads", "1", "--rounds", "1", "--seconds", "1"]
     path = tmp_path / "http-colour32-1.json"
     run("http", path, *short, "--network", "colour32", "--connections", "1", "8", "--servers", "arn")
