@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("service.admin")
 
+# Share of the values that may be further off than `tolerance` says, as bf16 leaves single ones of a photograph.
+_STRAY = 1e-3
+
 
 class Golden(BaseModel, extra="forbid"):
     """An image and what the new purifier is known to make of it."""
@@ -174,5 +177,5 @@ def _compare(answer: codec.Images, other: codec.Images, what: str, within: tuple
         raise SwapRefused(f"its answer is {answer.shape}, {what} {other.shape}")
     levels = abs(answer.astype(int) - other)
     share, most = within
-    if levels.max() > most or (levels <= 1).mean() < share:
+    if (levels > most).mean() > _STRAY or (levels <= 1).mean() < share:
         raise SwapRefused(f"its answer to golden images is up to {levels.max()} grey levels away from {what}")
