@@ -28,6 +28,7 @@ from examples import servers
 
 CLIENTS = common.ROOT / "examples" / "servers" / "clients"
 SHAPES = [(1, 3, 32, 32), (1, 3, 224, 224)]
+PURIFIER = "mnist-transparent"
 BLOCK = 25  # calls of one way before the next has its turn
 
 
@@ -172,7 +173,7 @@ def accuracy(every: int, folder: Path) -> None:
     }.items():
         scratch = folder / name
         scratch.mkdir()
-        with servers.serving(name, scratch) as behind, gateway(behind) as (url, grpc):
+        with servers.serving(name, scratch) as behind, gateway(behind, "--models", PURIFIER) as (url, grpc):
             for mode in modes:
                 row: dict[str, object] = {"server": name, "protocol": mode or "v2", "n": len(labels)}
                 for way, address in {
@@ -183,7 +184,11 @@ def accuracy(every: int, folder: Path) -> None:
                     row[f"accuracy_{way}"] = round(100 * float((np.array(told) == labels).mean()), 2)
                 rows.append(row)
                 print(row, flush=True)
-    write("gateway-accuracy.json", f"PGD_N on every {every}th MNIST test image, oblivious", rows=rows)
+    purifier = models.card_of(models.load(PURIFIER))
+    write(
+        "gateway-accuracy.json", f"PGD_N on every {every}th MNIST test image, oblivious", rows=rows,
+        purifier=purifier.name, sha256={"purifier": purifier.sha256, "classifier": sha256},
+    )  # fmt: skip
 
 
 def ask(name: str, mode: str, address: str, file: Path) -> list[int]:
