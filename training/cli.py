@@ -41,8 +41,8 @@ from .threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
 from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
 
 _PURIFIERS = (*get_args(Architecture), "ape-g", "hgd")
-# Of the compact network, each a flag and a field of its configuration.
-_SHAPE = ("width", "code_channels", "blocks")
+# Each a flag and a field of a network's configuration: of compact, and the last of skips.
+_SHAPE = ("width", "code_channels", "blocks", "limit")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
@@ -116,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--code-channels", type=int, help="of the compact network; 32 otherwise")
     train.add_argument(
         "--blocks", type=int, help="residual blocks on each side of the compact network's code; 1 otherwise"
+    )
+    train.add_argument(
+        "--limit", type=float, help="the most that skips changes a value by, on [0, 1]; unlimited otherwise"
     )
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
@@ -235,7 +238,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     name += "".join(f"-{term}{_decimal(weight)}" for term, weight in (*flags.weights, *flags.fields))
     shape = {key: value for key in _SHAPE if (value := getattr(flags, key)) is not None}
     name += "".join(f"-{key.replace('_', '')}{value}" for key, value in shape.items())
-    if shape and arch != "compact":
+    if shape.keys() - {"limit"} and arch != "compact":
         raise ValueError(f"--arch {arch} has a shape of its own: no --width, --code-channels or --blocks")
     if flags.static:
         once = dataclasses.replace(recipe_, refresh_epochs=0, shift=0, flip=False, budgets=None)
