@@ -36,6 +36,7 @@ _TARGETS = {
     "lisa": ("lisa-cnn",),
     "lisa-track": ("cnn",),
 }
+_TITLES = {"cifar10": "CIFAR-10", "lisa-track": "LISA by track"}
 _NAMES = {"none": "natural", "PGD_N_eps2": "PGD_N ε'", "AA_N_eps2": "AA_N ε'", "FWA_N_eps2": "FWA_N ε'"}
 _TABLES = {
     "oblivious": (
@@ -511,7 +512,7 @@ def _overview(records: Sequence[Record], results: Path) -> str:
         chosen = [r for r in records if r.dataset == dataset and _ships(r)]
         if chosen:
             sections = _sections(chosen, dataset, results, "####", whole=False)
-            parts.append(f"### {dataset.upper()}\n\n{_stand_in(chosen, dataset)}{sections}")
+            parts.append(f"### {_TITLES.get(dataset, dataset.upper())}\n\n{_stand_in(chosen, dataset)}{sections}")
     return "\n\n".join(parts)
 
 
@@ -559,7 +560,7 @@ def _results_page(records: Sequence[Record], results: Path) -> str:
     for dataset in _mnist_first({record.dataset for record in records}):
         chosen = [record for record in records if record.dataset == dataset]
         sections = _sections(chosen, dataset, results, "###", whole=True)
-        text += f"\n## {dataset.upper()}\n\n{_stand_in(chosen, dataset)}{sections}\n"
+        text += f"\n## {_TITLES.get(dataset, dataset.upper())}\n\n{_stand_in(chosen, dataset)}{sections}\n"
     if (results.parent / "docs" / "figures" / "restored.png").is_file():
         text += _PICTURES
     commands = sorted({record.command for record in records if record.command})
