@@ -204,7 +204,7 @@ class Arn(nn.Module):
             out = out.mean(dim=1, keepdim=True)
         if self.config.architecture == "skips":
             limit = self.config.limit
-            return clipped(x + (clipped(out / 2, -limit, limit) if limit else out / 2))
+            return clipped(x + ((out / 2).clamp(-limit, limit) if limit else out / 2))
         out = (out + 1) / 2
         return clipped(out) if self.config.architecture == "colour" else out
 
@@ -215,6 +215,6 @@ class Arn(nn.Module):
     purify = forward
 
 
-def clipped(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """``x`` inside [``low``, ``high``], with a gradient as if it were not clipped."""
-    return x + (x.clamp(low, high) - x).detach()
+def clipped(x: Tensor) -> Tensor:
+    """``x`` inside [0, 1], with a gradient as if it were not clipped."""
+    return x + (x.clamp(0, 1) - x).detach()

@@ -41,8 +41,8 @@ from .threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
 from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
 
 _PURIFIERS = (*get_args(Architecture), "ape-g", "hgd")
-# Each a flag and a field of a network's configuration: of compact, and the last of skips.
-_SHAPE = ("width", "code_channels", "blocks", "limit")
+# Of the compact network, each a flag and a field of its configuration.
+_SHAPE = ("width", "code_channels", "blocks")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
@@ -117,9 +117,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--blocks", type=int, help="residual blocks on each side of the compact network's code; 1 otherwise"
     )
-    train.add_argument(
-        "--limit", type=float, help="the most that skips changes a value by, on [0, 1]; unlimited otherwise"
-    )
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--batch-size", type=int, help="instead of the recipe's")
     train.add_argument("--save-seconds", type=float, default=60.0, help="how often the state is saved")
@@ -181,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("source", type=Path, help="a run's checkpoint")
     ship.add_argument("--name", required=True)
     ship.add_argument("--out", type=Path, default=Path("models/zoo"))
+    ship.add_argument("--limit", type=float, help="the most that skips shall change a value by, on [0, 1]")
     return parser
 
 
@@ -238,7 +236,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     name += "".join(f"-{term}{_decimal(weight)}" for term, weight in (*flags.weights, *flags.fields))
     shape = {key: value for key in _SHAPE if (value := getattr(flags, key)) is not None}
     name += "".join(f"-{key.replace('_', '')}{value}" for key, value in shape.items())
-    if shape.keys() - {"limit"} and arch != "compact":
+    if shape and arch != "compact":
         raise ValueError(f"--arch {arch} has a shape of its own: no --width, --code-channels or --blocks")
     if flags.static:
         once = dataclasses.replace(recipe_, refresh_epochs=0, shift=0, flip=False, budgets=None)
@@ -433,7 +431,9 @@ def _run(flags: argparse.Namespace, command: str) -> int:
     else:
         dataset = _dataset(flags)
         dataset = dataclasses.replace(dataset, validation=dataset.validation.every(flags.every))
-        card = export(flags.source, flags.name, flags.out, dataset, flags.classifier, flags.crafted, flags.device)
+        card = export(
+            flags.source, flags.name, flags.out, dataset, flags.classifier, flags.crafted, flags.device, flags.limit
+        )  # fmt: skip
         print(f"{card.name} {card.sha256[:12]}", {k: round(v, 2) for k, v in card.metrics.items()})
     return 0
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import models
-from models import Card, any_size, checkpoint
+from models import Arn, Card, any_size, checkpoint
 from models.checkpoint import write_atomically
 
 from . import figures
@@ -25,15 +26,22 @@ from .threats import Oblivious, ThreatModel, WhiteBox
 
 
 def export(
-    source: Path, name: str, target: Path, dataset: Dataset, classifier: str, crafted: Path, device: str
-) -> Card:
+    source: Path, name: str, target: Path, dataset: Dataset, classifier: str, crafted: Path, device: str,
+    limit: float | None = None,
+) -> Card:  # fmt: skip
     """Round ``source`` to fp16 as ``target/name.safetensors`` and measure that file on the whole validation split.
 
     A purifier is measured in front of ``classifier``: natural images and every seen attack at its test settings,
-    through what it saw it through. Error rates are percent.
+    through what it saw it through. Error rates are percent. ``limit`` bounds what it changes
+    (:class:`models.ArnConfig`), without more training.
+
+    Raises:
+        ValueError: a limit for another network than ``skips``.
     """
     model = models.load(source)
     card = dataclasses.replace(models.card_of(model), name=name, curve=_curve(source.parent / "metrics.jsonl"))
+    if limit is not None:
+        model, card = _limited(model, card, limit)
     with tempfile.TemporaryDirectory() as folder:
         rounded_path = Path(folder) / "rounded.safetensors"
         checkpoint.save(model, card, rounded_path, torch.float16)
@@ -67,6 +75,15 @@ def export(
         f, _ = load_model(classifier, "classifier", dataset.name, "cpu")
         figures.draw_sheet(f, checkpoint.load(path), target)
     return card
+
+
+def _limited(model: nn.Module, card: Card, limit: float) -> tuple[nn.Module, Card]:
+    if not isinstance(model, Arn):
+        raise ValueError(f"{card.architecture} takes no limit")
+    bound = Arn(dataclasses.replace(model.config, limit=limit)).eval()
+    bound.load_state_dict(model.state_dict())
+    _, config, _ = checkpoint.architecture_of(bound)
+    return bound, dataclasses.replace(card, config=config, recipe=f"{card.recipe}-limit{limit:g}")
 
 
 def _curve(log: Path) -> tuple[dict[str, float], ...]:

@@ -15,9 +15,9 @@ class Scale:
     ``static`` for what learns from STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
     attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
     other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 leaves a
-    recipe its own. ``batch``, ``ablation_batch``, ``purifier``, ``first``, ``ships``, ``limited`` and
-    ``hardened``: flags of all training, of Figure 4's besides, of the purifiers', of a run that comes before all
-    others, of the one that ships, of one that goes on from there with a limit, and of the hardened profile on colour.
+    recipe its own. ``batch``, ``ablation_batch``, ``purifier``, ``first``, ``ships`` and ``hardened``: flags of all
+    training, of Figure 4's besides, of the purifiers', of a run that comes before all others, of the one that ships,
+    and of the hardened profile on colour.
     """
 
     every: int = 1
@@ -37,7 +37,6 @@ class Scale:
     purifier: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     ships: tuple[str, ...] = ()
-    limited: tuple[str, ...] = ()
     hardened: tuple[str, ...] = ()
 
 

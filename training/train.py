@@ -292,11 +292,6 @@ def build(config: PurifierConfig) -> Purifier:
     return Hgd(config) if isinstance(config, HgdConfig) else Arn(config)
 
 
-def _without_limit(config: object) -> object:
-    """What the weights' shapes follow from."""
-    return dataclasses.replace(config, limit=0.0) if isinstance(config, ArnConfig) else config
-
-
 def initialise(module: nn.Module, slip: bool) -> None:
     """DCGAN's initialisation: N(0, .02), BatchNorm's gamma N(1, .02), or with the authors' ``slip`` N(0, .02) too."""
     for layer in module.modules():
@@ -363,7 +358,7 @@ class Trainer:
                 initialise(module, slip=self.recipe.initialisation == "released")
         if initial is not None:
             held = getattr(initial, "config", type(initial).__name__)
-            if _without_limit(held) != _without_limit(config.arch):
+            if held != config.arch:
                 raise ConfigurationError(f"--init holds {held}, not {config.arch}")
             self.purifier.load_state_dict(initial.state_dict())
         if self.world_size > 1 and self.device.type == "cuda":  # torch has it for GPUs only
