@@ -79,7 +79,7 @@ def test_on_photographs_bf16_is_further_off_at_single_values(stride, attack, lab
     apart, kept = lowering("cifar10-transparent", "cifar10-resnet20", stride, attack)
     assert (apart <= 1).float().mean() > 0.999
     assert (apart > FURTHEST).float().mean() < 2e-5
-    assert (apart.amax((1, 2, 3)) > FURTHEST).float().mean() < 0.03
+    assert (apart.amax((1, 2, 3)) > FURTHEST).float().mean() < 0.01
     assert kept.float().mean() >= labels
 
 
