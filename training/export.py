@@ -82,7 +82,7 @@ def _limited(model: nn.Module, card: Card, limit: float) -> tuple[nn.Module, Car
         raise ValueError(f"{card.architecture} takes no limit")
     bound = Arn(dataclasses.replace(model.config, limit=limit)).eval()
     bound.load_state_dict(model.state_dict())
-    _, config, _ = checkpoint.architecture_of(bound)
+    config = dict(sorted({**card.config, "limit": limit}.items()))  # as a file keeps it
     return bound, dataclasses.replace(card, config=config, recipe=f"{card.recipe}-limit{limit:g}")
 
 
