@@ -1,6 +1,7 @@
 """What passes between client, purifier and server besides images: headers, deadlines, refusals, and the documented
 examples of TensorFlow Serving, which has no package to run here."""
 
+import argparse
 import base64
 import contextlib
 import gzip
@@ -25,7 +26,7 @@ from service.downstream import Breaker, Downstream
 from service.errors import DownstreamOpen, DownstreamUnreachable
 from service.gateway import mismatch, verbatim
 from service.protocols import v2
-from service.settings import Settings
+from service.settings import Settings, add_flags, add_transformer_flags, from_flags
 
 from ..conftest import running
 
@@ -173,6 +174,7 @@ def test_status_headers_and_compressed_body_of_the_server_come_back_as_they_are(
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.headers["server-timing"].endswith(", net;dur=1")
     assert answer.headers["x-arn-refused-by"] == "downstream"
+    assert not {"date", "server"} & answer.headers.keys()  # uvicorn adds its own
     assert sample(gateway, 'arn_downstream_requests_total{status="503"}') >= 1
 
 
@@ -606,6 +608,21 @@ def test_metadata_that_tell_nothing_are_no_mismatch(inputs):
 def test_declarations_that_contradict_themselves_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         Settings(**values)
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "grpc"),
+    [("m.ns", "http://m.ns", "m.ns:80"), ("m.ns:8033", "http://m.ns:8033", "m.ns:8033")],
+)
+def test_kserves_flags_name_a_predictor_as_its_own_client_asks_it(host, url, grpc):
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    add_transformer_flags(parser)
+    flags = ["--predictor_host", host, "--predictor_protocol", "grpc-v2"]
+    settings = from_flags(parser.parse_args(flags))
+    assert (settings.downstream_url, settings.downstream_grpc) == (url, grpc)
+    with pytest.raises(ValueError, match="in plain text"):
+        from_flags(parser.parse_args([*flags, "--predictor_use_ssl", "true"]))
 
 
 def test_a_channel_count_that_the_declaration_does_not_fit_is_told(upstream, asked):

@@ -267,6 +267,11 @@ def test_nothing_acceptable_is_406(client):
     assert post(client, PNG, path="/classify", Accept="image/png").status_code == 406
 
 
+def test_what_is_accepted_may_stand_on_several_lines(client):
+    headers = [("Content-Type", "image/png"), ("Accept", "text/html"), ("Accept", "image/png")]
+    assert client.post("/purify", content=PNG, headers=headers).headers["content-type"] == "image/png"
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(QueueFull("full", retry_after=3), 429), (DeadlineExceeded("late"), 504), (OSError("bug"), 500)],
