@@ -57,7 +57,8 @@ def network(name: str) -> str:
             for _ in range(50):
                 model(torch.rand(64, 3, 32, 32))
         shape = (3, 32, 32)
-        card = Card(name, "purifier", "arn", dataclasses.asdict(_COLOUR32), "none: random weights", shape)
+        architecture, config, kind = checkpoint.architecture_of(model)
+        card = Card(name, kind, architecture, config, "none: random weights", shape)
         checkpoint.save(model.eval(), card, path)
     return str(path)
 
