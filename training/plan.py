@@ -97,10 +97,13 @@ class Plan:
         """Train, and round to fp16 what is kept."""
         found, kept = self.run(name, file), Path(self.kept(name))
         yield Step(("train", *self.common, "--out", str(found.parent), *arguments), seconds, found, kept=kept)
-        export = ("export", str(found), *self.common, "--name", kept.stem, "--out", str(kept.parent))
-        known = None if seconds is None else 30
         every = 1 if file == "classifier" else self.scale.slow
-        yield Step((*export, "--every", str(every)), known, kept, made_from=found)
+        yield self.exported(found, kept, None if seconds is None else 30, "--every", str(every))
+
+    def exported(self, found: Path, kept: Path, seconds: int | None, *more: str) -> Step:
+        """Round a run's checkpoint to fp16."""
+        export = ("export", str(found), *self.common, "--name", kept.stem, "--out", str(kept.parent))
+        return Step((*export, *more), seconds, kept, made_from=found)
 
     def epochs(self, epochs: int) -> tuple[str, ...]:
         """So many instead of the recipe's own, and the batch size of the scale."""

@@ -157,17 +157,16 @@ class Cifar10Plan(ColourPlan):
         yield from self.purifier("plain", seen, "skips", *(("--init", str(start)) if first else ()))
         wide = ("--recipe", "cifar10-wide", *self.scale.ships, "--init", self.kept("plain"))
         yield from self.purifier("wide", seen, "skips", *wide)
-        run, ships = self.run("wide", "purifier"), Path(self.kept("transparent"))
-        export = ("export", str(run), *self.common, "--name", ships.stem, "--out", str(ships.parent))
+        ships = self.kept("transparent")
         limit = ("--limit", str(LIMIT), "--every", str(self.scale.slow))
-        yield Step((*export, *limit), None, ships, made_from=run)
-        yield from self.oblivious(str(ships))
-        yield from self.white_box("--purifier", str(ships))
+        yield self.exported(self.run("wide", "purifier"), Path(ships), None, *limit)
+        yield from self.oblivious(ships)
+        yield from self.white_box("--purifier", ships)
 
     def _hardened(self) -> Iterator[Step]:
-        """The hardened profile, from the transparent one unless the scale has another network."""
+        """The hardened profile, from what ships without its limit unless the scale has another network."""
         kept = self.kept("hardened")
-        network = self.scale.hardened or ("--arch", "skips", "--init", self.kept("transparent"))
+        network = self.scale.hardened or ("--arch", "skips", "--init", self.kept("wide"))
         yield from self.trained("hardened", "purifier", None, "--recipe", "cifar10-hardened", *network)
         yield from self.oblivious(kept)
         yield self.measure(kept, "PGDM_N", self.scale.slow, None, "--threat-models", "white_box")
