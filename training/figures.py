@@ -43,7 +43,7 @@ def plots(records: Sequence[Record]) -> dict[str, str]:
             shown[plot_name("ablation", dataset)] = by_name
         swept = sweep(chosen)
         if swept:
-            shown[plot_name("sweep", dataset)] = {f"{r.defence} {r.recipe} {r.attack}": r.errors for r in swept}
+            shown[plot_name("sweep", dataset)] = {f"{r.defence} {r.checkpoint} {r.attack}": r.errors for r in swept}
     return {name: _hash(what) for name, what in shown.items()}
 
 
@@ -182,8 +182,8 @@ def _ablation_plot(groups: Mapping[tuple[str, str, int], Sequence[Record]]) -> A
 
 def _sweep_plot(records: Sequence[Record]) -> Any:
     figure, axis = _figure(6, 4)
-    for colour, name in enumerate(sorted({f"{r.defence} {r.recipe}" for r in records})):
-        points = sorted((r for r in records if f"{r.defence} {r.recipe}" == name), key=lambda r: r.eps or 0)
+    for colour, name in enumerate(sorted({f"{r.defence} ({r.checkpoint})" for r in records})):
+        points = sorted((r for r in records if f"{r.defence} ({r.checkpoint})" == name), key=lambda r: r.eps or 0)
         x, y = [r.eps for r in points], [r.error_rate for r in points]
         band = [r.ci95 for r in points]
         axis.plot(x, y, "o-", label=name, color=_COLOURS[colour % len(_COLOURS)])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +81,21 @@ What the first layer of the classifier sees (the paper's Figure 1):
 
 ![Features of a natural digit and of three adversarial ones](figures/features.png)
 """
+_RECIPES = (
+    "A recipe's name is that of `train --recipe` (`training/recipes.py`), then what was changed of it, and the steps\n"
+    "taken where they were not the recipe's own. A checkpoint's card tells its data, time and device."
+)
 # The order of the paper's rows.
 _ORDER = ("none", "AT_PGD", "DOA", "APE-G", "HGD", "ARN")
 _BEGIN, _END = "<!-- results: written by `arn-train tables` -->", "<!-- /results -->"
 
 Row = tuple[str, str, str]
-"""Defence, recipe and transport."""
+"""Defence, checkpoint and transport."""
+
+
+def _row(record: Record) -> Row:
+    name = "" if record.defence == "none" else record.checkpoint
+    return record.defence, name, record.settings["transport"]
 
 
 def _paper(results: Path, dataset: str) -> dict[tuple[str, str], float]:
@@ -143,9 +154,14 @@ def _cell(record: Record | None) -> str:
     return f"**{record.error_rate:.2f}** <sub>{low:.2f} to {high:.2f}{size}</sub>{flags}"
 
 
+_UNDEFENDED: Row = ("none", "", "in-process")
+# How far, in points, the undefended rows may lie from each other where an attack shall count as the paper's.
+_APART, _STICKERS_APART = 1.0, 5.0
+
+
 def _label(row: Row) -> str:
-    defence, recipe, transport = row
-    notes = [recipe] if recipe else []
+    defence, checkpoint, transport = row
+    notes = [checkpoint] if checkpoint else []
     if transport != "in-process":
         notes.append(f"over {transport.replace('http+', 'HTTP, ')}")
     return f"{defence} ({', '.join(notes)})" if notes else defence
@@ -153,7 +169,7 @@ def _label(row: Row) -> str:
 
 def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[str, str], float]) -> str:
     """A row a defence, a column an attack, the paper's row and the difference under ours where it has one."""
-    cells = {((r.defence, r.recipe, r.settings["transport"]), r.attack): r for r in records}
+    cells = {(_row(r), r.attack): r for r in records}
     columns = [attack for attack in attacks if any(attack == key[1] for key in cells)]
     rows = sorted({row for row, attack in cells if attack in columns}, key=_place)
     lines = [
@@ -175,16 +191,33 @@ def _table(records: Sequence[Record], attacks: Sequence[str], paper: dict[tuple[
             less = (_difference(cells.get((first, a)), value) for a, value in zip(columns, published, strict=True))
             whose = "the paper's" if beside == row[0] else f"the paper's {beside}"
             lines.append(f"| *{_label(first)} less {whose}* | " + " | ".join(less) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) + _unlike(columns, cells, paper)
+
+
+def _unlike(
+    attacks: Iterable[str], cells: Mapping[tuple[Row, str], Record], paper: Mapping[tuple[str, str], float]
+) -> str:
+    """Says at which attacks the undefended classifier is too far from the paper's for the paper's rows to compare."""
+    gaps = {
+        attack: cells[_UNDEFENDED, attack].error_rate - paper["none", attack]
+        for attack in attacks
+        if attack != "none" and (_UNDEFENDED, attack) in cells and ("none", attack) in paper
+    }
+    far = [
+        f"{_NAMES.get(attack, attack)} (undefended {gap:+.1f} points: a {'stronger' if gap > 0 else 'weaker'} attack)"
+        for attack, gap in gaps.items()
+        if abs(gap) > (_STICKERS_APART if attack in _STICKERS else _APART)
+    ]
+    return f"\n\nNot to be compared with the paper's rows: {', '.join(far)}." if far else ""
 
 
 def _place(row: Row) -> tuple[object, ...]:
-    """Rows in the paper's order, the shipped recipe first among those of a defence."""
+    """Rows in the paper's order, what ships first among those of a defence."""
     method = row[0].partition("_")[0]
     return (
         _ORDER.index(method) if method in _ORDER else len(_ORDER),
         row[0],
-        row[1] not in _shipped_recipes().values(),
+        row[1] not in models.available(),
         row[2] != "in-process",
         row,
     )
@@ -192,7 +225,7 @@ def _place(row: Row) -> tuple[object, ...]:
 
 @functools.cache
 def _shipped_recipes() -> dict[str, str]:
-    """By data set the recipe of the transparent purifier that ships, whose row comes first."""
+    """By data set the recipe of the transparent purifier that ships."""
     cards = (models.card_of(models.load(name)) for name in models.available())
     return {card.dataset: card.recipe for card in cards if card.profile == "transparent"}
 
@@ -229,7 +262,7 @@ def _adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) ->
                     ours = record
         attacked = cell["attacked"].replace("+L", " + LeNet-5").replace("+R", " + ResNet-110")
         for found in (ours, hardened) if hardened else (ours,):
-            row = _label((found.defence, found.recipe, "in-process")) if found else cell["defence"]
+            row = _label(_row(found)) if found else cell["defence"]
             lines.append(
                 f"| {attacked} | {attack} | {row} | {cell['threat_model']} | {_cell(found)} "
                 f"| {cell['error_rate']:.2f} | {_difference(found, cell['error_rate'])} |"
@@ -289,12 +322,12 @@ def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[st
     of_first = [r for r in shown if r.classifier == first and r.defence != "none"]
     parts = [f"{heading} The hardened profile\n\n{_HARDENED}\n\n{_by_attack(of_first)}"]
     if {r.classifier for r in shown} != {first}:
-        reach = _by_row(shown, _REACHED, lambda r: (r.classifier, _label((r.defence, r.recipe, "in-process"))))
+        reach = _by_row(shown, _REACHED, lambda r: (r.classifier, _label(_row(r))))
         parts.append(f"{heading} The hardened profile in front of other classifiers\n\n{_REACH}\n\n{reach}")
     fidelity = _by_row(
         [r for r in shown if r.classifier == first and r.measures],
         (("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box")),
-        lambda r: (_label((r.defence, r.recipe, "in-process")),),
+        lambda r: (_label(_row(r)),),
         lambda r: f"{r.measures['psnr']:.1f} dB, {r.measures['ssim']:.3f}" if "psnr" in r.measures else "equal",
     )
     parts.append(f"{heading} Fidelity\n\n{_FIDELITY}\n\n{fidelity}")
@@ -311,7 +344,7 @@ def _hardened(everything: Sequence[Record], first: str, heading: str) -> list[st
 
 def _by_attack(records: Sequence[Record]) -> str:
     """A row an attack and threat model, a column a defence; the loss of f beside the error, where it was measured."""
-    defences = sorted({(r.defence, r.recipe, "in-process") for r in records}, key=_place)
+    defences = sorted({_row(r) for r in records}, key=_place)
     threats = ("white_box", "bpda", "gray_box", "oblivious")
     cells: dict[tuple[int, str, str], dict[Row, Record]] = {}
     for r in records:
@@ -322,7 +355,7 @@ def _by_attack(records: Sequence[Record]) -> str:
             ]
         )
         key = (threats.index(r.threat_model), what, r.attack)
-        cells.setdefault(key, {})[r.defence, r.recipe, "in-process"] = r
+        cells.setdefault(key, {})[_row(r)] = r
     lines = ["| error rate, % | threat model | " + " | ".join(_label(row) for row in defences) + " |"]
     lines.append("| --- | --- |" + " ---: |" * len(defences))
     for (_, what, attack), found in sorted(cells.items(), key=lambda item: (item[0][:2], _by_number(item[0][2]))):
@@ -416,6 +449,10 @@ def _sections(records: Sequence[Record], dataset: str, results: Path, heading: s
         detection = _detection(results, dataset)
         if detection:
             parts.append(f"{heading} Detection by LID (section 4.3 of the paper)\n\n{_DETECTION}\n\n{detection}")
+        recipes = sorted({(r.checkpoint, r.recipe) for r in everything if r.recipe and not has_other_weights(r.recipe)})
+        if recipes:
+            lines = ["| checkpoint | recipe |", "| --- | --- |", *(f"| `{a}` | `{b}` |" for a, b in recipes)]
+            parts.append(f"{heading} How each was trained\n\n{_RECIPES}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
@@ -437,7 +474,7 @@ def _sweep(records: Sequence[Record]) -> str:
     """White-box PGD_N, a column a budget."""
     chosen = sweep(records)
     budgets = sorted({r.eps for r in chosen if r.eps is not None})
-    cells = {((r.defence, r.recipe, "in-process"), r.eps): r for r in chosen}
+    cells = {(_row(r), r.eps): r for r in chosen}
     lines = ["| error rate, % | " + " | ".join(f"ε {eps:g}" for eps in budgets) + " |"]
     lines.append("| --- |" + " ---: |" * len(budgets))
     lines.extend(
@@ -480,7 +517,7 @@ def _detection(results: Path, dataset: str) -> str:
         "| --- |" + " ---: |" * 6,
     ]
     for row in rows:
-        label = _label((row["defence"], row["recipe"], "in-process"))
+        label = _label((row["defence"], row["checkpoint"], "in-process"))
         found = row["detection"]
         shares = " | ".join(f"{found[key]:.2f}" for key in ("adversarial", "restored", "natural", "noisy"))
         lines.append(f"| {label}, {row['attack']}, n {row['n']:,} | {shares} | {found['area']:.3f} | {beside} |")
@@ -491,7 +528,7 @@ def _choice(records: Sequence[Record]) -> str:
     """No defence, the shipped purifiers and the robust classifier, by what the attacker knows; no other rows."""
     chosen = [r for r in records if _ships(r) or r.defence == "AT_PGD"]
     cells: dict[tuple[Row, str, str], Record] = {
-        ((r.defence, r.recipe, "in-process"), r.threat_model, r.attack): r
+        (_row(r), r.threat_model, r.attack): r
         for r in chosen
         if r.dataset == "mnist" and r.settings["transport"] == "in-process"
     }
@@ -534,8 +571,8 @@ def _flags(records: Sequence[Record]) -> str:
     carriers: dict[str, list[str]] = {}
     for r in records:
         for flag in r.flags:
-            row = _label((r.defence, r.recipe, r.settings["transport"]))
-            carriers.setdefault(flag, []).append(f"{row} {r.attack} {r.threat_model}, {r.dataset} {r.classifier}")
+            carrier = f"{_label(_row(r))} {r.attack} {r.threat_model}, {r.dataset} {r.classifier}"
+            carriers.setdefault(flag, []).append(carrier)
     lines = [f"- {flag}: {'; '.join(rows)}" for flag, rows in sorted(carriers.items())]
     explained = "What each means is told in [evaluation.md](evaluation.md#red-flags)."
     return f"\n## Red flags ⚑\n\n{explained}\n\n" + "\n".join(lines) + "\n" if lines else ""
@@ -547,6 +584,13 @@ def _stand_in(records: Sequence[Record], dataset: str) -> str:
     if not papers or target == papers:
         return ""
     return f"The target here is `{target}`, which stands in for the paper's `{papers}`.\n\n"
+
+
+def _by_file(records: Sequence[Record], root: Path) -> list[Record]:
+    """The records under the name that the checkpoint they were measured on has now; one that is not here keeps its."""
+    files = (path for folder in (models.ZOO, root / "checkpoints") for path in folder.glob("*.safetensors"))
+    names = {hashlib.sha256(path.read_bytes()).hexdigest(): path.stem for path in files}
+    return [dataclasses.replace(r, checkpoint=names.get(r.sha256.get("checkpoint", ""), r.checkpoint)) for r in records]
 
 
 def _results_page(records: Sequence[Record], results: Path) -> str:
@@ -572,10 +616,11 @@ def _unmixed(records: Sequence[Record]) -> None:
     """Raises ``ValueError`` where a row would hold numbers of two checkpoints or of two classifiers of one name."""
     hashes: dict[tuple[str, str, str, str], tuple[str | None, str | None]] = {}
     for r in records:
-        row = (r.dataset, r.classifier, r.defence, r.recipe)
         found = (r.sha256.get("classifier"), r.sha256.get("checkpoint"))
-        if hashes.setdefault(row, found) != found:
-            raise ValueError(f"{' '.join(row)}: its records are of two checkpoints; delete those of the older one")
+        for name in {r.recipe, r.checkpoint}:
+            row = (r.dataset, r.classifier, r.defence, name)
+            if hashes.setdefault(row, found) != found:
+                raise ValueError(f"{' '.join(row)}: its records are of two checkpoints; delete those of the older one")
 
 
 def update(results: Path, check: bool = False) -> list[Path]:
@@ -592,6 +637,7 @@ def update(results: Path, check: bool = False) -> list[Path]:
     records = list(read_all(results)) if check else annotate(results)
     if check and records != with_flags(records):
         raise ValueError(f"{results}: flags that do not follow from the records; write the tables again")
+    records = _by_file(records, results)
     _unmixed(records)
     readme, choosing = root / "README.md", root / "docs" / "choosing.md"
     wanted = {

@@ -1,6 +1,7 @@
 """Records, red flags and tables: what cannot be true is caught."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -205,12 +206,39 @@ def test_a_table_older_than_its_records_is_caught(project):
 def test_the_readme_shows_what_ships_and_no_robust_classifier(project):
     root, _path = project
     (record,) = records.read_all(root / "results")
-    dataclasses.replace(record, defence="AT_PGD").write(root / "results")
+    dataclasses.replace(record, defence="AT_PGD", checkpoint="a").write(root / "results")
     tables.update(root / "results")
-    assert "| AT_PGD |" in (root / "docs" / "results.md").read_text()
+    assert "| AT_PGD (a) |" in (root / "docs" / "results.md").read_text()
     readme = (root / "README.md").read_text()
     assert "| none |" in readme
-    assert "| AT_PGD |" not in readme
+    assert "AT_PGD (" not in readme
+
+
+def test_a_row_bears_the_name_of_the_file_that_was_measured_and_never_two_files(project):
+    root, _path = project
+    (root / "results" / "checkpoints").mkdir()
+    (root / "results" / "checkpoints" / "mnist-now.safetensors").write_bytes(b"x")
+    measured = {"threat_model": "oblivious", "checkpoint": "mnist-then"}
+    a_record(**measured, sha256={"checkpoint": hashlib.sha256(b"x").hexdigest()}).write(root / "results")
+    tables.update(root / "results")
+    page = (root / "docs" / "results.md").read_text()
+    assert "| ARN_PP (mnist-now) |" in page
+    assert "| `mnist-now` | `r` |" in page
+    for recipe, content in (("r2", b"y"), ("r3", b"z")):
+        a_record(**measured, recipe=recipe, sha256={"checkpoint": content.hex()}).write(root / "results")
+    with pytest.raises(ValueError, match="mnist-then: its records are of two checkpoints"):
+        tables.update(root / "results")
+
+
+def test_a_column_whose_attack_is_not_the_papers_is_named(project):
+    root, _path = project
+    bare = {"defence": "none", "recipe": "", "checkpoint": "identity", "threat_model": "oblivious"}
+    a_record(**bare, attack="PGD_N", errors=991).write(root / "results")
+    a_record(**bare, attack="FWA_N", errors=970).write(root / "results")
+    tables.update(root / "results")
+    page = (root / "docs" / "results.md").read_text()
+    assert page.count("Not to be compared") == 1
+    assert "paper's rows: FWA_N (undefended -1.6 points: a weaker attack)." in page
 
 
 def test_a_record_edited_by_hand_is_caught(project):
@@ -416,12 +444,12 @@ def test_the_hardened_profile_is_told_in_front_of_its_own_and_of_other_classifie
     assert "| PGD_N | white_box | **7.00**" in own
     assert "loss 0.4" in own
     assert "11.00" not in own
-    assert "| mlp | ARN_W (hardened) |" in reach
+    assert "| mlp | ARN_W (c) |" in reach
     assert "**11.00**" in reach
     assert "21.5 dB, 0.910" in fidelity
     assert "| hardened-kl3-100 | lenet5 |" in choices
     table3 = page.split("Table 3")[1].split("###")[0]
-    assert "| ARN + LeNet-5 | PGD_T | ARN_W (hardened) | white_box | **4.00**" in table3
+    assert "| ARN + LeNet-5 | PGD_T | ARN_W (c) | white_box | **4.00**" in table3
     assert "kl3" not in page.split("### The hardened profile")[0], "a choice is no row of the main tables"
 
 
