@@ -68,8 +68,8 @@ class Card:
     """What a checkpoint says of itself.
 
     ``input_shape`` is (C, H, W); ``seen_attacks`` lists ``{"attack", "eps", ...}``; ``metrics`` are error rates in
-    percent on the validation split, measured on the file that ships; ``curve`` what its run saw on a part of that split
-    after each epoch; ``sha256`` is the hash of the file read.
+    percent on so many ``images`` of the validation split, measured on the file that ships; ``curve`` what its run saw
+    on a part of that split after each epoch; ``sha256`` is the hash of the file read.
     """
 
     name: str

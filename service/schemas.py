@@ -64,7 +64,7 @@ class ModelInfo(BaseModel):
     input_shape: tuple[int, int, int] = Field(description="channels, height, width; zeros take any image")
     recipe: str
     seen_attacks: list[dict[str, Any]]
-    metrics: dict[str, float] = Field(description="error rates in percent on the validation split")
+    metrics: dict[str, float] = Field(description="error rates in percent on so many `images` of the validation split")
     precision: str
     device: str
 

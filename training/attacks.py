@@ -67,6 +67,11 @@ class Attack:
             raise AttackError(f"{self.name} has no setting {', '.join(sorted(unknown))}")
         return dataclasses.replace(self, eps=self.eps if eps is None else eps, settings={**self.settings, **settings})
 
+    @property
+    def smallest(self) -> bool:
+        """Whether it seeks the smallest change instead of spending a budget."""
+        return self.eps is None and self.norm != "patch"
+
     def describe(self) -> dict[str, Any]:
         """Name, goal, norm, eps and settings, as records and cards carry them."""
         return {
@@ -114,7 +119,7 @@ class Attack:
                 worst[left] = torch.maximum(worst[left], rank)
                 succeeded[left] |= reached
                 crafted = crafted.index_copy(0, left[better], found[better])
-        if self.eps is None and self.norm != "patch":  # a search for the smallest change that found none
+        if self.smallest:  # where none was found
             crafted = torch.where(succeeded.reshape(-1, 1, 1, 1), crafted, images)
         return Crafted(crafted, succeeded, tuple(sorted(flags)))
 
@@ -498,15 +503,16 @@ def _of_the_paper(name: str, dataset: str) -> Attack:
 
 def for_training(attack: Attack) -> Attack:
     """The attack as training crafts it: PGD at half the steps of twice the size, or 10 where they are a quarter of its
-    budget each; STA and RP2 with a shorter search.
+    budget each, unless its name says how many; STA and RP2 with a shorter search.
     """
-    base = attack.name.partition("_")[0]
+    base = attack.name.partition("_")[0].replace("PGDM", "PGD")
+    variant = _VARIANT.fullmatch(attack.name)
+    if variant and variant["iterations"]:
+        return attack
     if base == "PGD" and attack.eps is not None and attack.eps < 0.1:
         return attack.with_settings(iterations=10, step=attack.eps / 4)
     if base == "PGD":
         whole = int(attack.settings["iterations"])
-        if whole == 1:
-            return attack
         return attack.with_settings(iterations=whole // 2, step=2 * attack.settings["step"])
     if base == "STA":
         return attack.with_settings(iterations=50, searches=3)

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import dataclasses
 import logging
+import math
 import os
 import re
 import shlex
@@ -220,6 +221,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         architecture, config, _ = checkpoint.architecture_of(model)
         card = Card(
             flags.out.name, kind, architecture, config, dataset.name, dataset.shape, recipe=recipe.name,
+            step=recipe.epochs * math.ceil(len(dataset.train) / recipe.batch_size),
             seen_attacks=(recipe.adversary.describe(),) if recipe.adversary else (),
             class_names=dataset.class_names, seed=flags.seed, command=command, versions=versions(),
         )  # fmt: skip
@@ -232,7 +234,8 @@ def _train(flags: argparse.Namespace, command: str) -> None:
         raise ValueError(f"recipe {chosen} is for a classifier")
     recipe_ = dataclasses.replace(RECIPES[chosen](), **{**overrides, **dict(flags.fields)})
     # A run that is not the recipe as it is known says so in its name.
-    name = recipe_.name + (f"-{arch}" if ours and arch != usual else "")
+    departs = arch != usual if ours else chosen != (arch if arch == "released" else default_recipe(arch, dataset.name))
+    name = recipe_.name + (f"-{arch}" if departs else "")
     name += "".join(f"-{term}{_decimal(weight)}" for term, weight in (*flags.weights, *flags.fields))
     shape = {key: value for key in _SHAPE if (value := getattr(flags, key)) is not None}
     name += "".join(f"-{key.replace('_', '')}{value}" for key, value in shape.items())
@@ -247,8 +250,6 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     seen = flags.seen or (("AP_1", "AP_2") if stickers else recipe_.seen)
     if recipe_.inner_steps and (flags.static or flags.surrogate or dict(flags.fields).get("refresh_epochs")):
         raise ValueError(f"recipe {chosen} attacks g as it stands: no --static, --surrogate or refresh_epochs")
-    if recipe_.inner_steps and not ours:
-        name = f"{name}-{arch}"
     if recipe_.inner_steps and seen != recipe_.seen:
         name = f"{name}-{'+'.join(seen)}"
     specs = _names(flags.classifier)
@@ -380,7 +381,8 @@ def _detect(flags: argparse.Namespace, command: str) -> None:
     g, g_card = load_model(purifier, "purifier", flags.dataset, "cpu", dataset.shape)
     pairs = []
     for split in (dataset.validation.every(flags.every), dataset.test.every(flags.every)):
-        found = crafted_set(split, attack, f, f_card.sha256, flags.crafted, flags.seed, flags.device)
+        target = Oblivious().target(Defended(f, f_card, g, g_card))
+        found = crafted_set(split, attack, target.by(attack), target.identity, flags.crafted, flags.seed, flags.device)
         pairs.append((split.batch(slice(None))[0], found.images))
     f = f.cpu()
     detection = lid.detect(f, g, pairs[0], pairs[1], flags.seed)
@@ -423,10 +425,15 @@ def _run(flags: argparse.Namespace, command: str) -> int:
         print(f"{train} crops to train on, {test} to test on")
     elif flags.command == "craft":
         split = _dataset(flags).split(flags.split).every(flags.every)
-        f, card = load_model(flags.classifier, "classifier", flags.dataset, flags.device, split.images.shape[1:])
+        shape = split.images.shape[1:]
+        attacked = load_model(flags.classifier, "classifier", flags.dataset, flags.device, shape)
+        undefended = load_model("identity", "purifier", flags.dataset, flags.device, shape)
+        target = Oblivious().target(Defended(*attacked, *undefended))
         for name in flags.attacks:
             attack = attacks.get(name, flags.dataset)
-            found = crafted_set(split, attack, f, card.sha256, flags.crafted, flags.seed, flags.device)
+            found = crafted_set(
+                split, attack, target.by(attack), target.identity, flags.crafted, flags.seed, flags.device
+            )
             print(f"{name}: {100 * float(found.succeeded.float().mean()):.2f} % of {len(split)} reached the goal")
     else:
         dataset = _dataset(flags)

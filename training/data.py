@@ -17,6 +17,7 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +197,11 @@ def _mnist(root: Path) -> Dataset:
 def _official_mnist_file(root: Path, name: str) -> NDArray[np.uint8]:
     path = root / name
     if not path.is_file():
-        write_atomically(path, gzip.decompress(_download(f"{_MNIST_URL}{name}.gz", root, "the official files")))
+        packed = _download(f"{_MNIST_URL}{name}.gz", root, "the official files")
+        try:
+            write_atomically(path, gzip.decompress(packed))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{name}.gz did not come whole ({error}): try again") from error
     return np.frombuffer(_checked(path, _MNIST_FILES[name]), np.uint8)
 
 
@@ -205,7 +210,7 @@ def _download(url: str, root: Path, official: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 (https)
             data: bytes = answer.read()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise DataError(
             f"{root.name} is not in {root} and could not be downloaded ({error}): "
             f"put {official} or the same as .npz there, or name the folder above with --data-dir"
@@ -327,6 +332,7 @@ def _folder(root: Path, size: int) -> Dataset:
         raise DataError(f"{classes_root} holds no class folders: one folder of images a class is expected")
     if split_by_user:
         if not layout["test"].is_dir():
+            logger.warning("%s has no test/: what is measured on its test split is measured on val/", root)
             layout["test"] = layout["val"]
         parts = [_images_under(layout[part], class_names, size) for part in ("train", "val", "test")]
         images, labels = (np.concatenate([part[i] for part in parts]) for i in (0, 1))

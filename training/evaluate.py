@@ -135,10 +135,11 @@ def evaluate(
         images: Tensor = natural
     else:
         # The gradient goes through the target; what is counted went through the transport, as in every other row.
-        found = crafted_set(split, attack, target.module, target.identity, crafted, seed, device)
+        found = crafted_set(split, attack, target.by(attack), target.identity, crafted, seed, device)
         images, failures = found.images, int((~found.succeeded).sum())
         flags = (*flags, *found.provenance.get("flags", ()))
-    errors, measures = measure(subject, images, natural, labels, device)
+    answering = dataclasses.replace(subject, purify=target.purify) if target.purify else subject
+    errors, measures = measure(answering, images, natural, labels, device)
     settings: dict[str, Any] = {} if attack is None else dict(attack.settings)
     card = subject.defence_card
     return Record(

@@ -29,10 +29,10 @@ def export(
     source: Path, name: str, target: Path, dataset: Dataset, classifier: str, crafted: Path, device: str,
     limit: float | None = None,
 ) -> Card:  # fmt: skip
-    """Round ``source`` to fp16 as ``target/name.safetensors`` and measure that file on the whole validation split.
+    """Round ``source`` to fp16 as ``target/name.safetensors`` and measure that file on ``dataset``'s validation split.
 
     A purifier is measured in front of ``classifier``: natural images and every seen attack at its test settings,
-    through what it saw it through. Error rates are percent. ``limit`` bounds what it changes
+    through what it saw it through. Error rates are percent, of so many ``images``. ``limit`` bounds what it changes
     (:class:`models.ArnConfig`), without more training.
 
     Raises:
@@ -66,7 +66,7 @@ def export(
             )
             beside = "" if threat_model.name == "oblivious" else f" {threat_model.name}"
             metrics[f"error/{attack}{beside}"] = record.error_rate
-    card = dataclasses.replace(card, metrics=metrics)
+    card = dataclasses.replace(card, metrics={"images": len(dataset.validation), **metrics})
     path = target / f"{name}.safetensors"
     sha256 = checkpoint.save(model, card, path, torch.float16)
     card = dataclasses.replace(card, sha256=sha256)
@@ -95,6 +95,8 @@ def _curve(log: Path) -> tuple[dict[str, float], ...]:
 
 def model_card(card: Card, parameters: int) -> str:
     """The card as Markdown."""
+    limit = card.config.get("limit")
+    limited = f", then `arn-train export --limit {limit:g}`; the curve is of the run, without it" if limit else ""
     rows = {
         "kind": f"{card.kind}, profile {card.profile}" if card.profile else card.kind,
         "architecture": f"{card.architecture} {dict(card.config)}, {parameters:,} parameters, weights rounded to fp16",
@@ -105,11 +107,11 @@ def model_card(card: Card, parameters: int) -> str:
         "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),
         "seen attacks": ", ".join(" ".join([str(a["attack"]), *_budget(a)]) for a in card.seen_attacks),
         "trained in front of": card.classifier_sha256,
-        "validation error, oblivious" if card.profile == "transparent" else "validation error": ", ".join(
-            f"{name.removeprefix('error/')} {rate:.2f} %"
-            for name, rate in sorted(card.metrics.items(), key=lambda item: (item[0] != "error/none", item[0]))
+        "validation error" + (", oblivious" if card.profile == "transparent" else ""): ", ".join(
+            f"{name.removeprefix('error/')} {rate:.2f} %" if name != "images" else f"n {rate:,}"
+            for name, rate in sorted(card.metrics.items(), key=lambda item: (*_after(item[0]), item[0]))
         ),
-        "command": f"`{card.command}`" if card.command else "",
+        "command": f"`{card.command}`{limited}" if card.command else "",
         "versions": ", ".join(f"{k} {v}" for k, v in card.versions.items()),
         "sha256": card.sha256,
     }
@@ -128,6 +130,11 @@ def model_card(card: Card, parameters: int) -> str:
             f"*scikit-learn's digits, for {names} each: natural, adversarial, the noise ten times over, purified.*\n"
         )
     return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{_learned(card)}{sheet}"
+
+
+def _after(name: str) -> tuple[bool, bool]:
+    """Natural images first, the number of images last."""
+    return name == "images", name != "error/none"
 
 
 def _budget(seen: Mapping[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ def load_model(spec: str, kind: str, dataset: str, device: str, shape: Sequence[
 
     Raises:
         ValueError: a purifier where a classifier is needed or the other way round, one that does not take images of
-            ``shape``, or nothing that can be loaded.
+            ``shape``, one that learned from LISA cut the other way, or nothing that can be loaded.
     """
     if ":" in spec and not Path(spec).exists():
         module_name, _, function = spec.partition(":")
@@ -55,6 +55,8 @@ def load_model(spec: str, kind: str, dataset: str, device: str, shape: Sequence[
         card = models.card_of(model)
     if card.kind != kind:
         raise ValueError(f"{spec} is a {card.kind}, not a {kind}")
+    if {card.dataset, dataset} == {"lisa", "lisa-track"}:
+        raise ValueError(f"{spec} learned from {card.dataset}: many of {dataset}'s test images are among its own")
     takes, given = tuple(card.input_shape), tuple(shape)
     if given and any(takes) and takes != given and not (takes[0] == given[0] and models.any_size(card)):
         raise ValueError(

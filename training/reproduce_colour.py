@@ -202,6 +202,8 @@ class LisaPlan(ColourPlan):
         moved = ("--recipe", "lisa-moved", *self.scale.ships, "--init", self.kept("plain"))
         yield from self.purifier("plain", seen, "skips", *recipe)
         yield from self.purifier("transparent", seen, "skips", *moved)
+        bpda = ("--threat-models", "bpda")
+        yield self.measure(self.kept("transparent"), "PGD_N,AP_1", self.scale.slow, None, *bpda)
         yield from self.purifier("arn-ap", seen, "colour", *recipe)
         yield from self.purifier("ape-g-ap", seen, "ape-g", "--recipe", "lisa-ape-g")
         yield from self.robust("doa-9x5")

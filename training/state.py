@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -60,11 +60,15 @@ def load_state(
     """Bring modules and optimisers back to the saved step and return it; 0 where there is no state.
 
     Raises:
-        ConfigurationError: the state is of a run with another ``fingerprint``.
+        ConfigurationError: the state is of a run with another ``fingerprint``, or damaged.
     """
     if not path.is_file():
         return 0
-    with safe_open(path, "pt", device=device) as file:
+    try:
+        opened = safe_open(path, "pt", device=device)
+    except SafetensorError as error:
+        raise ConfigurationError(f"{path} is damaged ({error}): delete it to start again") from error
+    with opened as file:
         metadata = file.metadata()
         if metadata["fingerprint"] != fingerprint:
             raise ConfigurationError(f"{path.parent} holds a run of another configuration: choose another --out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models import Card
 
 from .adaptive import frozen
+from .attacks import Attack
 
 ThreatName = Literal["oblivious", "gray_box", "white_box", "bpda"]
 
@@ -72,12 +73,21 @@ _SEEN = {
 class Target:
     """What is attacked: a module from images in [0, 1] to logits, an ``identity`` that its crafted sets are kept by,
     ``attacked`` in words, and what belongs into a record's settings.
+
+    ``exact`` is the module as it answers, where ``module`` is the same function but for rounding; ``purify`` the
+    purification by which to count, where that is not the purifier as it is.
     """
 
     module: nn.Module
     identity: str
     attacked: str
     settings: Mapping[str, Any]
+    exact: nn.Module | None = None
+    purify: Callable[[Tensor], Tensor] | None = None
+
+    def by(self, attack: Attack) -> nn.Module:
+        """What the attack goes through: a search for the smallest change ends where rounding decides."""
+        return self.exact if self.exact is not None and attack.smallest else self.module
 
 
 class ThreatModel(Protocol):
@@ -97,7 +107,8 @@ class Oblivious:
 
     def target(self, defended: Defended) -> Target:
         """F."""
-        return Target(_quick(defended.classifier), defended.classifier_card.sha256, "f", {})
+        f = defended.classifier
+        return Target(_quick(f), defended.classifier_card.sha256, "f", {}, f)
 
 
 class WhiteBox:
@@ -108,10 +119,11 @@ class WhiteBox:
     def target(self, defended: Defended) -> Target:
         """F after g."""
         if defended.robust is not None and defended.robust_card is not None:
-            return Target(_quick(defended.robust), defended.robust_card.sha256, "the robust classifier", {})
-        module = _quick(defended.purifier, defended.classifier)
+            robust = defended.robust
+            return Target(_quick(robust), defended.robust_card.sha256, "the robust classifier", {}, robust)
+        parts = defended.purifier, defended.classifier
         identity = f"{defended.classifier_card.sha256} after {defended.purifier_card.sha256}"
-        return Target(module, identity, "f after g", {})
+        return Target(_quick(*parts), identity, "f after g", {}, nn.Sequential(*parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +139,7 @@ class GrayBox:
         behind = Defended(defended.classifier, defended.classifier_card, self.surrogate, self.card)
         found = WhiteBox().target(behind)
         which = {"surrogate": behind.name, "surrogate_recipe": self.card.recipe, "surrogate_sha256": self.card.sha256}
-        return Target(found.module, found.identity, f"f after {behind.name}", which)
+        return dataclasses.replace(found, attacked=f"f after {behind.name}", settings=which)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +158,16 @@ class Bpda:
         from .advertorch_shim import BPDAWrapper
 
         g = defended.purifier
-        if self.backward == "identity":
-            wrapped, attacked = BPDAWrapper(g), "f after g, identity backward"
-        else:
-            wrapped, attacked = BPDAWrapper(lambda x: _uint8(g(_uint8(x))), forwardsub=g), "f after uint8 g, g backward"
+
+        def served(x: Tensor) -> Tensor:
+            return _uint8(g(_uint8(x)))
+
+        through = self.backward == "g"
+        wrapped = BPDAWrapper(served, forwardsub=g) if through else BPDAWrapper(g)
+        attacked = "f after uint8 g, g backward" if through else "f after g, identity backward"
         identity = f"{defended.classifier_card.sha256} after {defended.purifier_card.sha256} bpda {self.backward}"
-        return Target(nn.Sequential(wrapped, defended.classifier), identity, attacked, {"backward": self.backward})
+        module, settings = nn.Sequential(wrapped, defended.classifier), {"backward": self.backward}
+        return Target(module, identity, attacked, settings, purify=served if through else None)
 
 
 class ExpectationOverTransformation(nn.Module):

@@ -150,6 +150,11 @@ def test_training_takes_half_the_steps_of_twice_the_size():
     attack = attacks.for_training(attacks.get("PGD_N"))
     assert dict(attack.settings) == {"iterations": 20, "step": 0.02}
     assert attack.eps == 0.3
+    for name in ("PGD_N", "PGDM_T"):
+        assert attacks.for_training(attacks.get(name, "cifar10")).settings["iterations"] == 10
+    for name in ("PGD_Nx1", "PGD_Nx100"):  # as many as its name says
+        for dataset in ("mnist", "cifar10"):
+            assert attacks.for_training(attacks.get(name, dataset)) == attacks.get(name, dataset)
 
 
 def test_variants_change_the_budget_and_the_iterations_and_are_named_so():

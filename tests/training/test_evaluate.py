@@ -48,6 +48,29 @@ def test_an_undefended_classifier_falls_and_nothing_is_flagged(split, tmp_path):
     assert attacked.attacked == "f"
 
 
+def test_a_search_for_the_smallest_change_goes_through_what_answers():
+    """Its result lies where the rounding of another layout may decide."""
+    classifier = models.load("cifar10-resnet20")
+    defended = threats.Defended(
+        classifier, models.card_of(classifier), models.Identity(), Card("i", "purifier", "x", {}, "", (0, 0, 0))
+    )
+    target = threats.Oblivious().target(defended)
+    assert target.by(attacks.get("STA_N", "cifar10")) is classifier
+    assert target.by(attacks.get("PGD_N", "cifar10")) is target.module is not classifier
+
+
+def test_bpda_through_the_service_counts_what_the_service_answers(split, tmp_path):
+    class Fine(nn.Module):
+        """Tells levels apart that eight bits do not have."""
+
+        def forward(self, x):
+            return torch.where((x * 255 - (x * 255).round()).abs().amax((1, 2, 3), keepdim=True) > 0.01, 1 - x, x)
+
+    natural = measure(subject(Fine()), split, tmp_path, attacks.get("PGD_N@0.001x1"), threats.Bpda("g"))
+    bare = measure(subject(models.Identity()), split, tmp_path)
+    assert abs(natural.error_rate - bare.error_rate) < 10
+
+
 def test_white_box_attacks_f_after_g(split, tmp_path):
     class Dim(nn.Module):
         def forward(self, x):
@@ -462,6 +485,14 @@ def test_the_white_box_is_the_deployed_function_in_another_layout():
     torch.testing.assert_close(*found, atol=1e-3, rtol=1e-4)
     gradients = [torch.autograd.grad(logits.square().sum(), x)[0] for logits in found]
     torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-2)
+
+
+def test_signs_are_not_tested_on_by_what_learned_from_them():
+    """Most of the test images by track are training images by image."""
+    for kind, name in (("classifier", "lisa-cnn"), ("purifier", "lisa-transparent")):
+        assert load_model(name, kind, "lisa", "cpu")
+        with pytest.raises(ValueError, match="learned from lisa: many of lisa-track's test images"):
+            load_model(name, kind, "lisa-track", "cpu")
 
 
 def test_a_model_for_other_images_is_refused_in_a_sentence(tmp_path, capsys):

@@ -143,6 +143,10 @@ def test_a_run_folder_of_another_configuration_is_not_resumed(digits, classifier
     other = train.Trainer(config(epochs=2), small(digits, 64), classifier, "f", tmp_path / "run")
     with pytest.raises(train.ConfigurationError, match="another configuration"):
         other.fit()
+    state = tmp_path / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(train.ConfigurationError, match="is damaged"):
+        other.fit()
 
 
 def test_every_evaluation_leaves_losses_metrics_and_a_contact_sheet(digits, classifier, tmp_path):
