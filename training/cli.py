@@ -25,7 +25,7 @@ from models.arn import Architecture
 from models.checkpoint import Kind
 from models.precision import multiplies_bf16
 
-from . import attacks, data, figures, lid, tables
+from . import attacks, data, figures, lid, pages, tables
 from .adaptive import as_learned
 from .classifier import CLASSIFIER_RECIPES, NETWORKS, train_classifier
 from .convert import convert
@@ -401,7 +401,7 @@ def _detect(flags: argparse.Namespace, command: str) -> None:
 
 def _run(flags: argparse.Namespace, command: str) -> int:
     if flags.command == "tables":
-        stale = tables.update(flags.results, check=flags.check)
+        stale = pages.update(flags.results, check=flags.check)
         if stale and flags.check:
             print(f"arn-train: stale: {', '.join(map(str, stale))}; run `arn-train tables`", file=sys.stderr)
             return 1

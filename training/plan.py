@@ -17,7 +17,7 @@ class Scale:
     other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 leaves a
     recipe its own. ``batch``, ``ablation_batch``, ``purifier``, ``first``, ``ships`` and ``hardened``: flags of all
     training, of Figure 4's besides, of the purifiers', of a run that comes before all others, of the one that ships,
-    and of the hardened profile on colour.
+    and of the hardened profile on colour. ``compared``: flags of those that stand beside what had a run before it.
     """
 
     every: int = 1
@@ -38,6 +38,7 @@ class Scale:
     first: tuple[str, ...] = ()
     ships: tuple[str, ...] = ()
     hardened: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ CIFAR10_CPU = Scale(
     every=5, robust=10, ablation=10, epochs=3, ablation_epochs=3, seeds=1, quick=10, slow=50, slower=200, thorough=100,
     classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
     first=("--epochs", "4", "--with", "refresh_epochs=3,learning_rate=0.001", "--weights", "l1=10,logit=1"),
+    compared=("--epochs", "7"),
     ships=("--every", "4", "--epochs", "12", "--with", "refresh_epochs=4", "--weights", "l1=20,logit=1"),
     hardened=(
         "--arch", "compact", "--every", "5", "--epochs", "10", "--batch-size", "64", "--with", "inner_steps=3",
@@ -118,23 +119,23 @@ class Cifar10Plan(ColourPlan):
 
     def steps(self) -> Iterator[Step]:
         """See :meth:`Plan.steps`."""
-        pp, dp = "PGD_N,PGD_T", "PGD_N,DDN_N"
+        pp, dp, beside = "PGD_N,PGD_T", "PGD_N,DDN_N", self.scale.compared
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")  # crafts what all others share
         yield from self._ours(pp)
         yield from self._hardened()
-        yield from self.purifier("arn-pp", pp, "colour")
-        yield from self.purifier("ape-g-pp", pp, "ape-g")
-        yield from self.purifier("hgd-pp", pp, "hgd")
+        yield from self.purifier("arn-pp", pp, "colour", *beside)
+        yield from self.purifier("ape-g-pp", pp, "ape-g", *beside)
+        yield from self.purifier("hgd-pp", pp, "hgd", *beside)
         yield from self._bpda()
         yield from self._transfer()
-        yield from self.purifier("arn-dp", dp, "colour")
-        yield from self.purifier("arn-dp-skips", dp, "skips")
+        yield from self.purifier("arn-dp", dp, "colour", *beside)
+        yield from self.purifier("arn-dp-skips", dp, "skips", *beside)
         yield from self.robust("doa-7x7")
         yield from self.robust("at-pgd")
-        yield from self.purifier("ape-g-dp", dp, "ape-g")
-        yield from self.purifier("hgd-dp", dp, "hgd")
-        yield from self.purifier("arn-pp-paper", pp, "colour", "--recipe", "paper-colour")
+        yield from self.purifier("ape-g-dp", dp, "ape-g", *beside)
+        yield from self.purifier("hgd-dp", dp, "hgd", *beside)
+        yield from self.purifier("arn-pp-paper", pp, "colour", "--recipe", "paper-colour", *beside)
         terms = {"att": "0.01", "nor": "0.0001", "adv": "0.1"}
         yield from self.ablation("cifar10", terms, "--arch", "colour")
         detect = ("detect", *self.common, "--every", str(min(5, self.scale.slow)), "--out", str(self.results))

@@ -13,7 +13,7 @@ from torch import nn
 
 import models
 from models import Card
-from training import attacks, data, evaluate, records, redflags, tables, threats
+from training import attacks, data, evaluate, pages, records, redflags, threats
 from training.cli import main
 from training.load import load_model
 
@@ -218,11 +218,11 @@ def project(tmp_path, split):
 
 def test_a_table_older_than_its_records_is_caught(project):
     root, _path = project
-    assert tables.update(root / "results")
-    assert tables.update(root / "results", check=True) == []
+    assert pages.update(root / "results")
+    assert pages.update(root / "results", check=True) == []
     (record,) = records.read_all(root / "results")
     dataclasses.replace(record, attack="PGD_N").write(root / "results")
-    assert tables.update(root / "results", check=True)
+    assert pages.update(root / "results", check=True)
     assert main(["tables", "--results", str(root / "results"), "--check"]) == 1
 
 
@@ -230,10 +230,10 @@ def test_the_readme_shows_what_ships_and_no_robust_classifier(project):
     root, _path = project
     (record,) = records.read_all(root / "results")
     dataclasses.replace(record, defence="AT_PGD", checkpoint="a").write(root / "results")
-    tables.update(root / "results")
-    assert "| AT_PGD (a) |" in (root / "docs" / "results.md").read_text()
+    pages.update(root / "results")
+    assert "| AT_PGD (a) |" in (root / "docs" / "results-mnist.md").read_text()
     readme = (root / "README.md").read_text()
-    assert "| none |" in readme
+    assert "| MNIST, `mnist-lenet5` alone |" in readme
     assert "AT_PGD (" not in readme
 
 
@@ -243,14 +243,16 @@ def test_a_row_bears_the_name_of_the_file_that_was_measured_and_never_two_files(
     (root / "results" / "checkpoints" / "mnist-now.safetensors").write_bytes(b"x")
     measured = {"threat_model": "oblivious", "checkpoint": "mnist-then"}
     a_record(**measured, sha256={"checkpoint": hashlib.sha256(b"x").hexdigest()}).write(root / "results")
-    tables.update(root / "results")
-    page = (root / "docs" / "results.md").read_text()
+    pages.update(root / "results")
+    page = (root / "docs" / "results-mnist.md").read_text()
     assert "| ARN_PP (mnist-now) |" in page
     assert "| `mnist-now` | `r` |" in page
-    for recipe, content in (("r2", b"y"), ("r3", b"z")):
-        a_record(**measured, recipe=recipe, sha256={"checkpoint": content.hex()}).write(root / "results")
-    with pytest.raises(ValueError, match="mnist-then: its records are of two checkpoints"):
-        tables.update(root / "results")
+    for recipe in ("r2", "r3"):  # no file has their hashes any more
+        a_record(**measured, recipe=recipe, sha256={"checkpoint": recipe}).write(root / "results")
+    pages.update(root / "results")
+    page = (root / "docs" / "results-mnist.md").read_text()
+    for row in ("mnist-now", "mnist-then, r2", "mnist-then, r3"):
+        assert f"| ARN_PP ({row}) |" in page
 
 
 def test_a_column_whose_attack_is_not_the_papers_is_named(project):
@@ -258,8 +260,8 @@ def test_a_column_whose_attack_is_not_the_papers_is_named(project):
     bare = {"defence": "none", "recipe": "", "checkpoint": "identity", "threat_model": "oblivious"}
     a_record(**bare, attack="PGD_N", errors=991).write(root / "results")
     a_record(**bare, attack="FWA_N", errors=970).write(root / "results")
-    tables.update(root / "results")
-    page = (root / "docs" / "results.md").read_text()
+    pages.update(root / "results")
+    page = (root / "docs" / "results-mnist.md").read_text()
     assert page.count("Not to be compared") == 1
     assert "paper's rows: FWA_N (undefended -1.6 points: a weaker attack)." in page
 
@@ -269,15 +271,15 @@ def test_a_record_edited_by_hand_is_caught(project):
     fields = json.loads(path.read_text())
     path.write_text(json.dumps({**fields, "errors": fields["errors"] + 1}))
     with pytest.raises(ValueError, match="changed after it was written"):
-        tables.update(root / "results")
+        pages.update(root / "results")
     (record,) = records.read_all(_written(root, path, fields))
     dataclasses.replace(record, error_rate=0.1).write(root / "results")
     with pytest.raises(ValueError, match="does not follow from its counts"):
-        tables.update(root / "results")
+        pages.update(root / "results")
     _written(root, path, fields)
     path.rename(path.with_name("PGD_N-oblivious.json"))
     with pytest.raises(ValueError, match="belongs at"):
-        tables.update(root / "results")
+        pages.update(root / "results")
 
 
 def _written(root, path, fields):
@@ -343,10 +345,10 @@ def test_flags_are_written_into_the_records_and_their_absence_is_caught(project)
     a_record().write(root / "results")
     a_record(attack="SQUARE_N", errors=990, iterations=None).write(root / "results")
     with pytest.raises(ValueError, match="flags that do not follow"):
-        tables.update(root / "results", check=True)
-    tables.update(root / "results")
+        pages.update(root / "results", check=True)
+    pages.update(root / "results")
     assert sum(bool(record.flags) for record in records.read_all(root / "results")) == 1
-    assert "SQUARE_N white_box does better" in (root / "docs" / "results.md").read_text()
+    assert "SQUARE_N white_box does better" in (root / "docs" / "results-mnist.md").read_text()
 
 
 def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):
@@ -386,7 +388,7 @@ def test_a_row_holds_one_checkpoint(project):
     a_record(sha256={"checkpoint": "a"}).write(root / "results")
     a_record(attack="PGD_T", sha256={"checkpoint": "b"}).write(root / "results")
     with pytest.raises(ValueError, match="two checkpoints"):
-        tables.update(root / "results")
+        pages.update(root / "results")
 
 
 def test_the_ablation_keeps_other_weights_apart(project):
@@ -443,37 +445,37 @@ def test_mistakes_get_one_line_and_status_2(arguments, tmp_path, monkeypatch, ca
 def test_the_hardened_profile_is_told_in_front_of_its_own_and_of_other_classifiers(project):
     root, _path = project
     white = {"threat_model": "white_box", "measures": {"loss": 0.4, "psnr": 21.5, "ssim": 0.91}}
-    ours = {"defence": "ARN_W", "recipe": "hardened", **white}
+    ours = {"defence": "ARN_W", "recipe": "hardened", "checkpoint": "mnist-hardened", **white}
     for fields in (
         {**ours, "threat_model": "oblivious", "attack": "none", "eps": None, "iterations": None, "errors": 12},
         {**ours, "errors": 70},
         {**ours, "attack": "PGD_T", "goal": "targeted", "errors": 40},
         {**ours, "attack": "PGDM_Nx100r10", "iterations": 100, "errors": 90},
         {**ours, "classifier": "mlp", "errors": 110},
-        {**ours, "recipe": "hardened-kl3-100", "errors": 80},
+        {**ours, "recipe": "hardened-kl3-100", "checkpoint": "mnist-hardened-kl", "errors": 80},
     ):
         a_record(**fields).write(root / "results")
-    tables.update(root / "results")
-    page = (root / "docs" / "results.md").read_text()
+    pages.update(root / "results")
+    page = (root / "docs" / "results-mnist.md").read_text()
     own, reach, fidelity, choices = (
-        page.split(f"### {title}")[1].split("###")[0]
+        page.split(f"## {title}")[1].split("## ")[0]
         for title in (
             "The hardened profile",
             "The hardened profile in front of other classifiers",
-            "Fidelity",
+            "Image quality",
             "What each choice",
         )
     )
-    assert "| PGD_N | white_box | **7.00**" in own
+    assert "| PGD_N | white box | **7.00**" in own
     assert "loss 0.4" in own
     assert "11.00" not in own
-    assert "| mlp | ARN_W (c) |" in reach
+    assert "| mlp | ARN_W (mnist-hardened) |" in reach
     assert "**11.00**" in reach
     assert "21.5 dB, 0.910" in fidelity
-    assert "| hardened-kl3-100 | lenet5 |" in choices
-    table3 = page.split("Table 3")[1].split("###")[0]
-    assert "| ARN + LeNet-5 | PGD_T | ARN_W (c) | white_box | **4.00**" in table3
-    assert "kl3" not in page.split("### The hardened profile")[0], "a choice is no row of the main tables"
+    assert "| mnist-hardened-kl | lenet5 |" in choices
+    table3 = page.split("Table 3")[1].split("## ")[0]
+    assert "| ARN + LeNet-5 | PGD_T | ARN_W (mnist-hardened) | white box | **4.00**" in table3
+    assert "-kl" not in page.split("## The hardened profile")[0], "a choice is no row of the main tables"
 
 
 def test_the_white_box_is_the_deployed_function_in_another_layout():
