@@ -103,7 +103,9 @@ def model_card(card: Card, parameters: int) -> str:
         "input": "x".join(map(str, card.input_shape)) + " (C, H, W), float32 in [0, 1]",
         "other sizes": "by `ARN_SIZES=any`, padded and cropped back; not evaluated" if any_size(card) else "",
         "data set": f"{card.dataset}, training split",
-        "recipe": f"{card.recipe}, {card.step:,} steps, seed {card.seed}" if card.recipe else f"seed {card.seed}",
+        "recipe": ", ".join(
+            part for part in (card.recipe, f"{card.step:,} steps" if card.step else "", f"seed {card.seed}") if part
+        ),
         "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),
         "seen attacks": ", ".join(" ".join([str(a["attack"]), *_budget(a)]) for a in card.seen_attacks),
         "trained in front of": card.classifier_sha256,
