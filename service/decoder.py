@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,10 @@ from .errors import BrokenImage, DeadlineExceeded, DecodeTimeout, OutOfMemory, S
 
 logger = logging.getLogger(__name__)
 
-_WORKERS = min(8, max(2, os.cpu_count() or 1))
+# Where a container reads how much memory it may have: cgroup v2, v1.
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+# A process that has closed its channel is about to end; how it does tells why. One that a file took over may not end.
+_SECONDS_TO_END = 1.0
 _REFUSALS = {kind.code: kind for kind in (BrokenImage, TooManyPixels)}
 
 
@@ -36,6 +40,25 @@ def address_space(max_pixels: int, max_bytes: int) -> int:
     any took on its way through Pillow (16-bit grey, 30).
     """
     return 256 * 2**20 + 3 * max_bytes + 48 * max_pixels
+
+
+def memory(max_pixels: int, max_bytes: int) -> int:
+    """The most that a process fills, in bytes: what it has before the first image, two copies of a file, and more for a
+    pixel than any took (16-bit grey and WebP, 30).
+    """
+    return 40 * 2**20 + 2 * max_bytes + 32 * max_pixels
+
+
+def processes(max_pixels: int, max_bytes: int) -> int:
+    """How many there may be at once: as many as processors, two to eight, if half of a container's memory holds them;
+    the other half is the service's. One at least.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = min(8, max(2, cores))
+    for path in _MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            most = min(most, int(path.read_text()) // 2 // memory(max_pixels, max_bytes))
+    return max(1, most)
 
 
 class Plan(NamedTuple):
@@ -76,12 +99,16 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def close(self) -> int:
-        """End the process, whatever it is at; returns how it ended."""
+    def close(self, seconds: float = 0) -> int | None:
+        """End the process, whatever it is at; returns how it ended by itself, if it did within ``seconds``."""
+        ended = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            ended = self._process.wait(seconds)
         self._process.kill()
         self._stream.close()
         self._channel.close()
-        return self._process.wait()
+        self._process.wait()
+        return ended
 
     def decode(self, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
         """As :meth:`Decoder.decode`; ``EOFError`` or ``OSError`` where the process is gone."""
@@ -127,7 +154,8 @@ class Decoder:
     def __init__(self, seconds: float, wait_seconds: float, max_pixels: int, max_bytes: int) -> None:
         self._seconds, self._wait_seconds = seconds, wait_seconds
         self._limits = (address_space(max_pixels, max_bytes), max_pixels, seconds)
-        self._threads = ThreadPoolExecutor(_WORKERS, "decode")  # one at each process that is busy
+        # One thread at each process that is busy.
+        self._threads = ThreadPoolExecutor(processes(max_pixels, max_bytes), "decode")
         self._idle: list[_Worker] = []
 
     async def decode(self, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
@@ -138,7 +166,7 @@ class Decoder:
             TooManyPixels: told from the header.
             DecodeTimeout: not decoded in time; its process was killed.
             DeadlineExceeded: no process was free in time.
-            OutOfMemory: none can be started.
+            OutOfMemory: none can be started, or Linux ended it, as it does where memory runs out.
             ServiceError: whatever ``planner`` raises.
         """
         latest = time.monotonic() + self._wait_seconds
@@ -169,9 +197,12 @@ class Decoder:
             self._idle.append(worker)
             raise
         except (EOFError, OSError) as error:
-            ended = worker.close()
+            ended = worker.close(_SECONDS_TO_END)
             if ended == -signal.SIGALRM:
                 raise DecodeTimeout(f"the image is not decoded after {self._seconds:g} seconds") from None
+            if ended == -signal.SIGKILL:  # not ours: the kernel's, for want of memory
+                logger.warning("a decoder was ended by the system, in the middle of an image of %d bytes", len(data))
+                raise OutOfMemory("the image's decoder was ended, as it is where memory runs out") from None
             raise _Died(ended) from error
         except BaseException:
             worker.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import time
 from collections.abc import Mapping
 
@@ -32,6 +33,9 @@ HOP_BY_HOP = frozenset(
 _KEPT_HERE = frozenset({"host", "expect", "x-admin-token", "x-api-key", "x-arn-compare"}) | HOP_BY_HOP
 # How long the client still waits: the header that Envoy and its kin read, in milliseconds.
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
+
+# No header has one (RFC 9110, section 5.5), and what would send it on ends the connection instead.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _FAILURES_TO_OPEN = 5
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
@@ -119,7 +123,7 @@ class Downstream:
 
         Raises:
             DownstreamOpen: it failed repeatedly and is left alone for a moment.
-            DownstreamUnreachable: no connection, or it broke before the answer was complete.
+            DownstreamUnreachable: no connection, it broke before the answer was complete, or the answer is no HTTP.
             DownstreamTimeout: no complete answer in time.
         """
         self.breaker.admit()
@@ -163,10 +167,13 @@ class Downstream:
             allow_redirects=False,
             timeout=timeout,
         ) as answer:
-            dropped = HOP_BY_HOP | _named(answer.headers)
+            dropped = HOP_BY_HOP | _named(",".join(answer.headers.getall("connection", [])))
             if method == "HEAD":  # of the body that a GET would bring
                 dropped -= {"content-length"}
             kept = CIMultiDict((k, v) for k, v in answer.headers.items() if k.lower() not in dropped)
+            if not 200 <= answer.status <= 599 or any(map(_CONTROL.search, kept.values())):
+                answer.close()  # nor is it asked again over this connection
+                raise aiohttp.ClientResponseError(answer.request_info, answer.history)
             return DownstreamAnswer(answer.status, kept, await answer.read())
 
     async def close(self) -> None:
@@ -176,13 +183,13 @@ class Downstream:
 
 def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
     """A client's headers that belong to the server: not this connection's, nor those it names, nor ours."""
-    dropped = _KEPT_HERE | _named(headers)
+    dropped = _KEPT_HERE | _named(headers.get("connection", ""))
     return {name: value for name, value in headers.items() if name.lower() not in dropped}
 
 
-def _named(headers: Mapping[str, str]) -> set[str]:
-    """What ``Connection`` names as belonging to it."""
-    return {name.strip().lower() for name in headers.get("connection", "").split(",")}
+def _named(connection: str) -> set[str]:
+    """The headers that ``Connection`` names as belonging to it."""
+    return {name.strip().lower() for name in connection.split(",")}
 
 
 def _as_sent(value: str) -> str:

@@ -37,6 +37,8 @@ _VALUES_WORTH_THREADS = 64 * 28 * 28
 _FEW_REQUESTS = 4
 # Images of a size that nobody evaluated go through the network so many pixel values at a time.
 _VALUES_A_PASS = 3 * 2**20
+# What a purifier of any size is warmed up with, and timed.
+_OF_ANY_SIZE = (3, 32, 32)
 # A single image that takes no longer may be purified on the event loop while nobody else waits for it.
 _QUICK_SECONDS = 0.005
 # What torch says on a CPU, in CUDA's libraries, and inside a traced graph, which forgets the exception's class.
@@ -154,7 +156,7 @@ class Engine:
         """Run every purifier once at a single image and once at a full batch, so that no request pays for it."""
         for name in self.purifiers:
             card = self.card(name)
-            channels, height, width = card.input_shape if all(card.input_shape) else (3, 32, 32)
+            channels, height, width = card.input_shape if all(card.input_shape) else _OF_ANY_SIZE
             classify = (channels, height, width) in self.classifiers
             for count in (1, 2, max_batch_images):
                 self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
@@ -170,7 +172,8 @@ class Engine:
     def quick(self, work: Work, images: Images) -> bool:
         """Whether this is done in a few milliseconds, on the calling thread."""
         known = self._evaluated(work.model, images)
-        return len(images) == 1 and work.attack is None and work.model in self._quick and known
+        timed = any(self.card(work.model).input_shape) or images.size <= math.prod(_OF_ANY_SIZE)
+        return len(images) == 1 and work.attack is None and work.model in self._quick and known and timed
 
     def _evaluated(self, model: str, images: Images | Tensor) -> bool:
         """Whether ``images`` are of the size that the purifier was evaluated, warmed up and traced at."""

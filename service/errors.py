@@ -25,7 +25,7 @@ ServiceError
 │   ├── ClientLimit          429  ARN_CLIENT_REQUESTS of this client's are under way already
 │   ├── BodiesFull           429  ARN_BODIES_BYTES of bodies are in memory already
 │   ├── TooManyConnections   503  ARN_CONNECTIONS are open already
-│   ├── OutOfMemory          503  the device's memory does not hold one image
+│   ├── OutOfMemory          503  the device's memory does not hold one image, or the machine's its decoder
 │   ├── Warming              503
 │   └── Draining             503
 ├── ClientGone               499  hung up; nobody reads this answer, the log and the metrics do
@@ -222,7 +222,7 @@ class TooManyConnections(Busy):
 
 
 class OutOfMemory(Busy):
-    """The device's memory does not hold an image now, not even alone."""
+    """The device's memory does not hold an image now, not even alone, or the machine's not what decodes it."""
 
     status, code = 503, "out_of_memory"
 

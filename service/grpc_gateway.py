@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 from . import gateway, pipeline, tracing
 from .downstream import DownstreamAnswer
-from .errors import Draining, OutOfMemory, ServiceError, Unauthorized
+from .errors import BodyTooLarge, Draining, OutOfMemory, ServiceError, Unauthorized
 from .log import REQUEST_ID, access
 from .pipeline import Timings
 from .protocols import Wire, v2_grpc
@@ -40,6 +40,7 @@ _PASSED = {
     )
 } | {"/grpc.health.v1.Health/Check": True}  # fmt: skip
 _INFER = f"/{v2_grpc.SERVICE}/ModelInfer"
+_MOST_PASSED_BYTES = 64 * 2**10  # as over HTTP
 # As over HTTP, probes need no key.
 _OPEN = (f"/{v2_grpc.SERVICE}/ServerLive", f"/{v2_grpc.SERVICE}/ServerReady", "/grpc.health.v1.Health/Check")
 _CODES = {
@@ -65,7 +66,10 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         receive, send = "grpc.max_receive_message_length", ("grpc.max_send_message_length", -1)
         self._service = service
         self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, options=[(receive, -1), send])
-        self._server = grpc.aio.server(options=[(receive, settings.max_body_bytes), send, ("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(
+            options=[(receive, settings.max_body_bytes), send, ("grpc.so_reuseport", 0)],
+            maximum_concurrent_rpcs=settings.connections,
+        )
         self._server.add_generic_rpc_handlers((self,))
         self.port = 0
 
@@ -102,13 +106,20 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         elif method in _PASSED:
 
             async def handler(request: bytes, call: _Call) -> bytes:
+                if len(request) > _MOST_PASSED_BYTES:
+                    raise BodyTooLarge(f"the message has {len(request)} bytes, more than {_MOST_PASSED_BYTES}")
                 if _PASSED[method]:
                     self._service.ready_batcher()  # ready only when both are
                 return await call.pass_on(await self._ask(method, request, call, Timings()))
         else:
             return None
         if method in _OPEN:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler))
+
+            async def probed(request: Any, call: _Call) -> bytes:  # noqa: ARG001 (a handler's signature)
+                return await handler(b"", call)
+
+            # Of a stream no message is read unless asked for.
+            return grpc.stream_unary_rpc_method_handler(self._guarded(method, probed))
         doors = self._service.doors
         try:
             doors.authorise(str(dict(handler_call_details.invocation_metadata).get("x-api-key", "")).encode())
@@ -118,7 +129,6 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             async def refuse(request: Any, call: _Call) -> bytes:  # noqa: ARG001 (a handler's signature)
                 raise refused
 
-            # Of a stream no message is read unless asked for.
             return grpc.stream_unary_rpc_method_handler(self._guarded(method, refuse))
 
         async def admitted(request: bytes, call: _Call) -> bytes:

@@ -27,7 +27,7 @@ def find(wire: Wire) -> Found:
     rows, columns = root.get("instances"), root.get("inputs")
     if (rows is None) == (columns is None):
         raise BrokenBody("a predict request has either 'instances' or 'inputs'")
-    found = list(_slots("", rows or columns))
+    found = list(_slots(text, "", rows or columns))
     nodes = [node for node, _ in found]
 
     def put_back(new: Mapping[int, Images]) -> Wire:
@@ -37,7 +37,7 @@ def find(wire: Wire) -> Found:
     return Found([slot for _, slot in found], put_back)
 
 
-def _slots(name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]:
+def _slots(text: str, name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]:
     if node is None:
         return
     if node.members is not None and list(node.members) == ["b64"]:
@@ -46,14 +46,16 @@ def _slots(name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]:
         if name:
             yield node, Slot(name, None)  # an object under an input's name is no image, whatever it holds
         for key, member in node.members.items():
-            yield from _slots(key, member)
+            yield from _slots(text, key, member)
     elif node.elements is not None:
         for element in node.elements:
-            yield from _slots(name, element)
+            yield from _slots(text, name, element)
     elif isinstance(node.leaf, str):
         yield node, Slot(name, from_base64(node.leaf))
     else:
-        yield node, Slot(name, numbers(node.leaf), typed=False)
+        # Of one string among numbers numpy would make as long a string of each: gigabytes of a small body.
+        quoted = text.find('"', node.start, node.end) >= 0
+        yield node, Slot(name, None if quoted else numbers(node.leaf), typed=False)
 
 
 def _text(images: Images) -> str:

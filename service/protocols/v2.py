@@ -77,7 +77,7 @@ def find(wire: Wire) -> Found:
             sizes.append(size)
             rest = rest[size.leaf :]
         elif data is not None:
-            for place, slot in _from_json(name, datatype, shape, data):
+            for place, slot in _from_json(text, name, datatype, shape, data):
                 slots.append(slot)
                 places.append(_Place(node=place))
     if len(rest):
@@ -159,14 +159,19 @@ def join(blob: bytes | memoryview, new: Mapping[int, Images]) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements if isinstance(element, bytes))
 
 
-def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: Node) -> list[tuple[Node, Slot]]:
+def _from_json(text: str, name: str, datatype: str, shape: tuple[int, ...], data: Node) -> list[tuple[Node, Slot]]:
     if datatype == "BYTES":
         # Unspecified; in practice they are base64 strings.
         return [(element, Slot(name, from_base64(element.leaf))) for element in _elements(data)]
     if datatype not in DTYPES:
         return [(data, Slot(name, None))]
+    dtype = np.dtype(DTYPES[datatype])
+    # numpy would read strings as numbers, true and false too, and cut fractions off: told by their letters.
+    foreign = '"rs' if dtype.kind == "f" else '"rs.eE'
+    if any(text.find(letter, data.start, data.end) >= 0 for letter in foreign):
+        raise BrokenBody(f"input {name!r}: its data are no {datatype} tensor")
     try:
-        array = np.array(data.leaf, dtype=np.dtype(DTYPES[datatype])) if isinstance(data.leaf, list) else None
+        array = np.array(data.leaf, dtype=dtype) if isinstance(data.leaf, list) else None
     except (ValueError, TypeError, OverflowError) as error:
         raise BrokenBody(f"input {name!r}: its data are no {datatype} tensor") from error
     if array is None or array.size != math.prod(shape):

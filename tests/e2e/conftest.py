@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import grpc.aio
 import httpx2
@@ -56,6 +57,11 @@ def serving(tmp_path, *flags, command=(sys.executable, "-m", "service"), trusted
             served.client.close()
         process.kill()
         process.wait()
+
+
+def most_resident(served):
+    """The most memory that it has had, in bytes (Linux)."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{served.process.pid}/status").read_text())[1])
 
 
 @asynccontextmanager

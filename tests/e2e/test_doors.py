@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import grpc
 import httpx2
@@ -19,7 +18,7 @@ import pytest
 
 from service import codec
 
-from .conftest import serving
+from .conftest import most_resident, serving
 
 MIB = 2**20
 CLOCKS = ("--head-seconds", "1", "--body-seconds", "2")
@@ -157,10 +156,6 @@ def test_more_connections_than_may_be_are_told_and_closed(tmp_path):
 
         until(admitted)
         assert sample(served, 'arn_rejected_total{reason="too_many_connections"}') >= 1
-
-
-def most_resident(served):
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{served.process.pid}/status").read_text())[1])
 
 
 @pytest.mark.parametrize("declared", [True, False])

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -21,7 +21,7 @@ from PIL import Image
 from examples import servers
 from service.protocols import v2_grpc
 
-from .conftest import behind_grpc, serving
+from .conftest import behind_grpc, most_resident, serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CLIENTS = EXAMPLES / "servers" / "clients"
@@ -36,7 +36,7 @@ def adversarial(tmp_path_factory):
     return path
 
 
-@contextmanager
+@contextlib.contextmanager
 def server(name, folder, **ports):
     try:
         with servers.serving(name, folder, **ports) as running:
@@ -51,7 +51,7 @@ def triton(tmp_path_factory):
         yield running
 
 
-@contextmanager
+@contextlib.contextmanager
 def gateway(folder, behind, *flags):
     grpc = servers.free_port()
     flags = ["--downstream-url", behind.http, "--downstream-protocol", "any", "--threads", "1", *flags]
@@ -206,6 +206,72 @@ async def test_grpc_metadata_pass_both_ways_and_outcomes_are_counted_as_they_are
     assert (asked[0]["tenant-id"], asked[0]["temperature"]) == ("t", "1")
     for status in ("OK", "DEADLINE_EXCEEDED", "CANCELLED"):
         assert f'arn_requests_total{{route="grpc:ServerMetadata",status="{status}"}} 1.0' in told
+
+
+async def test_grpc_probes_are_not_read_and_other_messages_are_small(tmp_path):
+    asked = []
+
+    async def answer(request, context):
+        asked.append(len(request))
+        return b"yes"
+
+    def run(address):
+        with serving(tmp_path, "--downstream-grpc", address, "--grpc-port", "0", "--api-key", "k") as served:
+            (port,) = re.findall(r"gRPC on [\d.]+:(\d+)", served.said)
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+                def ask(method, size, *metadata):
+                    return channel.unary_unary(f"/{method}")(bytes(size), timeout=20, metadata=metadata)
+
+                for probe in ("ServerLive", "ServerReady"):
+                    assert ask(f"{v2_grpc.SERVICE}/{probe}", 100) == b"yes"
+                assert ask("grpc.health.v1.Health/Check", 0) == b"yes"
+                before = most_resident(served)
+                channels = [grpc.insecure_channel(f"127.0.0.1:{port}", [("i", i)]) for i in range(20)]
+                with contextlib.ExitStack() as opened:
+                    asks = [opened.enter_context(channel).unary_unary(f"/{v2_grpc.SERVICE}/ServerLive")
+                            for channel in channels]  # fmt: skip
+                    under_way = [ask.future(bytes(16 * 2**20), timeout=20) for ask in asks]
+                    assert [future.result() for future in under_way] == [b"yes"] * 20
+                assert most_resident(served) - before < 128 * 2**20  # 320 MiB were sent
+                assert set(asked) == {0}
+                told = ask(f"{v2_grpc.SERVICE}/ModelMetadata", 2**16, ("x-api-key", "k"))
+                with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED") as refused:
+                    ask(f"{v2_grpc.SERVICE}/ModelMetadata", 2**16 + 1, ("x-api-key", "k"))
+                assert (told, asked[-1]) == (b"yes", 2**16)
+                assert dict(refused.value.trailing_metadata())["x-arn-code"] == "body_too_large"
+
+    async with behind_grpc(answer) as address:
+        await asyncio.to_thread(run, address)
+
+
+async def test_over_grpc_there_are_no_more_calls_than_connections_may_be(tmp_path):
+    go_on = asyncio.Event()
+    asked = []
+
+    async def answer(request, context):
+        asked.append(request)
+        await go_on.wait()
+        return b""
+
+    def run(address, release):
+        flags = ("--downstream-grpc", address, "--grpc-port", "0", "--connections", "2")
+        with serving(tmp_path, *flags) as served:
+            (port,) = re.findall(r"gRPC on [\d.]+:(\d+)", served.said)
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                ask = channel.unary_unary(f"/{v2_grpc.SERVICE}/ServerMetadata")
+                waiting = [ask.future(b"", timeout=20) for _ in range(2)]
+                while len(asked) < 2:
+                    time.sleep(0.01)
+                with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"):
+                    ask(b"", timeout=5)
+                release()
+                assert [future.result() for future in waiting] == [b"", b""]
+                assert ask(b"", timeout=20) == b""
+
+    loop = asyncio.get_running_loop()
+    async with behind_grpc(answer) as address:
+        await asyncio.to_thread(run, address, lambda: loop.call_soon_threadsafe(go_on.set))
 
 
 def test_the_servers_full_queue_reaches_the_client(chained):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.decoder import memory
 from service.settings import Settings, from_flags
 
 ROOT = Path(__file__).parents[2]
@@ -48,11 +49,33 @@ def test_the_deployment_starts_the_service_as_it_is():
     assert by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == chosen
 
 
+def kserve():
+    return yaml.safe_load((MANIFESTS / "kserve" / "inference-service.yaml").read_text())
+
+
+def container_of(name):
+    """The container and the environment that it is given."""
+    if name == "kserve":
+        (container,) = kserve()["spec"]["transformer"]["containers"]
+        return container, {entry["name"]: entry["value"] for entry in container["env"]}
+    by_kind = {manifest["kind"]: manifest for manifest in built(name)}
+    (container,) = by_kind["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return container, by_kind["ConfigMap"]["data"]
+
+
+@pytest.mark.parametrize("name", ["base", "queue-scaling", "kserve"])
+def test_the_memory_that_a_container_may_have_holds_what_it_takes(name):
+    container, environment = container_of(name)
+    settings = Settings(**{key.removeprefix("ARN_").lower(): value for key, value in environment.items()})
+    half = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30 // 2
+    assert 2 * memory(settings.max_pixels, settings.max_body_bytes) <= half  # the decoders', of which one may be slow
+    assert 500e6 + 3 * settings.bodies_bytes <= half  # the service's: docs/scaling.md, docs/security.md
+
+
 def test_kserve_starts_the_transformer_with_flags_that_it_takes():
     from service.cli import parser
 
-    manifest = yaml.safe_load((MANIFESTS / "kserve" / "inference-service.yaml").read_text())
-    (container,) = manifest["spec"]["transformer"]["containers"]
+    (container,) = kserve()["spec"]["transformer"]["containers"]
     given = [*container["args"], "--predictor_host", "digits-predictor.default", "--http_port", "8080"]
     settings = from_flags(parser().parse_args(["serve", *given]))
     assert settings.downstream_url == "http://digits-predictor.default"

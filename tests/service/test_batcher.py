@@ -423,3 +423,15 @@ def test_every_caller_gets_its_own_answer(plan):
         assert not [number for number in kept if number not in device.seen]
 
     asyncio.run(scenario())
+
+
+def test_an_image_of_any_size_is_quick_only_where_it_is_small(monkeypatch):
+    engine = Engine(("identity", "mnist-transparent"), (), "cpu", "fp32")
+    monkeypatch.setattr(engine, "_quick", {"identity", "mnist-transparent"})
+    for model, shape, quick in [
+        ("identity", (1, 32, 32, 3), True),
+        ("identity", (1, 4000, 4000, 3), False),
+        ("mnist-transparent", (1, 28, 28, 1), True),
+        ("mnist-transparent", (1, 32, 32, 1), False),
+    ]:
+        assert engine.quick(Work(model), np.zeros(shape, np.uint8)) is quick

@@ -4,17 +4,20 @@ import asyncio
 import errno
 import io
 import os
+import re
 import signal
+import socket
 import subprocess
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from service import codec
-from service.decoder import Decoder, Plan
+from service.decoder import Decoder, Plan, memory, processes
 from service.errors import BrokenImage, DeadlineExceeded, DecodeTimeout, OutOfMemory, TooManyPixels, WrongSize
 
 from ..conftest import decoders_of, running
@@ -141,6 +144,69 @@ async def test_images_at_once_go_to_processes_of_their_own_and_wait_no_longer_th
         assert [type(outcome) for outcome in outcomes] == [DecodeTimeout] * (len(images) - 1) + [DeadlineExceeded]
         assert time.monotonic() - started < 30
         await decoder.decode(PNG, as_it_is)
+
+
+@pytest.mark.parametrize("idle", [False, True])
+async def test_a_process_that_linux_ends_for_want_of_memory_is_no_fault_of_the_image(idle):
+    async with decoding() as decoder:
+        if idle:
+            await decoder.decode(PNG, as_it_is)
+
+        def killed(size, channels):
+            os.kill(children().pop(), signal.SIGKILL)
+            return Plan("m", channels, None)
+
+        with pytest.raises(OutOfMemory, match="ended"):
+            await decoder.decode(PNG, killed)
+        assert not children()
+        await decoder.decode(PNG, as_it_is)
+
+
+async def test_a_process_that_closes_its_channel_and_stays_is_ended(monkeypatch):
+    monkeypatch.setattr("service.decoder._SECONDS_TO_END", 0.1)
+    async with decoding() as decoder:
+        await decoder.decode(PNG, as_it_is)
+        os.kill(children().pop(), signal.SIGSTOP)
+        decoder._idle[0]._channel.shutdown(socket.SHUT_RDWR)  # as if it had done so
+        _, pixels = await decoder.decode(PNG, as_it_is)  # by another
+        assert np.array_equal(pixels[0], PIXELS)
+        assert len(children()) == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "limit", "number"),
+    [(1, None, 2), (4, None, 4), (64, None, 8), (64, "max", 8), (64, str(2**63 - 4096), 8), (4, "1", 1),
+     (64, str(2 * memory(16_000_000, 2**26)), 1), (64, str(7 * memory(16_000_000, 2**26)), 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("version", [0, 1])
+def test_there_are_as_many_as_cores_and_half_of_the_memory_allow(monkeypatch, tmp_path, cores, limit, number, version):
+    files = [tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"]
+    if limit:
+        files[version].write_text(f"{limit}\n")
+    monkeypatch.setattr("service.decoder._MEMORY_LIMITS", files)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert processes(16_000_000, 2**26) == number
+    decoder = Decoder(1, 1, 16_000_000, 2**26)
+    assert decoder._threads._max_workers == number
+    decoder.close()
+
+
+KINDS = {"16-bit grey": "I;16", "transparent grey": "LA", "transparent colour": "RGBA", "palette": "P"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_image_takes_more_memory_than_is_planned_for(kind):
+    side = 1500
+    image = Image.new("L", (side, side), 9).convert(KINDS[kind])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned, which takes a copy
+    given = {"transparency": bytes(256)} if kind == "palette" else {}
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif, **given)
+    async with decoding(max_pixels=side**2) as decoder:
+        await decoder.decode(buffer.getvalue(), lambda size, _: Plan("m", 3, None))
+        status = Path(f"/proc/{children().pop()}/status").read_text()
+        assert 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1]) < memory(side**2, buffer.tell())
 
 
 def test_an_idle_service_has_no_decoders_and_a_stopped_one_leaves_none():

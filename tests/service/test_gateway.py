@@ -190,12 +190,13 @@ def test_a_cookie_of_one_client_is_not_sent_with_anothers_request(upstream, aske
 
 async def test_headers_go_through_byte_for_byte(says, gateway, asked, monkeypatch):
     utf8, latin1 = "猫".encode(), "café".encode("latin-1")
-    what = _HEAD + b"X-Utf8: " + utf8 + b"\r\nX-Latin1: " + latin1 + b"\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
-    monkeypatch.setattr(Says, "what", what + b"Content-Length: 2\r\n\r\n{}")
+    what = _HEAD + b"X-Utf8: " + utf8 + b"\r\nX-Latin1: " + latin1 + b"\r\nX-Tab: a\tb\r\n"
+    hops = b"Connection: keep-alive\r\nConnection: X-Other, X-Hop\r\nX-Hop: 1\r\n"
+    monkeypatch.setattr(Says, "what", what + hops + b"Content-Length: 2\r\n\r\n{}")
     downstream = Downstream(says, 5.0)
     raw = dict(verbatim(await downstream.ask("POST", "/", {}), {}).raw_headers)
     await downstream.close()
-    assert (raw[b"x-utf8"], raw[b"x-latin1"]) == (utf8, latin1)
+    assert (raw[b"x-utf8"], raw[b"x-latin1"], raw[b"x-tab"]) == (utf8, latin1, b"a\tb")
     assert b"x-hop" not in raw
     gateway.get("/v1/models", headers=[(b"X-Name", utf8)])
     assert asked[0][2]["x-name"].encode("latin-1") == utf8
@@ -393,6 +394,10 @@ GARBAGE = {
     "a header without end": _HEAD + b"X: " + b"a" * 2**20,
     "a header without a colon": _HEAD + b"\x00no colon\r\nContent-Length: 2\r\n\r\n{}",
     "a status of four digits": b"HTTP/1.1 9000 OK\r\nContent-Length: 2\r\n\r\n{}",
+    "a status beyond the last": b"HTTP/1.1 600 Odd\r\nContent-Length: 2\r\n\r\n{}",
+    "a status far beyond": b"HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\n{}",
+    "a control character in a header": _HEAD + b"X: a\x01b\r\nContent-Length: 2\r\n\r\n{}",
+    "another": _HEAD + b"X: a\x7f\r\nContent-Length: 2\r\n\r\n{}",
 }
 
 

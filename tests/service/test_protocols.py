@@ -6,6 +6,7 @@ import io
 import json
 import math
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -452,6 +453,13 @@ def v2_body(described, blob=b"12345678"):
         (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1]}]}', {})),
         (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":["a",{}]}]}', {})),
         (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,1e400]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[0.9,1]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,1E2]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,256]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"INT8","shape":[2],"data":[1,true]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[true,1]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1,false]}]}', {})),
+        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1,"0.5"]}]}', {})),
         (v2, Wire(b'{"inputs": [{"name":"x","datatype":"INT64","shape":[1],"data":[' + b"9" * 5000 + b"]}]}", {})),
         (v2_grpc, Wire(b"\xff\xff", {})),
         (v2_grpc, Wire(b"*\x0b\n\x01x\x12\x04FP32\x1a\x01\x02:\x01a", {})),  # two numbers said, one byte sent
@@ -468,6 +476,33 @@ def test_malformed_bodies_are_told(protocol, wire):
     with pytest.raises(BrokenBody) as told:
         protocol.find(wire)
     assert len(str(told.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [("UINT64", [1, 2**64 - 1]), ("INT8", [-128, 127]), ("FP32", [1, 2.5]), ("FP64", [1e-300, -7])],
+)
+def test_numbers_that_a_datatype_has_are_read_as_they_are(datatype, values):
+    entry = {"name": "x", "datatype": datatype, "shape": [2], "data": values}
+    (slot,) = v2.find(Wire(json.dumps({"inputs": [entry]}).encode(), {})).slots
+    assert slot.images.tolist() == values
+
+
+@pytest.mark.parametrize("protocol", [v1, torchserve, v2])
+def test_one_long_text_among_numbers_makes_no_text_of_each(protocol):
+    mixed = '[[0, "' + "a" * 600 + '"' + ", 0" * 50_000 + "]]"
+    entry = f'{{"name": "x", "datatype": "FP32", "shape": [1, 50002], "data": {mixed}}}'
+    text = f'{{"inputs": [{entry}]}}' if protocol is v2 else f'{{"instances": {mixed}}}'
+    wire = Wire(text.encode(), {"content-type": "application/json"})
+    tracemalloc.start()
+    try:
+        slots = protocol.find(wire).slots
+    except BrokenBody:
+        slots = []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert all(slot.images is None for slot in slots)
+    assert peak < 30 * len(wire.body)
 
 
 kinds = st.sampled_from(["application/json", "image/png", "multipart/form-data; boundary=b"])
