@@ -213,7 +213,7 @@ def _commands(records: Sequence[Record]) -> str:
     return (
         "# Results: commands\n\n"
         "Each record's own command, as it stands in the record. Where one reads from `runs/`, that checkpoint is not\n"
-        "kept: `scripts/reproduce DATASET --only NAME` trains it again.\n\n"
+        "kept: `scripts/reproduce mnist --only NAME`, or of another data set, trains it again.\n\n"
         f"```sh\n{listing}\n```\n"
     )
 

@@ -58,10 +58,9 @@ _TRANSFERRED = "The purifiers learned in front of the target alone; the attack s
 _DETECTION = (
     "A detector fitted on the validation split, of adversarial against natural and noisy images; what it calls\n"
     "adversarial among others of the test split. Restored images stand beside natural ones: where as few of them are\n"
-    "called adversarial, they no longer carry what this detector looks for. What an image was made of is never among\n"
-    "the neighbours that its estimate is taken from: with it restored images would seem more natural than natural\n"
-    "ones. And an attacker who knows the detector passes it without any purifier (Athalye, Carlini & Wagner, ICML\n"
-    "2018)."
+    "called adversarial, they no longer carry what this detector looks for. An image's own source is excluded from\n"
+    "its neighbours; otherwise restored images would look more natural than natural ones. And an attacker who knows\n"
+    "the detector passes it without any purifier (Athalye, Carlini & Wagner, ICML 2018)."
 )
 _RECIPES = (
     "A recipe's name is that of `train --recipe` (`training/recipes.py`), then what was changed of it, and the steps\n"

@@ -50,6 +50,12 @@ def test_every_metric_is_documented_with_its_labels():
         assert f"| `{name}` | {family.type} |" in page
 
 
+def test_every_alert_is_documented():
+    named = re.findall(r"- alert: (\w+)", (ROOT / "docker" / "prometheus" / "rules.yml").read_text())
+    assert named
+    assert re.findall(r"^\| `(Arn\w+)` \|", text("metrics.md"), re.MULTILINE) == named
+
+
 def subclasses(kind):
     for child in kind.__subclasses__():
         yield child
