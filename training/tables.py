@@ -68,7 +68,7 @@ _RECIPES = (
     "data, seed and command."
 )
 # The order of the paper's rows.
-_ORDER = ("none", "AT_PGD", "DOA", "APE-G", "HGD", "ARN")
+_ORDER = ("none", "AT", "DOA", "APE-G", "HGD", "ARN")
 
 _IN_WORDS = {"oblivious": "oblivious", "gray_box": "gray box", "white_box": "white box", "bpda": "BPDA"}
 
