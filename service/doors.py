@@ -20,6 +20,7 @@ from .settings import Settings
 
 # What probes, scrapers and a browser without a key must reach. Nothing here takes an image.
 _OPEN = re.compile(r"/|/metrics|/ping|/(health|static|v2/health)/.*")
+_PIECE = 64 * 2**10  # what uvicorn lets wait to be taken
 
 
 class Doors:
@@ -60,18 +61,20 @@ class Doors:
                 del self._under_way[network]
 
     @contextmanager
-    def room(self, declared: int) -> Iterator[Callable[[int], None]]:
+    def room(self, declared: int) -> Iterator[Callable[..., None]]:
         """Room for a body of ``declared`` bytes; what is yielded makes it room for so many in all, and raises too.
+
+        But not with ``anyway``: for what is in memory already.
 
         Raises:
             BodiesFull: the bodies in memory leave no such room.
         """
         held = 0
 
-        def hold(size: int) -> None:
+        def hold(size: int, *, anyway: bool = False) -> None:
             nonlocal held
             more = max(0, size - held)
-            if self._bytes + more > self._settings.bodies_bytes:
+            if more and not anyway and self._bytes + more > self._settings.bodies_bytes:
                 raise BodiesFull("the requests under way fill the memory that there is for bodies")
             self._bytes += more
             held += more
@@ -126,7 +129,7 @@ class Admission:
                 await refusal(scope["path"], error, self.metrics)(scope, receive, send)
                 return
             scope["state"]["keep"] = held.enter_context(self.doors.rooms())
-            await self.app(scope, _bounded(receive, hold, self.settings.body_seconds), send)
+            await self.app(scope, _bounded(receive, hold, self.settings.body_seconds), _in_pieces(send, hold))
 
 
 def _bounded(receive: Receive, hold: Callable[[int], None], seconds: float) -> Receive:
@@ -149,3 +152,22 @@ def _bounded(receive: Receive, hold: Callable[[int], None], seconds: float) -> R
         return message
 
     return bounded
+
+
+def _in_pieces(send: Send, hold: Callable[..., None]) -> Send:
+    """``send`` that hands on a large answer piece by piece, each once the client has taken most of those before.
+
+    Whole, it would lie in the connection's buffer when the request has given back its room and the client's turn.
+    """
+
+    async def in_pieces(message: Message) -> None:
+        body = message.get("body", b"")
+        if len(body) > _PIECE:
+            hold(len(body), anyway=True)
+            last = (len(body) - 1) // _PIECE * _PIECE
+            for start in range(0, last, _PIECE):
+                await send({**message, "body": body[start : start + _PIECE], "more_body": True})
+            message = {**message, "body": body[last:]}
+        await send(message)
+
+    return in_pieces

@@ -156,8 +156,10 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_id)
         except asyncio.CancelledError:
-            if begun or not self.draining():
+            if not self.draining():
                 raise
+            if begun:  # a client that does not take its answer
+                return
             given_up = Draining("the service is shutting down, and this request took too long")
             await refusal(scope["path"], given_up, self.metrics)(scope, receive, send_with_id)
         except Exception:
