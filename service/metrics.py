@@ -35,7 +35,7 @@ class Metrics:
         self.batches_halved = counter("arn_batches_halved", "Batches that the device's memory did not hold")
         self.queue_images = gauge("arn_queue_images", "Images waiting for the device")
         self.body_bytes = gauge(
-            "arn_body_bytes", "Bytes of request bodies in memory, or reserved for one that is announced"
+            "arn_body_bytes", "Bytes of bodies in memory or announced, and of large answers until they are taken"
         )
         self.residual_linf = histogram(
             "arn_residual_linf", "Largest change of a pixel, on [0, 1]", ["model"], buckets=LINF_BUCKETS
