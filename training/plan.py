@@ -17,7 +17,8 @@ class Scale:
     other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 leaves a
     recipe its own. ``batch``, ``ablation_batch``, ``purifier``, ``first``, ``ships`` and ``hardened``: flags of all
     training, of Figure 4's besides, of the purifiers', of a run that comes before all others, of the one that ships,
-    and of the hardened profile on colour. ``compared``: flags of those that stand beside what had a run before it.
+    and of the hardened profile on colour. ``compared``: flags of those that stand beside what had a run before it,
+    ``continued`` of the strict network's second run.
     """
 
     every: int = 1
@@ -39,6 +40,7 @@ class Scale:
     ships: tuple[str, ...] = ()
     hardened: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+    continued: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ CIFAR10_CPU = Scale(
     every=5, robust=10, ablation=10, epochs=3, ablation_epochs=3, seeds=1, quick=10, slow=50, slower=200, thorough=100,
     classifier_epochs=15, purifier=("--batch-size", "64", "--with", "refresh_epochs=3"),
     first=("--epochs", "4", "--with", "refresh_epochs=3,learning_rate=0.001", "--weights", "l1=10,logit=1"),
-    compared=("--epochs", "7"),
+    compared=("--epochs", "7"), continued=("--epochs", "6"),
     ships=("--every", "4", "--epochs", "12", "--with", "refresh_epochs=4", "--weights", "l1=20,logit=1"),
     hardened=(
         "--arch", "compact", "--every", "5", "--epochs", "10", "--batch-size", "64", "--with", "inner_steps=3",
@@ -125,6 +125,8 @@ class Cifar10Plan(ColourPlan):
         yield from self._ours(pp)
         yield from self._hardened()
         yield from self.purifier("arn-pp", pp, "colour", *beside)
+        wide = ("--recipe", "cifar10-wide", *self.scale.continued, "--init", self.kept("arn-pp"))
+        yield from self.purifier("strict", pp, "colour", *wide)
         yield from self.purifier("ape-g-pp", pp, "ape-g", *beside)
         yield from self.purifier("hgd-pp", pp, "hgd", *beside)
         yield from self._bpda()
