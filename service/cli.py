@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from collections import Counter
@@ -178,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         for name in models.available():
             card = models.card_of(models.load(name))
-            print(f"{card.name:24} {card.kind:11} {card.dataset:8} {card.sha256[:12]}")
+            print(f"{card.name:24} {card.kind:11} {card.dataset:8} {card.sha256[:12]}", flush=True)
+    except BrokenPipeError:  # who reads has read enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValidationError as error:
         for problem in error.errors():
             print(f"arn: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
@@ -190,5 +193,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -260,3 +260,12 @@ def test_json_logs_carry_the_id_of_their_request(tmp_path):
         "method": "GET", "route": "/models", "status": 200, "logger": "service.access", "level": "info"
     }  # fmt: skip
     assert by_id["mine-2"]["status"] == 400
+
+
+def test_the_list_of_models_may_be_cut_short():
+    listed = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m service models | head -1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert listed.stdout.split()[:3] == ["cifar10-resnet20", "classifier", "cifar10"]
