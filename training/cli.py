@@ -379,14 +379,14 @@ def _detect(flags: argparse.Namespace, command: str) -> None:
     f, f_card = load_model(flags.classifier, "classifier", flags.dataset, flags.device, dataset.shape)
     purifier = flags.purifier or _shipped(flags.dataset)[1]
     g, g_card = load_model(purifier, "purifier", flags.dataset, "cpu", dataset.shape)
-    pairs = []
+    defended, pairs = Defended(f, f_card, g, g_card), []
+    target = Oblivious().target(defended)
     for split in (dataset.validation.every(flags.every), dataset.test.every(flags.every)):
-        target = Oblivious().target(Defended(f, f_card, g, g_card))
         found = crafted_set(split, attack, target.by(attack), target.identity, flags.crafted, flags.seed, flags.device)
         pairs.append((split.batch(slice(None))[0], found.images))
     f = f.cpu()
     detection = lid.detect(f, g, pairs[0], pairs[1], flags.seed)
-    row = Defended(f, f_card, g, g_card).name
+    row = defended.name
     fields = {
         "dataset": dataset.name, "classifier": f_card.name.removeprefix(f"{dataset.name}-"), "defence": row,
         "recipe": g_card.recipe, "checkpoint": g_card.name, "attack": attack.name, "fitted_on": len(pairs[0][0]),

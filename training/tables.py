@@ -47,7 +47,6 @@ _TABLES = {
         "through it: it must not be relied on against an attacker who can hold or query it.",
     ),
 }
-_OF_PAPER = {"oblivious": "the paper's Tables 1 and 2"}
 _ROBUST = ("AT_PGD", "DOA_7x7", "DOA_9x5")
 _ABLATION = (
     "`paper-` is the paper's recipe, `transparent-` and `cifar10-` ours, behind it the steps taken.\n"
@@ -412,7 +411,7 @@ def sections(everything: Sequence[Record], dataset: str, results: Path) -> str:
             if any(record.attack in columns for record in chosen)
         ]
         if tables:
-            whose = f" ({_OF_PAPER[threat_model]})" if beside else ""
+            whose = " (the paper's Tables 1 and 2)" if beside else ""
             told = remark if threat_model == "white_box" or any(r.defence in _ROBUST for r in chosen) else ""
             parts.append("\n\n".join(part for part in (f"{heading} {title}{whose}", told, *tables) if part))
     if records:
@@ -446,10 +445,12 @@ def sections(everything: Sequence[Record], dataset: str, results: Path) -> str:
         if detection:
             parts.append(f"{heading} Detection by LID (section 4.3 of the paper)\n\n{_DETECTION}\n\n{detection}")
         recipes = sorted(
-            {(r.checkpoint, r.recipe) for r in everything if is_choice(r.recipe) or not has_other_weights(r.recipe)}
-            - {("identity", "")}
+            {
+                (r.checkpoint, r.recipe)
+                for r in everything
+                if r.recipe and (is_choice(r.recipe) or not has_other_weights(r.recipe))
+            }
         )
-        recipes = [(name, recipe) for name, recipe in recipes if recipe]
         if recipes:
             lines = ["| checkpoint | recipe |", "| --- | --- |", *(f"| `{a}` | `{b}` |" for a, b in recipes)]
             parts.append(f"{heading} How each was trained\n\n{_RECIPES}\n\n" + "\n".join(lines))

@@ -110,6 +110,16 @@ async def test_a_decode_without_end_is_killed_and_the_next_image_gets_a_new_proc
     assert not children()
 
 
+def ended_by(number):
+    """Ends the process by a signal while it is at an image."""
+
+    def planner(size, channels):
+        os.kill(children().pop(), number)
+        return Plan("m", channels, None)
+
+    return planner
+
+
 async def test_a_process_that_dies_takes_one_image_with_it_or_none():
     async with decoding() as decoder:
         await decoder.decode(PNG, as_it_is)
@@ -118,12 +128,8 @@ async def test_a_process_that_dies_takes_one_image_with_it_or_none():
             await asyncio.sleep(0.01)
         await decoder.decode(PNG, as_it_is)
 
-        def crash(size, channels):
-            os.kill(children().pop(), signal.SIGSEGV)
-            return Plan("m", channels, None)
-
         with pytest.raises(BrokenImage, match="died"):
-            await decoder.decode(PNG, crash)
+            await decoder.decode(PNG, ended_by(signal.SIGSEGV))
         await decoder.decode(PNG, as_it_is)
 
 
@@ -152,12 +158,8 @@ async def test_a_process_that_linux_ends_for_want_of_memory_is_no_fault_of_the_i
         if idle:
             await decoder.decode(PNG, as_it_is)
 
-        def killed(size, channels):
-            os.kill(children().pop(), signal.SIGKILL)
-            return Plan("m", channels, None)
-
         with pytest.raises(OutOfMemory, match="ended"):
-            await decoder.decode(PNG, killed)
+            await decoder.decode(PNG, ended_by(signal.SIGKILL))
         assert not children()
         await decoder.decode(PNG, as_it_is)
 
