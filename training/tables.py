@@ -414,46 +414,43 @@ def sections(everything: Sequence[Record], dataset: str, results: Path) -> str:
             whose = " (the paper's Tables 1 and 2)" if beside else ""
             told = remark if threat_model == "white_box" or any(r.defence in _ROBUST for r in chosen) else ""
             parts.append("\n\n".join(part for part in (f"{heading} {title}{whose}", told, *tables) if part))
-    if records:
-        published = json.loads((results / "paper" / "tables.json").read_text())
-        for key, title in (
-            ("table3", "Adaptive attacks: gray box and white box (the paper's Table 3)"),
-            ("table4", "BPDA, identity backward (the paper's Table 4)"),
-        ):
-            cells = [cell for cell in published[key] if cell["dataset"] == dataset]
-            if cells:
-                parts.append(f"{heading} {title}\n\n{_adaptive(records, cells, alike)}")
-        bpda = [r for r in records if r.threat_model == "bpda" and r.settings.get("backward") != "g"]
-        if bpda and not any(cell["dataset"] == dataset for cell in published["table4"]):
-            parts.append(f"{heading} BPDA, identity backward\n\n{table(bpda, _WHITE_BOX, {})}")
-        transfer = _transfer(everything, target, published["table5"])
-        if transfer:
-            parts.append(
-                f"{heading} In front of other classifiers (the paper's Table 5)\n\n{_TRANSFERRED}\n\n{transfer}"
-            )
-        if sweep(records):
-            picture = f"![White-box error over the budget](figures/{figures.plot_name('sweep', dataset)})"
-            parts.append(f"{heading} White-box PGD_N over the budget\n\n{_sweep(records)}\n\n{picture}")
-        if ablation(records):
-            picture = f"![Error without each loss term](figures/{figures.plot_name('ablation', dataset)})"
-            parts.append(
-                f"{heading} Without L_adv, L_nor, L_att (the paper's Figure 4)\n\n{_ABLATION}\n\n{_ablation(records)}"
-                f"\n\n{picture}"
-            )
-        parts.extend(_hardened(everything, target, heading))
-        detection = _detection(results, dataset)
-        if detection:
-            parts.append(f"{heading} Detection by LID (section 4.3 of the paper)\n\n{_DETECTION}\n\n{detection}")
-        recipes = sorted(
-            {
-                (r.checkpoint, r.recipe)
-                for r in everything
-                if r.recipe and (is_choice(r.recipe) or not has_other_weights(r.recipe))
-            }
+    published = json.loads((results / "paper" / "tables.json").read_text())
+    for key, title in (
+        ("table3", "Adaptive attacks: gray box and white box (the paper's Table 3)"),
+        ("table4", "BPDA, identity backward (the paper's Table 4)"),
+    ):
+        cells = [cell for cell in published[key] if cell["dataset"] == dataset]
+        if cells:
+            parts.append(f"{heading} {title}\n\n{_adaptive(records, cells, alike)}")
+    bpda = [r for r in records if r.threat_model == "bpda" and r.settings.get("backward") != "g"]
+    if bpda and not any(cell["dataset"] == dataset for cell in published["table4"]):
+        parts.append(f"{heading} BPDA, identity backward\n\n{table(bpda, _WHITE_BOX, {})}")
+    transfer = _transfer(everything, target, published["table5"])
+    if transfer:
+        parts.append(f"{heading} In front of other classifiers (the paper's Table 5)\n\n{_TRANSFERRED}\n\n{transfer}")
+    if sweep(records):
+        picture = f"![White-box error over the budget](figures/{figures.plot_name('sweep', dataset)})"
+        parts.append(f"{heading} White-box PGD_N over the budget\n\n{_sweep(records)}\n\n{picture}")
+    if ablation(records):
+        picture = f"![Error without each loss term](figures/{figures.plot_name('ablation', dataset)})"
+        parts.append(
+            f"{heading} Without L_adv, L_nor, L_att (the paper's Figure 4)\n\n{_ABLATION}\n\n{_ablation(records)}"
+            f"\n\n{picture}"
         )
-        if recipes:
-            lines = ["| checkpoint | recipe |", "| --- | --- |", *(f"| `{a}` | `{b}` |" for a, b in recipes)]
-            parts.append(f"{heading} How each was trained\n\n{_RECIPES}\n\n" + "\n".join(lines))
+    parts.extend(_hardened(everything, target, heading))
+    detection = _detection(results, dataset)
+    if detection:
+        parts.append(f"{heading} Detection by LID (section 4.3 of the paper)\n\n{_DETECTION}\n\n{detection}")
+    recipes = sorted(
+        {
+            (r.checkpoint, r.recipe)
+            for r in everything
+            if r.recipe and (is_choice(r.recipe) or not has_other_weights(r.recipe))
+        }
+    )
+    if recipes:
+        lines = ["| checkpoint | recipe |", "| --- | --- |", *(f"| `{a}` | `{b}` |" for a, b in recipes)]
+        parts.append(f"{heading} How each was trained\n\n{_RECIPES}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
