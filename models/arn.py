@@ -28,7 +28,6 @@ class ArnConfig:
         width: channels of the first stride-2 stage of ``compact``, doubled at the next; of the others at full size.
         code_channels: channels of the code of ``compact`` at a quarter of the size, of the others at half of it.
         blocks: residual blocks on each side of the code of ``compact``; of the others, at quarter size.
-        limit: the most on [0, 1] that ``skips`` changes a value by; 0: as much as it likes.
     """
 
     architecture: Architecture = "compact"
@@ -37,7 +36,6 @@ class ArnConfig:
     width: int = 32
     code_channels: int = 32
     blocks: int = 1
-    limit: float = 0.0
 
     def __post_init__(self) -> None:
         if self.architecture not in get_args(Architecture):
@@ -46,8 +44,6 @@ class ArnConfig:
             raise ValueError(f"the released network decodes to 28x28, not {self.size}x{self.size}")
         if min(self.width, self.code_channels) < 1 or self.blocks < 0:
             raise ValueError(f"width {self.width}, {self.code_channels} code channels, {self.blocks} blocks: too few")
-        if not 0 <= self.limit <= 1 or (self.limit and self.architecture != "skips"):
-            raise ValueError(f"limit {self.limit}: a number from 0 to 1, and for skips alone")
         if self.size % 4:
             raise ValueError(f"the network halves twice: size must be a multiple of 4, not {self.size}")
 
@@ -203,8 +199,7 @@ class Arn(nn.Module):
         if self._replicate:
             out = out.mean(dim=1, keepdim=True)
         if self.config.architecture == "skips":
-            limit = self.config.limit
-            return clipped(x + ((out / 2).clamp(-limit, limit) if limit else out / 2))
+            return clipped(x + out / 2)
         out = (out + 1) / 2
         return clipped(out) if self.config.architecture == "colour" else out
 

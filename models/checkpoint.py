@@ -111,10 +111,7 @@ def architecture_of(model: nn.Module) -> tuple[str, dict[str, Any], Kind]:
     """The card's ``architecture``, ``config`` and ``kind`` of a module; ``TypeError`` if no checkpoint can hold it."""
     for name, (_, module, kind) in _ARCHITECTURES.items():
         if type(model) is module:
-            config = dataclasses.asdict(model.config)  # type: ignore[call-overload]
-            if not config.get("limit", True):  # cards from before there was one say nothing of it
-                del config["limit"]
-            return name, config, kind
+            return name, dataclasses.asdict(model.config), kind  # type: ignore[call-overload]
     raise TypeError(f"{type(model).__name__} has no checkpoint format")
 
 

@@ -24,7 +24,7 @@ def resolve(precision: Wanted, device: str) -> Precision:
 def tolerance(precision: Precision, device: str) -> tuple[float, int]:
     """Least share of a purified uint8 image within one grey level of the reference, and how far the rest may be.
 
-    Where bf16 is emulated a value may go one level further; single ones of a photograph go beyond: see ``docs/api.md``.
+    Where bf16 is emulated a value may go one level further.
     """
     if precision == "fp32":
         return 1.0, 1

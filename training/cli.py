@@ -179,7 +179,6 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("source", type=Path, help="a run's checkpoint")
     ship.add_argument("--name", required=True)
     ship.add_argument("--out", type=Path, default=Path("models/zoo"))
-    ship.add_argument("--limit", type=float, help="the most that skips shall change a value by, on [0, 1]")
     return parser
 
 
@@ -438,9 +437,7 @@ def _run(flags: argparse.Namespace, command: str) -> int:
     else:
         dataset = _dataset(flags)
         dataset = dataclasses.replace(dataset, validation=dataset.validation.every(flags.every))
-        card = export(
-            flags.source, flags.name, flags.out, dataset, flags.classifier, flags.crafted, flags.device, flags.limit
-        )  # fmt: skip
+        card = export(flags.source, flags.name, flags.out, dataset, flags.classifier, flags.crafted, flags.device)
         print(f"{card.name} {card.sha256[:12]}", {k: round(v, 2) for k, v in card.metrics.items()})
     return 0
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import models
-from models import Arn, Card, any_size, checkpoint
+from models import Card, any_size, checkpoint
 from models.checkpoint import write_atomically
 
 from . import figures
@@ -26,22 +25,15 @@ from .threats import Oblivious, ThreatModel, WhiteBox
 
 
 def export(
-    source: Path, name: str, target: Path, dataset: Dataset, classifier: str, crafted: Path, device: str,
-    limit: float | None = None,
-) -> Card:  # fmt: skip
+    source: Path, name: str, target: Path, dataset: Dataset, classifier: str, crafted: Path, device: str
+) -> Card:
     """Round ``source`` to fp16 as ``target/name.safetensors`` and measure that file on ``dataset``'s validation split.
 
     A purifier is measured in front of ``classifier``: natural images and every seen attack at its test settings,
-    through what it saw it through. Error rates are percent, of so many ``images``. ``limit`` bounds what it changes
-    (:class:`models.ArnConfig`), without more training.
-
-    Raises:
-        ValueError: a limit for another network than ``skips``.
+    through what it saw it through. Error rates are percent, of so many ``images``.
     """
     model = models.load(source)
     card = dataclasses.replace(models.card_of(model), name=name, curve=_curve(source.parent / "metrics.jsonl"))
-    if limit is not None:
-        model, card = _limited(model, card, limit)
     with tempfile.TemporaryDirectory() as folder:
         rounded_path = Path(folder) / "rounded.safetensors"
         checkpoint.save(model, card, rounded_path, torch.float16)
@@ -77,15 +69,6 @@ def export(
     return card
 
 
-def _limited(model: nn.Module, card: Card, limit: float) -> tuple[nn.Module, Card]:
-    if not isinstance(model, Arn):
-        raise ValueError(f"{card.architecture} takes no limit")
-    bound = Arn(dataclasses.replace(model.config, limit=limit)).eval()
-    bound.load_state_dict(model.state_dict())
-    config = dict(sorted({**card.config, "limit": limit}.items()))  # as a file keeps it
-    return bound, dataclasses.replace(card, config=config, recipe=f"{card.recipe}-limit{limit:g}")
-
-
 def _curve(log: Path) -> tuple[dict[str, float], ...]:
     """Epoch, step and error rates of a run's log, if there is one; of an epoch that was repeated the last."""
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
@@ -95,8 +78,6 @@ def _curve(log: Path) -> tuple[dict[str, float], ...]:
 
 def model_card(card: Card, parameters: int) -> str:
     """The card as Markdown."""
-    limit = card.config.get("limit")
-    limited = f", then `arn-train export --limit {limit:g}`; the curve is of the run, without it" if limit else ""
     rows = {
         "kind": f"{card.kind}, profile {card.profile}" if card.profile else card.kind,
         "architecture": f"{card.architecture} {dict(card.config)}, {parameters:,} parameters, weights rounded to fp16",
@@ -113,7 +94,7 @@ def model_card(card: Card, parameters: int) -> str:
             f"{name.removeprefix('error/')} {rate:.2f} %" if name != "images" else f"n {rate:,}"
             for name, rate in sorted(card.metrics.items(), key=lambda item: (*_after(item[0]), item[0]))
         ),
-        "command": f"`{card.command}`{limited}" if card.command else "",
+        "command": f"`{card.command}`" if card.command else "",
         "versions": ", ".join(f"{k} {v}" for k, v in card.versions.items()),
         "sha256": card.sha256,
     }

@@ -15,10 +15,10 @@ class Scale:
     ``static`` for what learns from STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
     attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
     other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 leaves a
-    recipe its own. ``batch``, ``ablation_batch``, ``purifier``, ``first``, ``ships`` and ``hardened``: flags of all
-    training, of Figure 4's besides, of the purifiers', of a run that comes before all others, of the one that ships,
-    and of the hardened profile on colour. ``compared``: flags of those that stand beside what had a run before it,
-    ``continued`` of the strict network's second run.
+    recipe its own. Flags: ``batch`` of all training, ``ablation_batch`` of Figure 4's besides, ``purifier`` of the
+    purifiers'. On colour ``compared`` of what learns at the paper's budget alone, ``continued`` of the strict network's
+    second run, ``ships`` of what ships, ``first`` and ``skips`` of the first and the last run with skips, ``hardened``
+    of the hardened profile.
     """
 
     every: int = 1
@@ -37,6 +37,7 @@ class Scale:
     classifier_epochs: int = 0
     purifier: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
+    skips: tuple[str, ...] = ()
     ships: tuple[str, ...] = ()
     hardened: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()

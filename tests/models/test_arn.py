@@ -1,7 +1,5 @@
 """The networks: shapes, ranges, gradients, sizes."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -96,18 +94,6 @@ def test_what_the_strict_decoder_knows_of_an_image_is_in_the_code():
     assert torch.equal(strict.decode(z, x[0]), strict.decode(z, x[1]))
     residual = Arn(ArnConfig.preset("skips", 3, 32)).eval()
     assert torch.allclose(residual.decode(residual.encode(x[0]), x[0]), x[0], atol=1e-6)
-
-
-def test_a_limit_bounds_what_skips_change():
-    free = trained_a_little(Arn(ArnConfig.preset("skips", 3, 32)))
-    bound = Arn(dataclasses.replace(free.config, limit=0.01)).eval()
-    bound.load_state_dict(free.state_dict())
-    x = torch.rand(2, 3, 32, 32) * 0.5 + 0.25
-    change = free(x) - x
-    assert change.abs().max() > 0.02
-    torch.testing.assert_close(bound(x) - x, change.clamp(-0.01, 0.01))
-    with pytest.raises(ValueError, match="for skips alone"):
-        ArnConfig(limit=0.1)
 
 
 def test_the_code_of_the_network_with_skips_holds_every_skip():

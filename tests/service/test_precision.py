@@ -65,22 +65,15 @@ def lowering(name, classifier, stride, attack):
         ("mnist-hardened", "mnist-lenet5", 20, "PGD_Nx10"),
         ("lisa-transparent", "lisa-cnn", 2, "none"),
         ("lisa-transparent", "lisa-cnn", 20, "AP_1x10"),
+        ("cifar10-transparent", "cifar10-resnet20", 10, "none"),
+        ("cifar10-transparent", "cifar10-resnet20", 20, "PGD_Nx10"),
     ],
 )
-def test_on_digits_and_signs_bf16_keeps_the_labels_and_nearly_every_level(name, classifier, stride, attack):
+def test_bf16_keeps_the_labels_and_nearly_every_level(name, classifier, stride, attack):
     apart, kept = lowering(name, classifier, stride, attack)
     assert apart.max() <= FURTHEST
     assert (apart <= 1).float().mean() > 0.99
-    assert kept.float().mean() >= 0.999
-
-
-@pytest.mark.parametrize(("stride", "attack", "labels"), [(10, "none", 0.99), (20, "PGD_Nx10", 0.97)])
-def test_on_photographs_bf16_is_further_off_at_single_values(stride, attack, labels):
-    apart, kept = lowering("cifar10-transparent", "cifar10-resnet20", stride, attack)
-    assert (apart <= 1).float().mean() > 0.999
-    assert (apart > FURTHEST).float().mean() < 2e-5
-    assert (apart.amax((1, 2, 3)) > FURTHEST).float().mean() < 0.01
-    assert kept.float().mean() >= labels
+    assert kept.float().mean() >= (0.98 if name.startswith("cifar10") else 0.999)  # of photographs f is less sure
 
 
 @pytest.mark.parametrize("name", NETWORKS)

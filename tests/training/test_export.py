@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import models
-from models import checkpoint
 from models.checkpoint import card_of
 from training import figures
 from training.cli import main
-from training.export import _limited, model_card
+from training.export import model_card
 
 
 @pytest.mark.parametrize("name", models.available())
@@ -64,17 +63,3 @@ def test_an_exported_purifier_is_the_rounded_one_with_card_and_sheet(tmp_path):
     assert card.sha256 in page
     assert "(again.png)" in page
     assert figures.stale(tmp_path, figures.sheets(card_of(models.load("mnist-lenet5")), [card])) == []
-
-
-def test_a_limit_is_put_on_and_said(tmp_path):
-    free = models.load("lisa-transparent")
-    bound, card = _limited(free, card_of(free), 0.01)
-    checkpoint.save(bound, card, tmp_path / "bound.safetensors")
-    again = models.load(tmp_path / "bound.safetensors")
-    x = torch.rand(4, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(again(x), (x + (free(x) - x).clamp(-0.01, 0.01)).clamp(0, 1), atol=1e-6, rtol=0)
-    assert card_of(again).config["limit"] == 0.01
-    assert card_of(again).recipe == f"{card_of(free).recipe}-limit0.01"
-    with pytest.raises(ValueError, match="for skips alone"):
-        _limited(models.load("mnist-transparent"), card_of(models.load("mnist-transparent")), 0.01)
