@@ -39,8 +39,8 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
 RESULTS = ROOT / "results" / "benchmarks"
 
-NETWORKS = ("mnist-transparent", "colour32")
-"""25 MFLOP an image of 28x28x1, as shipped; 89 MFLOP an image of 32x32x3, random weights."""
+NETWORKS = ("mnist-transparent", "colour32", "cifar10-transparent")
+"""25 MFLOP an image of 28x28x1, as shipped; of 32x32x3 89 MFLOP with random weights, and 143 as shipped."""
 
 _COLOUR32 = ArnConfig(channels=3, size=32, width=64, code_channels=176, blocks=0)
 
@@ -85,11 +85,14 @@ def fill(page: Path, begin: str, end: str, text: str) -> None:
 
 @functools.cache
 def images(name: str, count: int) -> NDArray[np.uint8]:
-    """Inputs for a network, uint8 ``(N, H, W, C)``: the example digits over and over, or noise where colour goes in."""
+    """Inputs for a network, uint8 ``(N, H, W, C)``: the attacked examples over and over, noise for random weights."""
     if name == "colour32":
         return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
-    digits = [np.array(Image.open(path)) for path in sorted((ROOT / "examples").glob("adversarial_*.png"))]
-    return np.resize(np.stack(digits)[..., None], (count, 28, 28, 1))
+    folder = ROOT / "examples" / ("photos" if name == "cifar10-transparent" else "")
+    examples = np.stack([np.array(Image.open(path)) for path in sorted(folder.glob("adversarial_*.png"))])
+    if examples.ndim == 3:
+        examples = examples[..., None]
+    return np.resize(examples, (count, *examples.shape[1:]))
 
 
 # -- servers ------------------------------------------------------------------------------------------------------

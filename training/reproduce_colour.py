@@ -134,7 +134,7 @@ class Cifar10Plan(ColourPlan):
         yield from self.purifier("arn-pp-paper", pp, "colour", "--recipe", "paper-colour", *beside)
         terms = {"att": "0.01", "nor": "0.0001", "adv": "0.1"}
         yield from self.ablation("cifar10", terms, "--arch", "colour")
-        detect = ("detect", *self.common, "--every", str(min(5, self.scale.slow)), "--out", str(self.results))
+        detect = ("detect", *self.common, "--every", str(min(10, self.scale.slow)), "--out", str(self.results))
         yield Step((*detect, "--purifier", self.kept("transparent")))
 
     def oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:
