@@ -89,9 +89,7 @@ def images(name: str, count: int) -> NDArray[np.uint8]:
     if name == "colour32":
         return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
     folder = ROOT / "examples" / ("photos" if name == "cifar10-transparent" else "")
-    examples = np.stack([np.array(Image.open(path)) for path in sorted(folder.glob("adversarial_*.png"))])
-    if examples.ndim == 3:
-        examples = examples[..., None]
+    examples = np.stack([np.atleast_3d(Image.open(path)) for path in sorted(folder.glob("adversarial_*.png"))])
     return np.resize(examples, (count, *examples.shape[1:]))
 
 

@@ -21,7 +21,7 @@ def _conv(i: int, o: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _Norm(nn.GroupNorm):
-    """In float32: on a CPU PyTorch's kernel for bfloat16, channels last, takes five times as long."""
+    """In float32: on a CPU PyTorch's kernel for bfloat16, channels last, takes three to five times as long."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(8, channels)
