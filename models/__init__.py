@@ -13,6 +13,8 @@ from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, ApeGDiscriminator, Hgd, HgdConfig
 from .checkpoint import Card, CheckpointError, any_size, card_of
 from .classifiers import (
+    Airbench,
+    AirbenchConfig,
     LeNet5,
     LeNet5Config,
     LisaCnn,
@@ -31,6 +33,8 @@ from .classifiers import (
 from .discriminators import AttackDiscriminator, ImageDiscriminator
 
 __all__ = [
+    "Airbench",
+    "AirbenchConfig",
     "ApeG",
     "ApeGConfig",
     "ApeGDiscriminator",

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from .arn import Arn, ArnConfig
 from .baselines import ApeG, ApeGConfig, Hgd, HgdConfig
 from .classifiers import (
+    Airbench,
+    AirbenchConfig,
     LeNet5,
     LeNet5Config,
     LisaCnn,
@@ -55,6 +57,7 @@ _ARCHITECTURES: dict[str, tuple[type, type[nn.Module], Kind]] = {
     "resnet": (ResNetConfig, ResNet, "classifier"),
     "wide-resnet": (WideResNetConfig, WideResNet, "classifier"),
     "vgg19": (Vgg19Config, Vgg19, "classifier"),
+    "airbench": (AirbenchConfig, Airbench, "classifier"),
     "lisa-cnn": (LisaCnnConfig, LisaCnn, "classifier"),
 }
 

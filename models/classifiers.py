@@ -245,6 +245,34 @@ class Vgg19(ColourClassifier):
 
 
 @dataclasses.dataclass(frozen=True)
+class AirbenchConfig:
+    """What rebuilds an :class:`Airbench`: ``width`` of the first group, a quarter of that of the other two."""
+
+    width: int = 48
+    classes: int = 10
+
+
+class Airbench(ColourClassifier):
+    """A fast network for 32x32 images after Jordan's airbench94 (2024): six convolutions, each group pools at once.
+
+    At width 48 it costs 126 MFLOP, no more time than ResNet-20 on a CPU, and has far less error.
+    """
+
+    def __init__(self, config: AirbenchConfig) -> None:
+        w = config.width
+        layers = nn.Sequential(nn.Conv2d(3, w // 2, 2), nn.GELU())
+        for i, o in ((w // 2, w), (w, 4 * w), (4 * w, 4 * w)):
+            layers.extend([
+                _conv(i, o), nn.MaxPool2d(2), nn.BatchNorm2d(o), nn.GELU(), _conv(o, o), nn.BatchNorm2d(o), nn.GELU(),
+            ])  # fmt: skip
+        super().__init__(layers.extend([nn.MaxPool2d(3), nn.Flatten()]), 4 * w, config.classes)
+        for module in self.layers:
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                nn.init.dirac_(module.weight[: module.in_channels])
+        self.config = config
+
+
+@dataclasses.dataclass(frozen=True)
 class LisaCnnConfig:
     """What rebuilds a :class:`LisaCnn`."""
 

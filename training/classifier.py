@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from models import (
+    Airbench,
+    AirbenchConfig,
     LeNet5,
     LeNet5Config,
     LisaCnn,
@@ -52,6 +54,7 @@ NETWORKS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
     "wrn28-10": lambda _, classes: WideResNet(WideResNetConfig(28, 10, classes)),
     "wrn28-20": lambda _, classes: WideResNet(WideResNetConfig(28, 20, classes)),
     "vgg19": lambda _, classes: Vgg19(Vgg19Config(classes)),
+    "airbench": lambda _, classes: Airbench(AirbenchConfig(classes=classes)),
     "lisa-cnn": lambda _, classes: LisaCnn(LisaCnnConfig(classes)),
 }
 # Those that train as LeNet-5 does.
@@ -100,7 +103,7 @@ def natural(arch: str = "lenet5", dataset: str = "mnist") -> ClassifierRecipe:
         )
     rate, epochs, smoothing = {
         "resnet20": (0.4, 40, 0.0), "resnet32": (0.4, 40, 0.0), "resnet110": (0.4, 100, 0.0),
-        "resnet18": (0.2, 40, 0.0), "vgg19": (0.1, 60, 0.0), "wrn28-10": (0.2, 40, 0.1), "wrn28-20": (0.2, 30, 0.1),
+        "resnet18": (0.2, 40, 0.0), "airbench": (0.4, 20, 0.0), "vgg19": (0.1, 60, 0.0), "wrn28-10": (0.2, 40, 0.1), "wrn28-20": (0.2, 30, 0.1),
     }[arch]  # fmt: skip
     return ClassifierRecipe(
         epochs=epochs, batch_size=256, learning_rate=rate, weight_decay=5e-4, shift=4, optimiser="sgd", flip=flip,
