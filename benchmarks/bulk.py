@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from arn_purify.service import codec
+from arn_purify.service.precision import Precision, resolve
 from examples.servers import free_port
-from service import codec
-from service.precision import Precision, resolve
 
 from . import common, engine
 

@@ -29,9 +29,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import models
+from arn_purify import models
+from arn_purify.models import Arn, ArnConfig, Card, checkpoint
 from examples.servers import free_port
-from models import Arn, ArnConfig, Card, checkpoint
 
 from . import watch
 
@@ -46,7 +46,7 @@ _COLOUR32 = ArnConfig(channels=3, size=32, width=64, code_channels=176, blocks=0
 
 
 def network(name: str) -> str:
-    """What ``models.load`` and ``arn serve --models`` take; the checkpoint of ``colour32`` is made at first use."""
+    """What ``arn_purify.load`` and ``arn serve --models`` take; the checkpoint of ``colour32`` is made at first use."""
     if name != "colour32":
         return name
     path = BUILD / "colour32.safetensors"
@@ -152,7 +152,17 @@ class Served:
 def serving(*flags: str, threads: int = 0) -> Iterator[Served]:
     """``arn serve``, ready; ``threads`` of torch, 0 for its own choice."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "warning", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "arn_purify.service",
+        "serve",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+        *flags,
+    ]
     limit = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     with running(command, lambda: fetch(f"{url}/health/ready"), BUILD / "arn.log", limit) as pid:
         yield Served(url, pid)

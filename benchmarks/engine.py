@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import models
-from service.engine import Engine, Work
-from service.precision import Precision
+from arn_purify import models
+from arn_purify.service.engine import Engine, Work
+from arn_purify.service.precision import Precision
 
 from . import common
 
@@ -91,7 +91,7 @@ def _onnx(source: str) -> Path:
     import onnx  # noqa: F401 (what is missing is told by its name)
     import onnxscript  # noqa: F401
 
-    from training.convert import convert
+    from arn_purify.training.convert import convert
 
     target = common.BUILD / f"{Path(source).stem}.onnx"
     convert(source, target)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import models
-from models import Arn, ArnConfig, Hgd, HgdConfig
+from arn_purify import models
+from arn_purify.models import Arn, ArnConfig, Hgd, HgdConfig
 
 from . import common, engine
 

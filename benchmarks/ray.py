@@ -30,7 +30,7 @@ from ray import serve
 replicas, port, ready = sys.argv[1:]
 ray.init(num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
-from service.ray_app import Purifier
+from arn_purify.service.ray_app import Purifier
 serve.run(Purifier.options(num_replicas=int(replicas)).bind(), logging_config={"enable_access_log": False})
 Path(ready).touch()
 threading.Event().wait()

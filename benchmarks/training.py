@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-import models
-from models import Arn, card_of
-from models.precision import multiplies_bf16
-from training import attacks, data
-from training.attacks import for_training
-from training.fast import searched
-from training.recipes import RECIPES
-from training.train import TrainConfig, Trainer
+from arn_purify import models
+from arn_purify.models import Arn, card_of
+from arn_purify.models.precision import multiplies_bf16
+from arn_purify.training import attacks, data
+from arn_purify.training.attacks import for_training
+from arn_purify.training.fast import searched
+from arn_purify.training.recipes import RECIPES
+from arn_purify.training.train import TrainConfig, Trainer
 
 from . import common, engine
 

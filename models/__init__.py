@@ -109,7 +109,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
 
 
 def purify(x: Tensor, model: str | os.PathLike[str] = "mnist-transparent") -> Tensor:
-    """Purify images in one call: ``models.purify(x)`` with ``(N, C, H, W)`` float32 in [0, 1] gives the same back."""
+    """Purify images ``(N, C, H, W)``, float32 in [0, 1], in one call: ``arn_purify.purify(x)`` gives the same back."""
     with torch.inference_mode():
         out: Tensor = load(model)(x)
     return out

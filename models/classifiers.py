@@ -260,13 +260,13 @@ class Airbench(ColourClassifier):
 
     def __init__(self, config: AirbenchConfig) -> None:
         w = config.width
-        layers = nn.Sequential(nn.Conv2d(3, w // 2, 2), nn.GELU())
+        layers: list[nn.Module] = [nn.Conv2d(3, w // 2, 2), nn.GELU()]
         for i, o in ((w // 2, w), (w, 4 * w), (4 * w, 4 * w)):
-            layers.extend([
+            layers += [
                 _conv(i, o), nn.MaxPool2d(2), nn.BatchNorm2d(o), nn.GELU(), _conv(o, o), nn.BatchNorm2d(o), nn.GELU(),
-            ])  # fmt: skip
-        super().__init__(layers.extend([nn.MaxPool2d(3), nn.Flatten()]), 4 * w, config.classes)
-        for module in self.layers:
+            ]  # fmt: skip
+        super().__init__(nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten()), 4 * w, config.classes)
+        for module in layers:
             if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
                 nn.init.dirac_(module.weight[: module.in_channels])
         self.config = config

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import models
-from training import attacks
-from training.sheet import contact_sheet, save_png
+from arn_purify import models
+from arn_purify.training import attacks
+from arn_purify.training.sheet import contact_sheet, save_png
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "examples"

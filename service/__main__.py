@@ -1,4 +1,4 @@
-"""``python -m service`` is ``arn``."""
+"""``python -m arn_purify.service`` is ``arn``."""
 
 import sys
 

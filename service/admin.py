@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-import models
-from models import Card
+from arn_purify import models
+from arn_purify.models import Card
 
 from . import codec, demo, pipeline
 from .engine import Engine, Work

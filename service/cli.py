@@ -21,8 +21,8 @@ import uvicorn
 from pydantic import ValidationError
 from tqdm import tqdm
 
-import models
-from models.checkpoint import write_atomically
+from arn_purify import models
+from arn_purify.models.checkpoint import write_atomically
 
 from . import codec, gateway
 from .app import Service, create_app

@@ -1,6 +1,6 @@
 """Bytes to arrays and back: images through Pillow, ``.npy`` without pickle. Knows no HTTP and no model.
 
-Everything that an upload can be wrong about is told here, as one of the exceptions of :mod:`service.errors`.
+Everything that an upload can be wrong about is told here, as one of the exceptions of :mod:`arn_purify.service.errors`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def serve(channel: socket.socket, max_pixels: int, seconds: float) -> None:
 
 
 def main() -> None:
-    """``python -m service.decode_worker FD BYTES MAX_PIXELS SECONDS``: serve on an inherited socket."""
+    """``python -m arn_purify.service.decode_worker FD BYTES MAX_PIXELS SECONDS``: serve on an inherited socket."""
     descriptor, address_space, max_pixels, seconds = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; a drain still finishes what it accepted
         signal.signal(number, signal.SIG_IGN)

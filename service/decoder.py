@@ -88,7 +88,7 @@ class _Worker:
             undone.callback(self._channel.close)
             undone.callback(self._stream.close)
             self._process = subprocess.Popen(  # noqa: S603 (our own module)
-                [sys.executable, "-P", "-m", "service.decode_worker", *map(str, (theirs.fileno(), *limits))],
+                [sys.executable, "-P", "-m", "arn_purify.service.decode_worker", *map(str, (theirs.fileno(), *limits))],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
                 pass_fds=[theirs.fileno()],

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import models
-from models import Card
-from models.folding import folded
+from arn_purify import models
+from arn_purify.models import Card
+from arn_purify.models.folding import folded
 
 from . import demo
 from .codec import Images
@@ -185,7 +185,7 @@ class Engine:
         """The checkpoint at ``path`` in an engine of its own, under the name of the purifier that it may replace.
 
         Raises:
-            FileNotFoundError, CheckpointError: as ``models.load`` says, or not a purifier.
+            FileNotFoundError, CheckpointError: as ``arn_purify.load`` says, or not a purifier.
         """
         model = _load(str(path), "purifier", self.device)
         model.card = dataclasses.replace(models.card_of(model), name=name)  # type: ignore[assignment]

@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from models import Card
+from arn_purify.models import Card
 
 from . import codec, pipeline, tracing
 from .contract import Contract, Entered

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from models import Card, any_size
+from arn_purify.models import Card, any_size
 
 from . import codec, tracing
 from .batcher import Answer
@@ -207,7 +207,7 @@ async def purify(
     """Queue, infer, and write down how far the images moved. Images that are alike travel as one entry.
 
     Raises:
-        ServiceError: whatever :meth:`service.batcher.Batcher.submit` does; all items or none.
+        ServiceError: whatever :meth:`arn_purify.service.batcher.Batcher.submit` does; all items or none.
     """
     batcher, deadline, started = service.warm_batcher(), service.settings.deadline_seconds, time.perf_counter()
     alike: dict[tuple[object, ...], list[Item]] = {}

@@ -1,4 +1,6 @@
-"""The same application as replicas of Ray Serve: ``serve run service.ray_app:purifier``, with the same ``ARN_*``.
+"""The same application as replicas of Ray Serve, with the same ``ARN_*``.
+
+``serve run arn_purify.service.ray_app:purifier`` starts it.
 
 Needs the extra ``ray``. Each replica is a process with an engine and a queue of its own.
 """
@@ -42,7 +44,9 @@ class Purifier:
         Raises:
             EngineFailure: the device's thread is gone; Ray then starts another replica.
         """
-        from service.ray_app import _built  # Ray carries this class by value, and would carry an empty list with it
+        from arn_purify.service.ray_app import (
+            _built,  # Ray carries this class by value, and would carry an empty list with it
+        )
 
         while True:
             try:

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models import Card, card_of
+from arn_purify.models import Card, card_of
 
 from . import codec, demo, gateway, negotiate, pipeline, schemas
 from .codec import Images

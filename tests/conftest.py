@@ -10,8 +10,8 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from service.app import create_app
-from service.settings import Settings
+from arn_purify.service.app import create_app
+from arn_purify.service.settings import Settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 torch.set_num_threads(1)
@@ -28,7 +28,7 @@ def decoders_of(pid: int) -> set[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError):  # it may end while we look
             parent = int((process / "status").read_text().split("PPid:")[1].split()[0])
-            if parent == pid and b"service.decode_worker" in (process / "cmdline").read_bytes():
+            if parent == pid and b"arn_purify.service.decode_worker" in (process / "cmdline").read_bytes():
                 found.add(int(process.name))
     return found
 

@@ -28,12 +28,12 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from service import codec
-from service.contract import Contract
-from service.decoder import address_space
-from service.errors import ServiceError
-from service.protocols import Wire, torchserve, v1, v2, v2_grpc
-from service.settings import Settings
+from arn_purify.service import codec
+from arn_purify.service.contract import Contract
+from arn_purify.service.decoder import address_space
+from arn_purify.service.errors import ServiceError
+from arn_purify.service.protocols import Wire, torchserve, v1, v2, v2_grpc
+from arn_purify.service.settings import Settings
 
 RECORD = Path(__file__).parents[1] / "results" / "fuzz.json"
 IMAGES = ("PNG", "JPEG", "WEBP", "BMP", "npy")

@@ -3,8 +3,8 @@
 import functools
 from typing import get_args
 
-from models import ApeG, ApeGConfig, Arn, ArnConfig, Hgd, HgdConfig
-from models.arn import Architecture
+from arn_purify.models import ApeG, ApeGConfig, Arn, ArnConfig, Hgd, HgdConfig
+from arn_purify.models.arn import Architecture
 
 
 def _arn(architecture):

@@ -1,4 +1,4 @@
-"""``python -m training`` is ``arn-train``."""
+"""``python -m arn_purify.training`` is ``arn-train``."""
 
 import sys
 

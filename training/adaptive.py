@@ -11,7 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from models.folding import folded
+from arn_purify.models.folding import folded
 
 from .attacks import Attack, objective
 from .recipes import Recipe

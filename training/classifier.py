@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models import (
+from arn_purify.models import (
     Airbench,
     AirbenchConfig,
     LeNet5,
@@ -103,7 +103,8 @@ def natural(arch: str = "lenet5", dataset: str = "mnist") -> ClassifierRecipe:
         )
     rate, epochs, smoothing = {
         "resnet20": (0.4, 40, 0.0), "resnet32": (0.4, 40, 0.0), "resnet110": (0.4, 100, 0.0),
-        "resnet18": (0.2, 40, 0.0), "airbench": (0.4, 20, 0.0), "vgg19": (0.1, 60, 0.0), "wrn28-10": (0.2, 40, 0.1), "wrn28-20": (0.2, 30, 0.1),
+        "resnet18": (0.2, 40, 0.0), "airbench": (0.4, 20, 0.0),
+        "vgg19": (0.1, 60, 0.0), "wrn28-10": (0.2, 40, 0.1), "wrn28-20": (0.2, 30, 0.1),
     }[arch]  # fmt: skip
     return ClassifierRecipe(
         epochs=epochs, batch_size=256, learning_rate=rate, weight_decay=5e-4, shift=4, optimiser="sgd", flip=flip,

@@ -19,11 +19,11 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-import models
-from models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
-from models.arn import Architecture
-from models.checkpoint import Kind
-from models.precision import multiplies_bf16
+from arn_purify import models
+from arn_purify.models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
+from arn_purify.models.arn import Architecture
+from arn_purify.models.checkpoint import Kind
+from arn_purify.models.precision import multiplies_bf16
 
 from . import attacks, data, figures, lid, pages, tables
 from .adaptive import as_learned

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import models
+from arn_purify import models
 
 TOLERANCE = 1e-4
 

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.checkpoint import write_atomically
+from arn_purify.models.checkpoint import write_atomically
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -259,7 +259,7 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _lisa(root: Path, name: str) -> Dataset:
-    """LISA's sixteen classes of 32x32 crops, as :mod:`training.lisa` imports them.
+    """LISA's sixteen classes of 32x32 crops, as :mod:`arn_purify.training.lisa` imports them.
 
     ``lisa`` keeps the split of its files, by image, and validates on a tenth of train: nearly every test image has a
     neighbouring frame of the same sign in train. ``lisa-track`` cuts the same images again so that no track, the video

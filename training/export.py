@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-import models
-from models import Card, any_size, checkpoint
-from models.checkpoint import write_atomically
+from arn_purify import models
+from arn_purify.models import Card, any_size, checkpoint
+from arn_purify.models.checkpoint import write_atomically
 
 from . import figures
 from .attacks import get

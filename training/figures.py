@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from models import Card, checkpoint
-from models.checkpoint import write_atomically
+from arn_purify.models import Card, checkpoint
+from arn_purify.models.checkpoint import write_atomically
 
 from . import attacks
 from .attacks import ATTACKS, seed_of

@@ -1,7 +1,7 @@
 """LISA from the user's own copy: there is no official download to take it from.
 
 Written are ``lisa/train.npz``, ``lisa/test.npz`` and ``lisa/classes.json`` of the data folder, which
-:func:`training.data.load` reads: uint8 images ``(N, 32, 32, 3)``, labels, and the ``track`` of each crop.
+:func:`arn_purify.training.data.load` reads: uint8 images ``(N, 32, 32, 3)``, labels, and the ``track`` of each crop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from models.checkpoint import write_atomically
+from arn_purify.models.checkpoint import write_atomically
 
 from .data import DataError
 

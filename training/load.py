@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import models
-from models import Card
+from arn_purify import models
+from arn_purify.models import Card
 
 from .state import weights_sha256
 

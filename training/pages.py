@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import models
-from models.checkpoint import write_atomically
+from arn_purify import models
+from arn_purify.models.checkpoint import write_atomically
 
 from . import figures
 from .records import Record, read_all

@@ -50,9 +50,9 @@ class Recipe:
     ``sample`` draws z ~ N(mu, sigma^2) in training instead of taking mu. ``refresh_epochs`` crafts the seen attacks
     anew, against images shifted by up to ``shift`` pixels, every so many epochs; 0 crafts them once, unshifted.
     ``corrupted``: share of the inputs damaged at random on top, in one of the ways ``damage`` (of
-    :data:`training.corrupt.KINDS`), the target staying natural.
+    :data:`arn_purify.training.corrupt.KINDS`), the target staying natural.
     ``moved``: share of the attacked images in which what the attack changed is put elsewhere
-    (:func:`training.corrupt.moved`), for stickers.
+    (:func:`arn_purify.training.corrupt.moved`), for stickers.
     ``flip`` mirrors half of the images of each generation. ``budgets``: each batch is attacked at one drawn from this
     range instead of the attack's own.
     ``continues``: the recipe whose run it is meant to go on from (``--init``).

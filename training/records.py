@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import write_atomically
+from arn_purify.models.checkpoint import write_atomically
 
 from .threats import ThreatName
 

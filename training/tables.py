@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
+from arn_purify import models
 
 from . import figures, lid
 from .records import Record, ablation, has_other_weights, is_choice, sweep

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from models import Card
+from arn_purify.models import Card
 
 from .adaptive import frozen
 from .attacks import Attack
@@ -184,7 +184,7 @@ class ExpectationOverTransformation(nn.Module):
 
 def _quick(*parts: nn.Module) -> nn.Module:
     """The parts in a row, where they are ours in a layout that is the same function in less time on a CPU."""
-    ours = all(type(part).__module__.startswith("models.") for part in parts)
+    ours = all(type(part).__module__.startswith("arn_purify.models.") for part in parts)
     return frozen(*parts) if ours else nn.Sequential(*parts) if len(parts) > 1 else parts[0]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from models import (
+from arn_purify.models import (
     ApeG,
     ApeGConfig,
     ApeGDiscriminator,

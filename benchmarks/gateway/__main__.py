@@ -151,9 +151,9 @@ def call(connection: http.client.HTTPConnection, headers: dict[str, str], body: 
 
 
 def accuracy(every: int, folder: Path) -> None:
-    import models
-    from training import attacks, data
-    from training.craft import crafted_set
+    from arn_purify import models
+    from arn_purify.training import attacks, data
+    from arn_purify.training.craft import crafted_set
 
     classifier = models.load("mnist-lenet5")
     split = data.load("mnist", None).test.every(every)

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from arn_purify.service import codec
+from arn_purify.service.precision import Precision, resolve
 from benchmarks import common
 from benchmarks.common import Sample
 from examples.servers import environment, free_port
-from service import codec
-from service.precision import Precision, resolve
 
 PEERS = common.BUILD / "peers"
 HEADERS = {"Content-Type": "image/png"}
@@ -33,7 +33,7 @@ REQUIREMENTS = [*MEASURED, "safetensors", "numpy", "pillow", "fastapi", "uvicorn
 OURS = "arn"
 # The port follows each.
 SERVERS = {
-    OURS: (sys.executable, "-m", "service", "serve", "--log-level", "warning", "--port"),
+    OURS: (sys.executable, "-m", "arn_purify.service", "serve", "--log-level", "warning", "--port"),
     "plain FastAPI": (PEERS / "bin/python", "-m", "benchmarks.http.plain"),
     "LitServe": (PEERS / "bin/python", "-m", "benchmarks.http.litserve_app"),
     "mosec": (PEERS / "bin/python", "-m", "benchmarks.http.mosec_app", "--port"),

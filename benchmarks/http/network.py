@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-import models
+from arn_purify import models
 
 Pixels = NDArray[np.uint8]
 """``(H, W)`` or ``(H, W, 3)``."""

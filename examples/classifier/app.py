@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from fastapi import Body, FastAPI, HTTPException
 
-import models
+from arn_purify import models
 
 network = models.load("mnist-lenet5")
 app = FastAPI(title="digits")

@@ -15,7 +15,7 @@ class Classifier:
     def __init__(self) -> None:
         import torch
 
-        import models
+        from arn_purify import models
 
         torch.set_num_threads(1)
         self._torch, self._model = torch, models.load("mnist-lenet5")

@@ -18,17 +18,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import settings
+from arn_purify.service import settings
+from arn_purify.training import attacks
 from tests.docs.test_docs import PAGES
 from tests.e2e.conftest import serving
-from training import attacks
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 # ARN_* settings of the machine have no say in what the README shows.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ARN_")}
 OTHERS = ("curl", "pip", "python", "tensorboard", "torchrun")
-MODULES = {"arn": "service", "arn-train": "training", "reproduce": "training.reproduce"}
+MODULES = {
+    "arn": "arn_purify.service",
+    "arn-train": "arn_purify.training",
+    "reproduce": "arn_purify.training.reproduce",
+}
 
 
 # -- the README's, run ---------------------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ def check(words, monkeypatch, whole=True):
         assert program.rstrip("3") in OTHERS, f"{program} is no program that a document may show"
         return
     flags = parse(module, arguments, monkeypatch, whole)
-    if module == "service" and flags.command == "serve":
+    if module == "arn_purify.service" and flags.command == "serve":
         settings.from_flags(flags)
     for name in getattr(flags, "attacks", None) or ():
         assert name == "none" or attacks.get(name, "mnist")

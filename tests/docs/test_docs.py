@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from arn_purify.service import errors
+from arn_purify.service.metrics import Metrics
+from arn_purify.service.settings import Settings
+from arn_purify.training import attacks
 from benchmarks import ray
-from service import errors
-from service.metrics import Metrics
-from service.settings import Settings
-from training import attacks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

@@ -36,7 +36,7 @@ class Served:
 
 
 @contextmanager
-def serving(tmp_path, *flags, command=(sys.executable, "-m", "service"), trusted=True, **how):
+def serving(tmp_path, *flags, command=(sys.executable, "-m", "arn_purify.service"), trusted=True, **how):
     """``arn serve`` with flags, once it is ready; ``how`` goes to the process (``cwd``, ``env``)."""
     log = tmp_path / "serve.log"
     served = None

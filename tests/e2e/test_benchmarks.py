@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arn_purify.service import codec
+from arn_purify.service.precision import tolerance
 from benchmarks import common, soak
-from service import codec
-from service.precision import tolerance
 
 ROOT = Path(__file__).parents[2]
 BOTH = ["--networks", *common.NETWORKS]

@@ -15,7 +15,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from service import codec
+from arn_purify.service import codec
 
 from .conftest import most_resident, serving
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arn_purify.service.protocols import v2_grpc
 from examples import servers
-from service.protocols import v2_grpc
 
 from .conftest import behind_grpc, most_resident, serving
 
@@ -347,7 +347,7 @@ def test_shadow_mode_counts_the_disagreement_and_changes_no_answer(triton, tmp_p
 
 
 def test_a_contract_that_cannot_be_kept_ends_the_start_with_its_reason(triton):
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--downstream-url", triton.http]
+    command = [sys.executable, "-m", "arn_purify.service", "serve", "--port", "0", "--downstream-url", triton.http]
     flags = ["--downstream-protocol", "v2", "--downstream-model", "lenet5", "--input-name", "tag"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2

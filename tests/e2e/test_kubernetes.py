@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.decoder import memory
-from service.settings import Settings, from_flags
+from arn_purify.service.decoder import memory
+from arn_purify.service.settings import Settings, from_flags
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "docker" / "kubernetes"
@@ -73,7 +73,7 @@ def test_the_memory_that_a_container_may_have_holds_what_it_takes(name):
 
 
 def test_kserve_starts_the_transformer_with_flags_that_it_takes():
-    from service.cli import parser
+    from arn_purify.service.cli import parser
 
     (container,) = kserve()["spec"]["transformer"]["containers"]
     given = [*container["args"], "--predictor_host", "digits-predictor.default", "--http_port", "8080"]

@@ -18,8 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
-import models
-from service import codec
+from arn_purify import models
+from arn_purify.service import codec
 from tests.e2e.conftest import serving
 
 ROOT = Path(__file__).parents[2]

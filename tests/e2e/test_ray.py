@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import codec
+from arn_purify.service import codec
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -28,7 +28,7 @@ import ray, signal, sys
 from ray import serve
 ray.init(num_cpus=4, include_dashboard=False, logging_level="error")
 serve.start(http_options={{"host": "127.0.0.1", "port": {PORT}}})
-from service.ray_app import purifier
+from arn_purify.service.ray_app import purifier
 serve.run(purifier)
 print("ready", flush=True)
 for line in sys.stdin:

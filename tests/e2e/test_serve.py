@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import models
-from service import codec
-from service.connection import MAX_HEAD_BYTES
+from arn_purify import models
+from arn_purify.service import codec
+from arn_purify.service.connection import MAX_HEAD_BYTES
 
 from ..conftest import decoders_of
 from ..fuzz import slow_png
@@ -223,7 +223,7 @@ def test_a_head_without_end_is_cut_off_before_it_takes_memory(served):
 def test_a_start_that_cannot_be_ends_with_one_line_and_status_2(flags, message, tmp_path):
     whole = (models.ZOO / "mnist-transparent.safetensors").read_bytes()
     (tmp_path / "corrupt.safetensors").write_bytes(whole[: len(whole) // 2])
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", *flags]
+    command = [sys.executable, "-m", "arn_purify.service", "serve", "--port", "0", *flags]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 2
     (line,) = finished.stderr.splitlines()
@@ -236,7 +236,7 @@ def test_a_folder_is_purified_into_pngs_of_the_same_names(tmp_path):
     source.mkdir(parents=True)
     for number in range(70):
         Image.new("L", (28, 28), number).save(source / f"{number}.bmp")
-    command = [sys.executable, "-m", "service", "purify", str(tmp_path / "in"), str(tmp_path / "out")]
+    command = [sys.executable, "-m", "arn_purify.service", "purify", str(tmp_path / "in"), str(tmp_path / "out")]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "70 image(s) purified" in finished.stdout
     assert "70/70" in finished.stderr

@@ -19,11 +19,11 @@ import pytest
 import torch
 from PIL import Image
 
-import models
+from arn_purify import models
+from arn_purify.models.checkpoint import save
+from arn_purify.service import codec, demo
+from arn_purify.service.engine import Engine, Work
 from examples.servers import free_port
-from models.checkpoint import save
-from service import codec, demo
-from service.engine import Engine, Work
 
 from .conftest import serving
 
@@ -200,7 +200,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(tmp_path):
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_full_disk_for_the_log_costs_no_answer(form, tmp_path):
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-format", form]
+    command = [sys.executable, "-m", "arn_purify.service", "serve", "--port", str(port), "--log-format", form]
     with Path("/dev/full").open("w") as full, httpx2.Client(base_url=url) as client:
         process = subprocess.Popen(command, stderr=full)
         try:

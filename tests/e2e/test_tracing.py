@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from service.protocols import v2_grpc
+from arn_purify.service.protocols import v2_grpc
 from tests.e2e.conftest import behind_grpc, serving
 
 trace_service = pytest.importorskip(

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import models
-from models import Arn, ArnConfig, AttackDiscriminator, ImageDiscriminator
-from models.folding import folded
+from arn_purify import models
+from arn_purify.models import Arn, ArnConfig, AttackDiscriminator, ImageDiscriminator
+from arn_purify.models.folding import folded
 
 
 @pytest.fixture(params=["compact", "released", "colour", "skips"])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import models
-from models import ApeG, ApeGConfig, ApeGDiscriminator, Card, Hgd, HgdConfig, checkpoint
+from arn_purify import models
+from arn_purify.models import ApeG, ApeGConfig, ApeGDiscriminator, Card, Hgd, HgdConfig, checkpoint
 
 
 @pytest.fixture(params=[(ApeG, ApeGConfig), (Hgd, HgdConfig)], ids=["ape-g", "hgd"])

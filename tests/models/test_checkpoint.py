@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import models
-from models import Arn, ArnConfig, Card, CheckpointError, checkpoint
-from service.engine import Engine
+from arn_purify import models
+from arn_purify.models import Arn, ArnConfig, Card, CheckpointError, checkpoint
+from arn_purify.service.engine import Engine
 
 
 @pytest.fixture

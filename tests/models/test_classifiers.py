@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import models
-from models import (
+from arn_purify import models
+from arn_purify.models import (
     Card,
     LisaCnn,
     LisaCnnConfig,

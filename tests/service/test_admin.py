@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import models
-from models.checkpoint import architecture_of, save
-from service import codec, demo
-from service.engine import Engine, Work
-from service.settings import Settings
+from arn_purify import models
+from arn_purify.models.checkpoint import architecture_of, save
+from arn_purify.service import codec, demo
+from arn_purify.service.engine import Engine, Work
+from arn_purify.service.settings import Settings
 
 from ..conftest import running
 

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service import codec
-from service.errors import BadParameter, BrokenBody, BrokenImage, ServiceError, TooManyPixels
+from arn_purify.service import codec
+from arn_purify.service.errors import BadParameter, BrokenBody, BrokenImage, ServiceError, TooManyPixels
 
 LIMIT = 10_000
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-import models
-from service import codec, demo
+from arn_purify import models
+from arn_purify.service import codec, demo
+from arn_purify.training import attacks, data
 from tests.conftest import running
-from training import attacks, data
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 

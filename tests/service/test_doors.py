@@ -6,12 +6,12 @@ import grpc
 import pytest
 from pydantic import ValidationError
 
-from service import codec
-from service.doors import Doors, _network
-from service.errors import BodiesFull, ClientLimit
-from service.grpc_gateway import _address
-from service.metrics import Metrics
-from service.settings import Settings
+from arn_purify.service import codec
+from arn_purify.service.doors import Doors, _network
+from arn_purify.service.errors import BodiesFull, ClientLimit
+from arn_purify.service.grpc_gateway import _address
+from arn_purify.service.metrics import Metrics
+from arn_purify.service.settings import Settings
 
 from ..conftest import running
 from .test_http import PIXELS, PNG

@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import codec
-from service.contract import Contract
-from service.downstream import Breaker, Downstream
-from service.errors import DownstreamOpen, DownstreamUnreachable
-from service.gateway import mismatch, verbatim
-from service.protocols import v2
-from service.settings import Settings, add_flags, add_transformer_flags, from_flags
+from arn_purify.service import codec
+from arn_purify.service.contract import Contract
+from arn_purify.service.downstream import Breaker, Downstream
+from arn_purify.service.errors import DownstreamOpen, DownstreamUnreachable
+from arn_purify.service.gateway import mismatch, verbatim
+from arn_purify.service.protocols import v2
+from arn_purify.service.settings import Settings, add_flags, add_transformer_flags, from_flags
 
 from ..conftest import running
 
@@ -471,7 +471,7 @@ def test_what_follows_an_answer_is_never_taken_for_the_next_one(says, monkeypatc
 def now(monkeypatch):
     """The breaker's clock, to be moved."""
     clock = [100.0]
-    monkeypatch.setattr("service.downstream.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("arn_purify.service.downstream.time.monotonic", lambda: clock[0])
     return clock
 
 

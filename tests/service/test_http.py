@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models import Card, LisaCnn, LisaCnnConfig, checkpoint
-from service import codec
-from service.engine import Engine, Work
-from service.errors import DeadlineExceeded, QueueFull
+from arn_purify.models import Card, LisaCnn, LisaCnnConfig, checkpoint
+from arn_purify.service import codec
+from arn_purify.service.engine import Engine, Work
+from arn_purify.service.errors import DeadlineExceeded, QueueFull
 
 from ..conftest import running
 

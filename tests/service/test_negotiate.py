@@ -2,8 +2,8 @@
 
 import pytest
 
-from service import negotiate
-from service.errors import NotAcceptable
+from arn_purify.service import negotiate
+from arn_purify.service.errors import NotAcceptable
 
 OFFERED = ("image/png", "image/webp", "application/x-npy", "application/json")
 

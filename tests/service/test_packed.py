@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models.folding import folded
-from service.packed import _Doubling, packed
-from service.precision import lowered
+from arn_purify import models
+from arn_purify.models.folding import folded
+from arn_purify.service.packed import _Doubling, packed
+from arn_purify.service.precision import lowered
 
 from ..networks import NETWORKS
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-import models
-from models.precision import multiplies_bf16
-from service.engine import Engine, Work
-from service.precision import lowered, resolve
-from training import attacks, data
+from arn_purify import models
+from arn_purify.models.precision import multiplies_bf16
+from arn_purify.service.engine import Engine, Work
+from arn_purify.service.precision import lowered, resolve
+from arn_purify.training import attacks, data
 
 from ..networks import NETWORKS
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service import codec
-from service.contract import Contract
-from service.errors import BadParameter, BrokenBody, ServiceError, WrongSize
-from service.gateway import inflate
-from service.protocols import Slot, Wire, torchserve, v1, v2, v2_grpc
-from service.protocols.json_text import parse, splice
+from arn_purify.service import codec
+from arn_purify.service.contract import Contract
+from arn_purify.service.errors import BadParameter, BrokenBody, ServiceError, WrongSize
+from arn_purify.service.gateway import inflate
+from arn_purify.service.protocols import Slot, Wire, torchserve, v1, v2, v2_grpc
+from arn_purify.service.protocols.json_text import parse, splice
 
 DIGIT = (1, 28, 28)
 

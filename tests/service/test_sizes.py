@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import models
-from models import Arn, ArnConfig, Card, checkpoint
-from service import codec, engine
+from arn_purify import models
+from arn_purify.models import Arn, ArnConfig, Card, checkpoint
+from arn_purify.service import codec, engine
 from tests.conftest import running
 
 

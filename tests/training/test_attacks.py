@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-import models
-from training import attacks
+from arn_purify import models
+from arn_purify.training import attacks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import models
-from training import convert, data
-from training.cli import main
+from arn_purify import models
+from arn_purify.training import convert, data
+from arn_purify.training.cli import main
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")

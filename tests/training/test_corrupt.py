@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training import corrupt
+from arn_purify.training import corrupt
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-import models
-from training import attacks, craft, data, fast
+from arn_purify import models
+from arn_purify.training import attacks, craft, data, fast
 
 
 @pytest.fixture(scope="module")

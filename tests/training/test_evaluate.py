@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models import Card
-from training import attacks, data, evaluate, pages, records, redflags, threats
-from training.cli import main
-from training.load import load_model
+from arn_purify import models
+from arn_purify.models import Card
+from arn_purify.training import attacks, data, evaluate, pages, records, redflags, threats
+from arn_purify.training.cli import main
+from arn_purify.training.load import load_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -352,7 +352,7 @@ def test_flags_are_written_into_the_records_and_their_absence_is_caught(project)
 
 
 def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):
-    (tmp_path / "mine.py").write_text("import models\n\ndef load():\n    return models.load('mnist-lenet5')\n")
+    (tmp_path / "mine.py").write_text("import arn_purify\n\ndef load():\n    return arn_purify.load('mnist-lenet5')\n")
     monkeypatch.chdir(tmp_path)
     arguments = "evaluate --dataset digits --classifier mine:load --purifier identity --attacks none,PGD_N --every 30"
     assert main(arguments.split()) == 0

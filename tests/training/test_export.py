@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 
-import models
-from models.checkpoint import card_of
-from training import figures
-from training.cli import main
-from training.export import model_card
+from arn_purify import models
+from arn_purify.models.checkpoint import card_of
+from arn_purify.training import figures
+from arn_purify.training.cli import main
+from arn_purify.training.export import model_card
 
 
 @pytest.mark.parametrize("name", models.available())

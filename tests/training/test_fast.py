@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from models import ArnConfig, LisaCnn, LisaCnnConfig
-from training import attacks, data, deadline, fast, recipes, train
-from training.advertorch_shim import attacks as advertorch
-from training.classifier import CLASSIFIER_RECIPES, NETWORKS, natural, train_classifier
+from arn_purify.models import ArnConfig, LisaCnn, LisaCnnConfig
+from arn_purify.training import attacks, data, deadline, fast, recipes, train
+from arn_purify.training.advertorch_shim import attacks as advertorch
+from arn_purify.training.classifier import CLASSIFIER_RECIPES, NETWORKS, natural, train_classifier
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_colour_classifier_that_is_out_of_time_goes_on(digits, tmp_path, monke
     recipe = dataclasses.replace(natural("resnet20", "cifar10"), epochs=2, batch_size=32)
     whole = train_classifier(digits, recipe, arch="resnet20", out=tmp_path / "whole")
     out = tmp_path / "broken"
-    monkeypatch.setattr("training.classifier.is_near", lambda _: out.exists())
+    monkeypatch.setattr("arn_purify.training.classifier.is_near", lambda _: out.exists())
     with pytest.raises(deadline.OutOfTime, match="1 of 2 epochs"):
         train_classifier(digits, recipe, arch="resnet20", out=out)
     monkeypatch.undo()

@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-import models
-from training import attacks, data, interop
+from arn_purify import models
+from arn_purify.training import attacks, data, interop
 
 pytestmark = pytest.mark.slow
 

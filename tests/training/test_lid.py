@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import models
-from training import data, figures, lid
-from training.cli import main
+from arn_purify import models
+from arn_purify.training import data, figures, lid
+from arn_purify.training.cli import main
 
 
 @pytest.mark.parametrize("dimension", [2, 8])

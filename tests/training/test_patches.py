@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from training import attacks, classifier, data, patches
-from training.state import ConfigurationError
+from arn_purify import models
+from arn_purify.training import attacks, classifier, data, patches
+from arn_purify.training.state import ConfigurationError
 
 
 class Spot(nn.Module):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training import deadline, reproduce
+from arn_purify.training import deadline, reproduce
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
-from models import ArnConfig
-from training import adaptive, attacks, data, recipes, train
+from arn_purify import models
+from arn_purify.models import ArnConfig
+from arn_purify.training import adaptive, attacks, data, recipes, train
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -161,7 +161,13 @@ def test_every_evaluation_leaves_losses_metrics_and_a_contact_sheet(digits, clas
 
 def command(out, **extra):
     flags = {"dataset": "digits", "epochs": 3, "batch-size": 64, "out": out, "recipe": "paper", **extra}
-    return [sys.executable, "-m", "training", "train", *(part for k, v in flags.items() for part in (f"--{k}", str(v)))]
+    return [
+        sys.executable,
+        "-m",
+        "arn_purify.training",
+        "train",
+        *(part for k, v in flags.items() for part in (f"--{k}", str(v))),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +202,7 @@ def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(
 TOGETHER = """
 import sys, torch
 import torch.distributed as dist
-from training import cli, train
+from arn_purify.training import cli, train
 
 def checked(self, fit=train.Trainer.fit):
     fitted = fit(self)
