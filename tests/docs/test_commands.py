@@ -147,7 +147,7 @@ def parse(module, arguments, monkeypatch, whole=True):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    monkeypatch.delitem(sys.modules, module, raising=False)  # it is to run anew
+    monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)  # it is to run anew
     with pytest.raises(Parsed) as parsed:
         runpy.run_module(module, run_name="__main__")
     (namespace,) = parsed.value.args

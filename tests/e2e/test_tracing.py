@@ -212,14 +212,14 @@ def test_off_nothing_of_it_is_imported(variables):
     names = "[name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))]"
     if variables:
         variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    script = f"import sys; from service.app import create_app; assert create_app().state.service; print({names})"
+    script = f"import sys; from arn_purify.service.app import create_app; assert create_app().state.service; print({names})"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")} | variables
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
 def test_without_the_extra_it_says_so_and_serves(tmp_path):
-    program = "import sys; sys.modules['opentelemetry.sdk'] = None; from service.cli import main; main()"
+    program = "import sys; sys.modules['opentelemetry.sdk'] = None; from arn_purify.service.cli import main; main()"
     environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     with serving(tmp_path, command=[sys.executable, "-c", program], env=environment) as served:
         assert served.client.post("/purify", content=PNG).status_code == 200
