@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arn_purify.service import codec
-from arn_purify.service.precision import Precision, resolve
+from arn_purify.service.core import codec
+from arn_purify.service.core.precision import Precision, resolve
 from examples.servers import free_port
 
 from . import common, engine

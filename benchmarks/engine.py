@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from arn_purify import models
-from arn_purify.service.engine import Engine, Work
-from arn_purify.service.precision import Precision
+from arn_purify.service.core.engine import Engine, Work
+from arn_purify.service.core.precision import Precision
 
 from . import common
 

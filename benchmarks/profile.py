@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from arn_purify.service import codec
-from arn_purify.service.precision import resolve
+from arn_purify.service.core import codec
+from arn_purify.service.core.precision import resolve
 
 from . import common
 

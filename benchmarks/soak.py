@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from arn_purify.service import codec
-from arn_purify.service.precision import Precision, resolve
+from arn_purify.service.core import codec
+from arn_purify.service.core.precision import Precision, resolve
 
 from . import common, engine
 

@@ -19,9 +19,9 @@ from arn_purify.models import Arn, card_of
 from arn_purify.models.precision import multiplies_bf16
 from arn_purify.training import attacks, data
 from arn_purify.training.attacks import for_training
-from arn_purify.training.fast import searched
-from arn_purify.training.recipes import RECIPES
-from arn_purify.training.train import TrainConfig, Trainer
+from arn_purify.training.attacks.fast import searched
+from arn_purify.training.learning.recipes import RECIPES
+from arn_purify.training.learning.trainer import TrainConfig, Trainer
 
 from . import common, engine
 

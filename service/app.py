@@ -19,19 +19,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import admin, gateway, tracing
-from .batcher import Batcher
-from .contract import Contract
-from .decoder import Decoder
-from .doors import Admission, Doors
-from .downstream import Downstream
-from .engine import Engine
+from .core.batcher import Batcher
+from .core.decoder import Decoder
+from .core.engine import Engine
+from .edge.http import QUIET, RequestContext, refusal
+from .edge.limits import Admission, Doors
 from .errors import BodiesFull, Draining, EngineFailure, OutOfMemory, ServiceError, Warming
-from .grpc_gateway import GrpcGateway
-from .http import QUIET, RequestContext, refusal
-from .metrics import Metrics
-from .routes import router
+from .gateway import rest as gateway
+from .gateway.downstream import Downstream
+from .gateway.grpc import GrpcGateway
+from .gateway.preprocessing import Contract
+from .routes import admin
+from .routes.purify import router
 from .settings import Settings
+from .telemetry import tracing
+from .telemetry.metrics import Metrics
 
 logger = logging.getLogger("service")
 

@@ -24,13 +24,14 @@ from tqdm import tqdm
 from arn_purify import models
 from arn_purify.models.checkpoint import write_atomically
 
-from . import codec, gateway
 from .app import Service, create_app
-from .connection import Connection, Door
-from .engine import Engine, Work
+from .core import codec
+from .core.engine import Engine, Work
+from .edge.connection import Connection, Door
 from .errors import ServiceError
-from .log import configure
+from .gateway import rest as gateway
 from .settings import Settings, add_flags, add_transformer_flags, from_flags
+from .telemetry.log import configure
 
 _M_ARENA_MAX = -8  # malloc.h
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

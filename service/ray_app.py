@@ -12,9 +12,9 @@ import asyncio
 from fastapi import FastAPI
 from ray import serve
 
-from . import gateway
 from .app import Service, create_app
 from .errors import Warming
+from .gateway import rest as gateway
 
 _built: list[Service] = []
 
@@ -44,9 +44,7 @@ class Purifier:
         Raises:
             EngineFailure: the device's thread is gone; Ray then starts another replica.
         """
-        from arn_purify.service.ray_app import (
-            _built,  # Ray carries this class by value, and would carry an empty list with it
-        )
+        from arn_purify.service.ray_app import _built
 
         while True:
             try:

@@ -28,7 +28,7 @@ def decoders_of(pid: int) -> set[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError):  # it may end while we look
             parent = int((process / "status").read_text().split("PPid:")[1].split()[0])
-            if parent == pid and b"arn_purify.service.decode_worker" in (process / "cmdline").read_bytes():
+            if parent == pid and b"arn_purify.service.core.decode_worker" in (process / "cmdline").read_bytes():
                 found.add(int(process.name))
     return found
 

@@ -25,21 +25,23 @@ from arn_purify.models.arn import Architecture
 from arn_purify.models.checkpoint import Kind
 from arn_purify.models.precision import multiplies_bf16
 
-from . import attacks, data, figures, lid, pages, tables
-from .adaptive import as_learned
-from .classifier import CLASSIFIER_RECIPES, NETWORKS, train_classifier
+from . import attacks, data
+from .attacks.adaptive import as_learned
 from .convert import convert
-from .craft import crafted_set, versions
 from .data import DATASETS, Dataset
-from .evaluate import Subject, evaluate, over_http
+from .data.lisa import import_lisa
 from .export import export
-from .lisa import import_lisa
+from .learning.classifier import CLASSIFIER_RECIPES, NETWORKS, train_classifier
+from .learning.recipes import RECIPES, LossWeights, Recipe, default_recipe
+from .learning.trainer import PurifierConfig, TrainConfig, Trainer, join_process_group
 from .load import load_model
-from .recipes import RECIPES, LossWeights, Recipe, default_recipe
-from .records import read_all
-from .redflags import annotate
-from .threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
-from .train import PurifierConfig, TrainConfig, Trainer, join_process_group
+from .measuring import lid
+from .measuring.craft import crafted_set, versions
+from .measuring.evaluate import Subject, evaluate, over_http
+from .measuring.records import read_all
+from .measuring.redflags import annotate
+from .measuring.threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
+from .report import figures, pages, tables
 
 _PURIFIERS = (*get_args(Architecture), "ape-g", "hgd")
 # Of the compact network, each a flag and a field of its configuration.

@@ -15,13 +15,13 @@ from arn_purify import models
 from arn_purify.models import Card, any_size, checkpoint
 from arn_purify.models.checkpoint import write_atomically
 
-from . import figures
 from .attacks import get
-from .classifier import error_rate
 from .data import Dataset
-from .evaluate import Subject, evaluate
+from .learning.classifier import error_rate
 from .load import load_model
-from .threats import Oblivious, ThreatModel, WhiteBox
+from .measuring.evaluate import Subject, evaluate
+from .measuring.threats import Oblivious, ThreatModel, WhiteBox
+from .report import figures
 
 
 def export(

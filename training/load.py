@@ -14,7 +14,7 @@ from torch import nn
 from arn_purify import models
 from arn_purify.models import Card
 
-from .state import weights_sha256
+from .learning.state import weights_sha256
 
 
 def _sources(*names: str) -> list[bytes]:

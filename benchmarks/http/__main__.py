@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from arn_purify.service import codec
-from arn_purify.service.precision import Precision, resolve
+from arn_purify.service.core import codec
+from arn_purify.service.core.precision import Precision, resolve
 from benchmarks import common
 from benchmarks.common import Sample
 from examples.servers import environment, free_port

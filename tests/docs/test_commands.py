@@ -31,7 +31,7 @@ OTHERS = ("curl", "pip", "python", "tensorboard", "torchrun")
 MODULES = {
     "arn": "arn_purify.service",
     "arn-train": "arn_purify.training",
-    "reproduce": "arn_purify.training.reproduce",
+    "reproduce": "arn_purify.training.reproduce.run",
 }
 
 

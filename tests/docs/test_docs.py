@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from arn_purify.service import errors
-from arn_purify.service.metrics import Metrics
 from arn_purify.service.settings import Settings
+from arn_purify.service.telemetry.metrics import Metrics
 from arn_purify.training import attacks
 from benchmarks import ray
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arn_purify.service import codec
-from arn_purify.service.precision import tolerance
+from arn_purify.service.core import codec
+from arn_purify.service.core.precision import tolerance
 from benchmarks import common, soak
 
 ROOT = Path(__file__).parents[2]

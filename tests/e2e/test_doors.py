@@ -15,7 +15,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from arn_purify.service import codec
+from arn_purify.service.core import codec
 
 from .conftest import most_resident, serving
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arn_purify.service.decoder import memory
+from arn_purify.service.core.decoder import memory
 from arn_purify.service.settings import Settings, from_flags
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from arn_purify import models
-from arn_purify.service import codec
+from arn_purify.service.core import codec
 from tests.e2e.conftest import serving
 
 ROOT = Path(__file__).parents[2]

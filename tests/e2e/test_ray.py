@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arn_purify.service import codec
+from arn_purify.service.core import codec
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="the extra ray is not installed")

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from arn_purify import models
-from arn_purify.service import codec
-from arn_purify.service.connection import MAX_HEAD_BYTES
+from arn_purify.service.core import codec
+from arn_purify.service.edge.connection import MAX_HEAD_BYTES
 
 from ..conftest import decoders_of
 from ..fuzz import slow_png

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+from arn_purify.service.gateway.rest.protocols import v2_grpc
 
-from arn_purify.service.protocols import v2_grpc
 from tests.e2e.conftest import behind_grpc, serving
 
 trace_service = pytest.importorskip(
@@ -212,7 +212,9 @@ def test_off_nothing_of_it_is_imported(variables):
     names = "[name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))]"
     if variables:
         variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    script = f"import sys; from arn_purify.service.app import create_app; assert create_app().state.service; print({names})"
+    script = (
+        f"import sys; from arn_purify.service.app import create_app; assert create_app().state.service; print({names})"
+    )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")} | variables
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from arn_purify import models
 from arn_purify.models import Arn, ArnConfig, Card, CheckpointError, checkpoint
-from arn_purify.service.engine import Engine
+from arn_purify.service.core.engine import Engine
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arn_purify.service.batcher import Batcher
-from arn_purify.service.engine import Engine, Purified, Work
+from arn_purify.service.core.batcher import Batcher
+from arn_purify.service.core.engine import Engine, Purified, Work
 from arn_purify.service.errors import DeadlineExceeded, Draining, EngineFailure, OutOfMemory, QueueFull, TooManyImages
 
 WORK = Work("m")
@@ -242,7 +242,7 @@ async def test_a_batch_beyond_memory_is_halved_and_the_size_that_works_is_rememb
     assert caplog.text.count("smaller batches for a while") == 1
     tried.clear()
     now = time.monotonic()
-    monkeypatch.setattr("arn_purify.service.batcher.time.monotonic", lambda: now + 61)
+    monkeypatch.setattr("arn_purify.service.core.batcher.time.monotonic", lambda: now + 61)
     await submit(queue, *range(4))
     assert tried == [4, 2, 2]
     queue.close(5)

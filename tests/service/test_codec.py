@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from arn_purify.service import codec
+from arn_purify.service.core import codec
 from arn_purify.service.errors import BadParameter, BrokenBody, BrokenImage, ServiceError, TooManyPixels
 
 LIMIT = 10_000

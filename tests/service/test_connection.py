@@ -13,10 +13,10 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from arn_purify.service.connection import MAX_HEAD_BYTES, Connection, Door
-from arn_purify.service.doors import Admission, Doors
-from arn_purify.service.metrics import Metrics
+from arn_purify.service.edge.connection import MAX_HEAD_BYTES, Connection, Door
+from arn_purify.service.edge.limits import Admission, Doors
 from arn_purify.service.settings import Settings
+from arn_purify.service.telemetry.metrics import Metrics
 
 
 def test_all_who_wait_come_in_at_once_and_nobody_after_the_door_is_closed():

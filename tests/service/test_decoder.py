@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arn_purify.service import codec
-from arn_purify.service.decoder import Decoder, Plan, memory, processes
+from arn_purify.service.core import codec
+from arn_purify.service.core.decoder import Decoder, Plan, memory, processes
 from arn_purify.service.errors import (
     BrokenImage,
     DeadlineExceeded,
@@ -172,7 +172,7 @@ async def test_a_process_that_linux_ends_for_want_of_memory_is_no_fault_of_the_i
 
 
 async def test_a_process_that_closes_its_channel_and_stays_is_ended(monkeypatch):
-    monkeypatch.setattr("arn_purify.service.decoder._SECONDS_TO_END", 0.1)
+    monkeypatch.setattr("arn_purify.service.core.decoder._SECONDS_TO_END", 0.1)
     async with decoding() as decoder:
         await decoder.decode(PNG, as_it_is)
         os.kill(children().pop(), signal.SIGSTOP)
@@ -192,7 +192,7 @@ def test_there_are_as_many_as_cores_and_half_of_the_memory_allow(monkeypatch, tm
     files = [tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"]
     if limit:
         files[version].write_text(f"{limit}\n")
-    monkeypatch.setattr("arn_purify.service.decoder._MEMORY_LIMITS", files)
+    monkeypatch.setattr("arn_purify.service.core.decoder._MEMORY_LIMITS", files)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert processes(16_000_000, 2**26) == number
     decoder = Decoder(1, 1, 16_000_000, 2**26)

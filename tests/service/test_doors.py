@@ -4,14 +4,14 @@ import contextlib
 
 import grpc
 import pytest
+from arn_purify.service.gateway.rest.grpc import _address
 from pydantic import ValidationError
 
-from arn_purify.service import codec
-from arn_purify.service.doors import Doors, _network
+from arn_purify.service.core import codec
+from arn_purify.service.edge.limits import Doors, _network
 from arn_purify.service.errors import BodiesFull, ClientLimit
-from arn_purify.service.grpc_gateway import _address
-from arn_purify.service.metrics import Metrics
 from arn_purify.service.settings import Settings
+from arn_purify.service.telemetry.metrics import Metrics
 
 from ..conftest import running
 from .test_http import PIXELS, PNG

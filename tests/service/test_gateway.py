@@ -18,14 +18,14 @@ from typing import ClassVar
 import aiohttp
 import numpy as np
 import pytest
+from arn_purify.service.gateway.rest.downstream import Breaker, Downstream
+from arn_purify.service.gateway.rest.preprocessing import Contract
+from arn_purify.service.gateway.rest.protocols import v2
+from arn_purify.service.gateway.rest.rest import mismatch, verbatim
 from PIL import Image
 
-from arn_purify.service import codec
-from arn_purify.service.contract import Contract
-from arn_purify.service.downstream import Breaker, Downstream
+from arn_purify.service.core import codec
 from arn_purify.service.errors import DownstreamOpen, DownstreamUnreachable
-from arn_purify.service.gateway import mismatch, verbatim
-from arn_purify.service.protocols import v2
 from arn_purify.service.settings import Settings, add_flags, add_transformer_flags, from_flags
 
 from ..conftest import running
@@ -471,7 +471,7 @@ def test_what_follows_an_answer_is_never_taken_for_the_next_one(says, monkeypatc
 def now(monkeypatch):
     """The breaker's clock, to be moved."""
     clock = [100.0]
-    monkeypatch.setattr("arn_purify.service.downstream.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("arn_purify.service.gateway.downstream.time.monotonic", lambda: clock[0])
     return clock
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from arn_purify.models import Card, LisaCnn, LisaCnnConfig, checkpoint
-from arn_purify.service import codec
-from arn_purify.service.engine import Engine, Work
+from arn_purify.service.core import codec
+from arn_purify.service.core.engine import Engine, Work
 from arn_purify.service.errors import DeadlineExceeded, QueueFull
 
 from ..conftest import running

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arn_purify.service import negotiate
+from arn_purify.service.edge import negotiate
 from arn_purify.service.errors import NotAcceptable
 
 OFFERED = ("image/png", "image/webp", "application/x-npy", "application/json")

@@ -6,8 +6,8 @@ from torch import nn
 
 from arn_purify import models
 from arn_purify.models.folding import folded
-from arn_purify.service.packed import _Doubling, packed
-from arn_purify.service.precision import lowered
+from arn_purify.service.core.onednn import _Doubling, packed
+from arn_purify.service.core.precision import lowered
 
 from ..networks import NETWORKS
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from arn_purify import models
 from arn_purify.models.precision import multiplies_bf16
-from arn_purify.service.engine import Engine, Work
-from arn_purify.service.precision import lowered, resolve
+from arn_purify.service.core.engine import Engine, Work
+from arn_purify.service.core.precision import lowered, resolve
 from arn_purify.training import attacks, data
 
 from ..networks import NETWORKS

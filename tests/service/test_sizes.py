@@ -9,7 +9,7 @@ import torch
 
 from arn_purify import models
 from arn_purify.models import Arn, ArnConfig, Card, checkpoint
-from arn_purify.service import codec, engine
+from arn_purify.service.core import codec, engine
 from tests.conftest import running
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arn_purify.training import corrupt
+from arn_purify.training.data import corrupt
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from arn_purify import models
-from arn_purify.training import attacks, craft, data, fast
+from arn_purify.training import attacks, data
+from arn_purify.training.attacks import fast
+from arn_purify.training.measuring import craft
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from arn_purify.training import data, lisa
+from arn_purify.training import data
+from arn_purify.training.data import lisa
 
 needs = {
     name: pytest.mark.skipif(
@@ -208,7 +209,7 @@ def test_one_colour_image_makes_every_part_of_a_folder_colour(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "L", "RGB", "1"])
 def test_a_folder_reads_images_as_the_service_does(mode, tmp_path):
-    from arn_purify.service import codec
+    from arn_purify.service.core import codec
 
     levels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     if mode == "I;16":

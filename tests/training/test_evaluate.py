@@ -13,9 +13,11 @@ from torch import nn
 
 from arn_purify import models
 from arn_purify.models import Card
-from arn_purify.training import attacks, data, evaluate, pages, records, redflags, threats
+from arn_purify.training import attacks, data
 from arn_purify.training.cli import main
 from arn_purify.training.load import load_model
+from arn_purify.training.measuring import evaluate, records, redflags, threats
+from arn_purify.training.report import pages
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,9 @@ import torch
 
 from arn_purify import models
 from arn_purify.models.checkpoint import card_of
-from arn_purify.training import figures
 from arn_purify.training.cli import main
 from arn_purify.training.export import model_card
+from arn_purify.training.report import figures
 
 
 @pytest.mark.parametrize("name", models.available())

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from arn_purify.models import ArnConfig, LisaCnn, LisaCnnConfig
-from arn_purify.training import attacks, data, deadline, fast, recipes, train
-from arn_purify.training.advertorch_shim import attacks as advertorch
-from arn_purify.training.classifier import CLASSIFIER_RECIPES, NETWORKS, natural, train_classifier
+from arn_purify.training import attacks, data, deadline
+from arn_purify.training.attacks import fast
+from arn_purify.training.attacks.advertorch_shim import attacks as advertorch
+from arn_purify.training.learning import recipes
+from arn_purify.training.learning import trainer as train
+from arn_purify.training.learning.classifier import CLASSIFIER_RECIPES, NETWORKS, natural, train_classifier
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def test_a_colour_classifier_that_is_out_of_time_goes_on(digits, tmp_path, monke
     recipe = dataclasses.replace(natural("resnet20", "cifar10"), epochs=2, batch_size=32)
     whole = train_classifier(digits, recipe, arch="resnet20", out=tmp_path / "whole")
     out = tmp_path / "broken"
-    monkeypatch.setattr("arn_purify.training.classifier.is_near", lambda _: out.exists())
+    monkeypatch.setattr("arn_purify.training.learning.classifier.is_near", lambda _: out.exists())
     with pytest.raises(deadline.OutOfTime, match="1 of 2 epochs"):
         train_classifier(digits, recipe, arch="resnet20", out=out)
     monkeypatch.undo()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from arn_purify import models
-from arn_purify.training import attacks, data, interop
+from arn_purify.training import attacks, data
+from arn_purify.training.measuring import interop
 
 pytestmark = pytest.mark.slow
 

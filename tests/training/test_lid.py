@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from arn_purify import models
-from arn_purify.training import data, figures, lid
+from arn_purify.training import data
 from arn_purify.training.cli import main
+from arn_purify.training.measuring import lid
+from arn_purify.training.report import figures
 
 
 @pytest.mark.parametrize("dimension", [2, 8])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from arn_purify.training import losses
+from arn_purify.training.learning import losses
 
 
 def test_eq1_is_the_cross_entropy_of_the_true_attack():

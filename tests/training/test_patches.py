@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from arn_purify import models
-from arn_purify.training import attacks, classifier, data, patches
-from arn_purify.training.state import ConfigurationError
+from arn_purify.training import attacks, data
+from arn_purify.training.attacks import patches
+from arn_purify.training.learning import classifier
+from arn_purify.training.learning.state import ConfigurationError
 
 
 class Spot(nn.Module):

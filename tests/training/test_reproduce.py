@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from arn_purify.training import deadline, reproduce
+from arn_purify.training import deadline
+from arn_purify.training.reproduce.run import run as reproduce
 
 ROOT = Path(__file__).parents[2]
 

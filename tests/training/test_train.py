@@ -14,7 +14,10 @@ import torch
 
 from arn_purify import models
 from arn_purify.models import ArnConfig
-from arn_purify.training import adaptive, attacks, data, recipes, train
+from arn_purify.training import attacks, data
+from arn_purify.training.attacks import adaptive
+from arn_purify.training.learning import recipes
+from arn_purify.training.learning import trainer as train
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 

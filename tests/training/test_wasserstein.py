@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from arn_purify.training import wasserstein
+from arn_purify.training.attacks import wasserstein
 
 
 def test_rows_are_projected_on_their_simplex():

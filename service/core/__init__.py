@@ -1,0 +1,1 @@
+"""From bytes to purified pixels: decode, queue, engine. Knows no HTTP and no gRPC."""

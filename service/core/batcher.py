@@ -1,0 +1,360 @@
+"""The batched request queue. Knows no HTTP and no network: entries in, results out, one thread at the device.
+
+There is no timer unless one is asked for: a batch forms whenever the device is free, from whatever waits, oldest first.
+A caller that knows nobody else to be waiting may run its entry on its own thread: without company there is no batch to
+pay for two hand-overs between threads.
+Entries whose client left, or whose deadline passed, are dropped as the batch forms and never reach the device.
+A batch that the device's memory does not hold is run in halves, and one that fails otherwise entry by entry, so that
+nobody pays for another's request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from ..errors import DeadlineExceeded, Draining, EngineFailure, OutOfMemory, QueueFull, ServiceError, TooManyImages
+from .codec import Images
+from .engine import Purified, Work
+
+logger = logging.getLogger(__name__)
+
+# How long batches stay as small as memory made them, before a full one is tried again.
+_SECONDS_HALVED = 60.0
+# As many images as a network needs at once to be nearly as quick as it ever is.
+_CROWD = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A result with its own timings, which are recorded where the answer is sent and nowhere else."""
+
+    result: Purified
+    queue_seconds: float
+    infer_seconds: float
+    submitted: float
+
+
+@dataclasses.dataclass(eq=False)
+class _Entry:
+    work: Work
+    images: Images
+    future: asyncio.Future[Answer]
+    deadline: float
+    submitted: float
+    taken: bool = False
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.work, self.images.dtype, self.images.shape[1:])
+
+
+class Batcher:
+    """Collects entries of the same work and shape into batches of at most ``max_batch_images``.
+
+    Args:
+        run: what the one thread calls with the work, the stacked images, and how many requests they are of.
+        max_batch_images: most images in one call of ``run``; a larger entry is run in pieces.
+        max_wait_seconds: how long the oldest entry may wait for company; 0 never waits.
+        queue_images: most images waiting.
+        on_batch: told the number of images of every call of ``run``.
+        on_halved: told of every batch that memory did not hold, which ``run`` says as ``MemoryError``.
+        warm_up: called on the thread before it takes its first entry.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Work, Images, int], Purified],
+        max_batch_images: int,
+        max_wait_seconds: float = 0.0,
+        queue_images: int = 1024,
+        on_batch: Callable[[int], object] = lambda _: None,
+        on_halved: Callable[[], object] = lambda: None,
+        warm_up: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._run, self._on_batch, self._on_halved, self._warm_up = run, on_batch, on_halved, warm_up
+        self._warm = False
+        self._max_batch_images, self._max_wait_seconds = max_batch_images, max_wait_seconds
+        self._queue_images = queue_images
+        self._entries: deque[_Entry] = deque()
+        self._changes: deque[tuple[Callable[[], object], Future[object]]] = deque()
+        self._halved: dict[tuple[object, ...], tuple[int, float]] = {}  # an entry's key: most images, until when
+        self._waiting = 0
+        self._images_a_second = 0.0
+        self._closing = False
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._condition = threading.Condition()
+        self._device = threading.Lock()  # held while something runs, on whichever thread
+        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting_images(self) -> int:
+        """Images in the queue, cancelled ones included until a batch forms."""
+        return self._waiting
+
+    @property
+    def warm(self) -> bool:
+        """Whether the warm-up is done."""
+        return self._warm
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device's thread runs; false after a failed warm-up and after ``close``."""
+        return self._thread.is_alive()
+
+    async def submit(self, work: Work, images: Images, deadline_seconds: float, here: bool = False) -> Answer:
+        """Queue images and wait for their result; with ``here`` run them on this thread if nothing waits or runs.
+
+        Cancelling the call takes the entry out of the queue.
+
+        Raises:
+            TooManyImages: more than the whole queue holds.
+            QueueFull: no room now; ``retry_after`` says when there should be.
+            Draining: the batcher is closing.
+            DeadlineExceeded: still waiting after ``deadline_seconds``.
+            OutOfMemory: the device's memory does not hold one of the images.
+            EngineFailure: ``run`` raised, or answered another number of images.
+        """
+        loop = asyncio.get_running_loop()
+        now = time.perf_counter()
+        entry = _Entry(work, images, loop.create_future(), now + deadline_seconds, now)
+        with self._condition:
+            self._event_loop = loop
+            self.admit(len(images))
+            run_here = here and self._warm and not self._entries and self._device.acquire(blocking=False)
+            if not run_here:
+                self._entries.append(entry)
+                self._waiting += len(images)
+                self._condition.notify()
+        if run_here:
+            try:
+                [(_, outcome)] = self._outcomes([entry])
+            finally:
+                self._device.release()
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        timer = loop.call_later(deadline_seconds, self._expire, entry)
+        try:
+            return await entry.future
+        finally:
+            timer.cancel()
+
+    async def between_batches(self, change: Callable[[], object]) -> None:
+        """Call ``change`` on the device's thread, after the batch that it works on and before the next.
+
+        Raises:
+            Draining: the batcher is closing.
+        """
+        done: Future[object] = Future()
+        with self._condition:
+            if self._closing:
+                raise Draining("the service is shutting down")
+            self._changes.append((change, done))
+            self._condition.notify()
+        await asyncio.wrap_future(done)
+
+    def admit(self, images: int = 1) -> None:
+        """Whether so many images would be taken now: what is sure to be refused need not be read or decoded first.
+
+        Raises:
+            TooManyImages, QueueFull, Draining: as :meth:`submit` says.
+        """
+        if self._closing:
+            raise Draining("the service is shutting down")
+        if images > self._queue_images:
+            raise TooManyImages(f"{images} images in one request; the queue holds {self._queue_images}")
+        if self._waiting + images > self._queue_images:
+            seconds = self._waiting / self._images_a_second if self._images_a_second else 1.0
+            raise QueueFull(f"{self._waiting} images are waiting already", retry_after=min(60, math.ceil(seconds) or 1))
+
+    @staticmethod
+    def _expire(entry: _Entry) -> None:
+        if not entry.taken and not entry.future.done():  # what the device works on is about to be answered
+            entry.future.set_exception(DeadlineExceeded("the request waited longer than its deadline"))
+
+    def close(self, timeout_seconds: float) -> None:
+        """Refuse new entries, finish those that wait, and stop the thread; what is left after the time fails."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join(timeout_seconds)
+        with self._condition:
+            left = list(self._entries)
+            self._entries.clear()
+            self._waiting = 0
+        self._tell([(entry, Draining("the service shut down before this request's turn")) for entry in left])
+
+    # -- the thread that owns the device --------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        self._warm_up()
+        self._warm = True
+        while batch := self._collect():
+            with self._device:
+                outcomes = self._outcomes(batch)
+            self._tell(outcomes)
+
+    def _outcomes(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Answer | ServiceError]]:
+        started = time.perf_counter()
+        results = self._results(batch)
+        seconds = time.perf_counter() - started
+        images = sum(len(result) for result in results if isinstance(result, Purified))
+        if images:
+            rate = images / seconds
+            self._images_a_second = 0.9 * self._images_a_second + 0.1 * rate if self._images_a_second else rate
+        return [
+            (
+                entry,
+                Answer(result, started - entry.submitted, seconds, entry.submitted)
+                if isinstance(result, Purified)
+                else result,
+            )
+            for entry, result in zip(batch, results, strict=True)
+        ]
+
+    def _collect(self) -> list[_Entry]:
+        """The next batch; empty only when the batcher is closed and nothing waits."""
+        with self._condition:
+            while True:
+                self._make_changes()
+                self._drop_dead()
+                if self._entries:
+                    wait = self._entries[0].submitted + self._max_wait_seconds - time.perf_counter()
+                    if wait <= 0 or self._waiting >= self._max_batch_images or self._closing:
+                        break
+                    self._condition.wait(wait)
+                elif self._closing:
+                    return []
+                else:
+                    self._condition.wait()
+            first = self._entries[0].key
+            batch: list[_Entry] = []
+            rest: deque[_Entry] = deque()
+            # Of a crowd half stays for the next batch: else all would be answered at once, ask again at once, and the
+            # device would rest while the event loop works, and the loop while the device does.
+            room = min(self._most(first), max(_CROWD, self._waiting // 2))
+            for entry in self._entries:
+                # The oldest entry always goes, whatever its size. Once one of its kind does not fit, none behind it
+                # overtakes, so that a large entry is never starved by small ones.
+                if entry.key == first and (not batch or len(entry.images) <= room):
+                    entry.taken = True
+                    batch.append(entry)
+                    room -= len(entry.images)
+                else:
+                    rest.append(entry)
+                    if entry.key == first:
+                        room = 0
+            self._entries = rest
+            self._waiting -= sum(len(entry.images) for entry in batch)
+            return batch
+
+    def _make_changes(self) -> None:
+        while self._changes:
+            change, done = self._changes.popleft()
+            if done.set_running_or_notify_cancel():
+                try:
+                    with self._device:
+                        done.set_result(change())
+                except Exception as error:
+                    done.set_exception(error)
+
+    def _drop_dead(self) -> None:
+        """Forget entries whose client left or whose deadline passed."""
+        now = time.perf_counter()
+        alive = deque(entry for entry in self._entries if not entry.future.done() and entry.deadline > now)
+        if len(alive) < len(self._entries):
+            self._entries = alive
+            self._waiting = sum(len(entry.images) for entry in alive)
+
+    def _most(self, key: tuple[object, ...]) -> int:
+        """Most images in one call of ``run``."""
+        images, until = self._halved.get(key, (self._max_batch_images, math.inf))
+        return images if time.monotonic() < until else self._max_batch_images
+
+    def _results(self, batch: Sequence[_Entry]) -> Sequence[Purified | ServiceError]:
+        """What comes of each entry: of a batch that fails, what comes of each alone."""
+        images = sum(len(entry.images) for entry in batch)
+        failure: ServiceError
+        try:
+            return self._run_together(batch)
+        except MemoryError as error:
+            logger.error("a batch of %d images failed for want of memory: %s", images, error)
+            failure = OutOfMemory("the device's memory does not hold this image now")
+        except Exception as error:
+            logger.exception("a batch of %d images failed", images)
+            failure = EngineFailure(f"the network failed on this batch: {type(error).__name__}")
+        if len(batch) == 1:
+            return [failure]
+        return [result for entry in batch for result in self._results([entry])]
+
+    def _run_together(self, batch: Sequence[_Entry]) -> list[Purified]:
+        images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
+        result = self._run_in_pieces(batch, images)
+        parts, start = [], 0
+        for entry in batch:
+            parts.append(result.part(start, start + len(entry.images)))
+            start += len(entry.images)
+        return parts
+
+    def _run_in_pieces(self, batch: Sequence[_Entry], images: Images) -> Purified:
+        key, most, halved = batch[0].key, self._most(batch[0].key), False
+        pieces: list[Purified] = []
+        start = 0
+        while start < len(images):
+            if pieces and all(entry.future.done() for entry in batch):  # the clients left: nobody waits for the rest
+                break
+            piece = images[start : start + most]
+            try:
+                pieces.append(self._run_checked(batch[0].work, piece, len(batch)))
+            except MemoryError:
+                if len(piece) == 1:
+                    raise
+                most, halved = len(piece) // 2, True
+                self._on_halved()
+                continue  # outside of this block, where the error no longer holds what the device had allocated
+            start += len(piece)
+            if halved:
+                halved = False
+                self._remember(key, most)
+        return pieces[0] if len(pieces) == 1 else Purified.join(pieces)
+
+    def _remember(self, key: tuple[object, ...], most: int) -> None:
+        """Form batches of what worked for a while."""
+        now = time.monotonic()
+        halved = {k: v for k, v in self._halved.items() if v[1] > now}
+        if key not in halved:
+            logger.warning("memory holds %d images of %s and no more: smaller batches for a while", most, key[-1])
+        self._halved = halved | {key: (most, now + _SECONDS_HALVED)}
+
+    def _run_checked(self, work: Work, images: Images, requests: int) -> Purified:
+        self._on_batch(len(images))
+        result = self._run(work, images, requests)
+        if len(result) != len(images):
+            raise RuntimeError(f"{len(images)} images went in, {len(result)} came out")
+        return result
+
+    def _tell(self, outcomes: list[tuple[_Entry, Answer | ServiceError]]) -> None:
+        """Resolve futures on their own loop, all of a batch in one call to it."""
+
+        def resolve() -> None:
+            for entry, outcome in outcomes:
+                if entry.future.done():  # the client left, or the deadline passed, while the device worked
+                    continue
+                if isinstance(outcome, Answer):
+                    entry.future.set_result(outcome)
+                else:
+                    entry.future.set_exception(outcome)
+
+        if outcomes and self._event_loop is not None and not self._event_loop.is_closed():
+            self._event_loop.call_soon_threadsafe(resolve)

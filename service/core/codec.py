@@ -1,0 +1,167 @@
+"""Bytes to arrays and back: images through Pillow, ``.npy`` without pickle. Knows no HTTP and no model.
+
+Everything that an upload can be wrong about is told here, as one of the exceptions of :mod:`arn_purify.service.errors`.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import warnings
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ..errors import BadParameter, BrokenBody, BrokenImage, NotAcceptable, TooManyPixels
+
+# The only decoders that untrusted bytes reach.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/x-ms-bmp")
+NPY_TYPE = "application/x-npy"
+_WEBP_LIMIT = 16383
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSED = (5, 6, 7, 8)
+_ORIENTATION_CARRIERS = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
+
+Image.MAX_IMAGE_PIXELS = None  # `open_image` checks the header itself, with a setting of ours
+# What Pillow has to say of a stranger's broken metadata is no matter for our log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+Images = NDArray[np.uint8] | NDArray[np.float32]
+"""uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]; the dtype tells the layout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedImage:
+    """An image whose header alone was read. ``size`` is (height, width), as a viewer shows it.
+
+    ``oriented`` says that the header asks the viewer to turn or mirror it.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    oriented: bool
+
+    @property
+    def channels(self) -> int:
+        """Colour channels that are enough to show it: 1 or 3."""
+        return 1 if self.image.mode in ("1", "L", "LA", "La") or self.image.mode.startswith("I") else 3
+
+    def decode(self, channels: int, resize_to: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Pixels as uint8 ``(1, H, W, channels)``.
+
+        EXIF orientation is applied, alpha composited over black, 16 bits rounded to 8, a palette looked up; a
+        one-channel model gets the luminance (ITU-R 601). ``resize_to`` (height, width) resamples (Lanczos).
+        """
+        try:
+            upright = ImageOps.exif_transpose(self.image) if self.oriented else self.image
+            image = _flatten(upright).convert("L" if channels == 1 else "RGB")
+            if resize_to and resize_to != (image.height, image.width):
+                image = image.resize((resize_to[1], resize_to[0]), Image.Resampling.LANCZOS)
+        except Exception as error:  # Pillow's decoders raise nearly everything on broken bytes
+            raise BrokenImage(f"the image cannot be decoded: {_sentence(error)}") from error
+        return np.array(image).reshape(1, image.height, image.width, channels)
+
+
+def open_image(data: bytes | bytearray, max_pixels: int) -> OpenedImage:
+    """Read an image's header.
+
+    Raises:
+        BrokenImage: not PNG, JPEG, WebP or BMP, or with more than one frame.
+        TooManyPixels: larger than ``max_pixels``; nothing was decoded.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+    except Exception as error:
+        raise BrokenImage(f"not a PNG, JPEG, WebP or BMP image: {_sentence(error)}") from error
+    if width * height > max_pixels:
+        raise TooManyPixels(f"the image has {width}x{height} pixels, more than the {max_pixels} that are taken")
+    try:
+        # An MPO is a phone's JPEG with a preview or gain map behind it: its first frame is the photograph.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        # Only where the header brought any: for a PNG without, Pillow would decode the image to look for it.
+        described = not _ORIENTATION_CARRIERS.isdisjoint(image.info)
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if described else 1
+    except Exception as error:
+        raise BrokenImage(f"the image's header is broken: {_sentence(error)}") from error
+    if frames > 1:
+        raise BrokenImage(f"the image has {frames} frames; only still images are purified")
+    size = (width, height) if orientation in _TRANSPOSED else (height, width)
+    return OpenedImage(image, size, oriented=orientation != 1)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Eight bits a channel and no alpha."""
+    if image.mode.startswith("I"):  # 16-bit grey: 65535 is 255, as 257 grey levels of it are one of ours
+        levels = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.round(levels / 257).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    return image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr") else image
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).split("<_io")[0].strip().rstrip(".")  # Pillow names the buffer's address
+    return text or type(error).__name__
+
+
+def encode_image(pixels: NDArray[np.uint8], kind: Literal["png", "webp"] = "png") -> bytes:
+    """uint8 ``(H, W, C)`` to a lossless PNG or WebP; raises ``NotAcceptable`` where a WebP cannot hold it."""
+    if kind == "webp" and max(pixels.shape[:2]) > _WEBP_LIMIT:
+        raise NotAcceptable(f"WebP holds {_WEBP_LIMIT} pixels a side; ask for another type")
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    buffer = io.BytesIO()
+    if kind == "png":
+        image.save(buffer, "PNG", compress_level=1)
+    else:
+        image.save(buffer, "WEBP", lossless=True, exact=True, method=0)
+    return buffer.getvalue()
+
+
+def encode_base64(data: bytes) -> str:
+    """Base64 text of bytes."""
+    return base64.b64encode(data).decode()
+
+
+def decode_npy(data: bytes | bytearray) -> Images:
+    """An ``.npy`` body as uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)``, without a copy where it is C-ordered.
+
+    Raises:
+        BrokenBody: no ``.npy``, or one whose header and length disagree.
+        BadParameter: another dtype or number of dimensions, no images, or values outside [0, 1].
+    """
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(stream)
+    except Exception as error:
+        raise BrokenBody(f"not an .npy body: {_sentence(error)}") from error
+    if dtype not in (np.dtype("u1"), np.dtype("<f4")) or len(shape) != 4 or dtype.hasobject:
+        raise BadParameter(
+            f"the array is {dtype} with {len(shape)} dimensions; uint8 (N, H, W, C) or float32 (N, C, H, W) are taken"
+        )
+    count = 1
+    for extent in shape:  # Python's integers: a lying header cannot overflow them
+        count *= int(extent)
+    if min(shape) < 1 or any(type(extent) is not int for extent in shape):  # True is an extent to numpy
+        raise BadParameter(f"the array of shape {shape} holds no images")
+    if len(data) - stream.tell() != count * dtype.itemsize:
+        raise BrokenBody(f"the array says {shape} {dtype}, but {len(data) - stream.tell()} bytes follow")
+    flat = np.frombuffer(data, dtype, count, stream.tell())
+    array = flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+    if array.dtype != np.uint8 and not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
+        raise BadParameter("float32 images must lie in [0, 1]")
+    return array
+
+
+def encode_npy(images: Images) -> bytes:
+    """An array as ``.npy``."""
+    buffer = io.BytesIO()
+    np.save(buffer, images, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The server's side of HTTP: connections, limits, request bodies, content negotiation."""

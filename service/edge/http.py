@@ -1,0 +1,175 @@
+"""What HTTP needs here beyond Starlette: bounded bodies, clients that hang up, refusals, the outermost middleware."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import BodyTooLarge, BrokenBody, ClientGone, Draining, ServiceError, TooManyImages
+from ..telemetry import tracing
+from ..telemetry.log import REQUEST_ID, access
+from ..telemetry.metrics import Metrics
+
+# An answer is what its type says, and about nobody's images but the asker's.
+SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+QUIET = ("/metrics", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytearray:
+    """The whole body.
+
+    Raises:
+        BodyTooLarge: more than ``max_bytes``, declared or sent.
+        ClientGone: the client hung up in the middle.
+    """
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLarge(f"the body has {declared} bytes; {max_bytes} are taken")
+    body = bytearray()  # writable, so that arrays over it are, as torch asks
+    try:
+        async for chunk in request.stream():
+            if len(body) + len(chunk) > max_bytes:
+                raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
+            body += chunk
+    except ClientDisconnect as error:
+        raise ClientGone("the client hung up while sending its body") from error
+    return body
+
+
+@asynccontextmanager
+async def stopping_when_client_leaves(request: Request) -> AsyncIterator[None]:
+    """Cancel what is awaited inside when the client hangs up. The body must have been read before.
+
+    Raises:
+        ClientGone: it did.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and not task.uncancel():
+            raise ClientGone("the client hung up before its answer was ready") from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+class _InMemoryParser(MultiPartParser):
+    # The body is in memory already and bounded; rolling parts over to disk would only block the event loop.
+    spool_max_size = 2**62
+
+
+async def read_multipart(content_type: str, body: bytearray, max_files: int) -> list[tuple[str, bytes]]:
+    """File name and bytes of every file of a ``multipart/form-data`` body; other fields are ignored.
+
+    Raises:
+        BrokenBody: malformed, or without a file.
+        TooManyImages: more than ``max_files``.
+    """
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield bytes(body)
+
+    parser = _InMemoryParser(Headers({"content-type": content_type}), stream(), max_files=max_files, max_fields=100)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        message = getattr(error, "message", "") or "no boundary, or parts that contradict it"
+        if message.startswith("Too many files"):
+            raise TooManyImages(f"more than {max_files} files in one request") from error
+        raise BrokenBody(f"not a multipart/form-data body: {message}") from error
+    parts = [value for _, value in form.multi_items() if not isinstance(value, str)]
+    # The charset is the client's to name, and some make of a name what UTF-8 cannot say.
+    names = [(part.filename or "image").encode("utf-8", "replace").decode() for part in parts]
+    files = [(name, await part.read()) for name, part in zip(names, parts, strict=True)]
+    await form.close()
+    if not files:
+        raise BrokenBody("the multipart body has no file")
+    return files
+
+
+def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
+    """The answer that says no, counted, in the form of the protocol that ``path`` belongs to."""
+    metrics.rejected.labels(error.code).inc()
+    if path.startswith(("/predictions", "/ping")):  # TorchServe's
+        body = {"code": error.status, "type": type(error).__name__, "message": str(error)}
+    else:
+        body = {"error": str(error), "code": error.code}
+    return JSONResponse(body, error.status, error.headers)
+
+
+class RequestContext:
+    """Outermost, pure ASGI: takes or makes the request id, records and logs every answer.
+
+    Whatever ends a request, it is answered: with 503 where a shutdown gives it up, with 500 where we are at fault.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool]) -> None:
+        self.app, self.metrics, self.draining = app, metrics, draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
+        tracing.note(request_id)
+        status, begun = 500, False
+        started = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SAFE.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not self.draining():
+                raise
+            if begun:  # a client that does not take its answer
+                return
+            given_up = Draining("the service is shutting down, and this request took too long")
+            await refusal(scope["path"], given_up, self.metrics)(scope, receive, send_with_id)
+        except Exception:
+            if not begun:
+                fault = ServiceError("an internal error; the log has it")
+                await refusal(scope["path"], fault, self.metrics)(scope, receive, send_with_id)
+            raise  # so that the traceback reaches the log, and nobody else
+        finally:
+            # The template, never the path: a scanner must not be able to make new series.
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self.metrics.requests.labels(route, status).inc()
+            level = logging.DEBUG if route in QUIET else logging.INFO
+            access(level, request_id, scope["method"], route, status, time.perf_counter() - started)

@@ -1,0 +1,203 @@
+"""The model server behind us: one pooled client that passes on what concerns it and brings answers back verbatim."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time
+from collections.abc import Mapping
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from ..errors import DownstreamOpen, DownstreamTimeout, DownstreamUnreachable
+
+# RFC 9110 section 7.6.1: these belong to one connection. A body's length is its sender's own business.
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# Ours, or of this connection; the rest of a client's headers concern the server.
+_KEPT_HERE = frozenset({"host", "expect", "x-admin-token", "x-api-key", "x-arn-compare"}) | HOP_BY_HOP
+# How long the client still waits: the header that Envoy and its kin read, in milliseconds.
+DEADLINE = "x-envoy-expected-rq-timeout-ms"
+
+# No header has one (RFC 9110, section 5.5), and what would send it on ends the connection instead.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+_FAILURES_TO_OPEN = 5
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
+_RETRY_SHARE = 0.1  # of the requests; what a failing server gets on top of its load
+_RETRIES_AT_MOST = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DownstreamAnswer:
+    """The server's answer as it came: status, end-to-end headers, body."""
+
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes
+
+
+class Breaker:
+    """Stops asking a server that does not answer; lets one request through after each pause, which doubles.
+
+    Counts failures to connect and timeouts. An answer of any status is no failure: it is the server's word.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._until = 0.0
+        self._probing = False
+
+    def admit(self) -> None:
+        """Raises ``DownstreamOpen``, with the seconds left, while the pause lasts."""
+        now = time.monotonic()
+        if self._failures >= _FAILURES_TO_OPEN:
+            if now < self._until:
+                left = max(1, round(self._until - now))
+                raise DownstreamOpen(f"the server behind us failed {self._failures} times in a row", left)
+            self._probing, self._until = True, now + self._pause  # what goes through now is the probe
+
+    def succeeded(self) -> None:
+        """The server answered."""
+        self._failures, self._pause, self._probing = 0, _FIRST_PAUSE_SECONDS, False
+
+    def unsettled(self) -> None:
+        """Whoever asked gave up before that was known: where that was the probe, the next one may be it."""
+        if self._probing:
+            self._probing, self._until = False, time.monotonic()
+
+    def failed(self) -> None:
+        """The server did not."""
+        self._failures += 1
+        if self._failures == _FAILURES_TO_OPEN or self._probing:  # of those under way by then one alone doubles it
+            self._probing = False
+            self._until = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+
+class Downstream:
+    """Asks one server. ``url`` is its base, or, for ``forward`` with no path, the one address that takes images."""
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        self.url = url
+        self.breaker = Breaker()
+        self._timeout_seconds = timeout_seconds
+        self._retries = _RETRIES_AT_MOST
+        # Bytes are passed on as they come, so nothing may decode them on the way.
+        self._session = aiohttp.ClientSession(
+            # Shorter than any server keeps one that is idle (gunicorn: 2 s): what is sent on it then would be lost.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.5),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),  # or one client's cookies would go out with another's requests
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        )
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | bytearray = b"",
+        seconds: float | None = None,
+    ) -> DownstreamAnswer:
+        """Send a request; ``headers`` are the client's, of which those that are not the server's are left out.
+
+        A connection that could not be made is tried once more, as nothing was sent; nothing else is, because only the
+        client knows whether its request may be sent twice.
+
+        Raises:
+            DownstreamOpen: it failed repeatedly and is left alone for a moment.
+            DownstreamUnreachable: no connection, it broke before the answer was complete, or the answer is no HTTP.
+            DownstreamTimeout: no complete answer in time.
+        """
+        self.breaker.admit()
+        limit = min(self._timeout_seconds, seconds if seconds is not None else self._timeout_seconds)
+        passed_on = end_to_end(headers) | {DEADLINE: str(max(1, round(1000 * limit)))}
+        self._retries = min(_RETRIES_AT_MOST, self._retries + _RETRY_SHARE)
+        try:
+            async with asyncio.timeout(limit):
+                try:
+                    answer = await self._once(method, path, passed_on, body)
+                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                    if self._retries < 1:
+                        raise
+                    self._retries -= 1
+                    await asyncio.sleep(0.05)
+                    answer = await self._once(method, path, passed_on, body)
+        except aiohttp.ClientError as error:  # before TimeoutError, which aiohttp's of a connection is too
+            self.breaker.failed()
+            raise DownstreamUnreachable(f"the server behind us cannot be reached: {type(error).__name__}") from error
+        except TimeoutError as error:
+            if limit == self._timeout_seconds:
+                self.breaker.failed()
+            else:  # a client's haste is no failure of the server
+                self.breaker.unsettled()
+            raise DownstreamTimeout(f"the server behind us did not answer within {limit:.3g} s") from error
+        except asyncio.CancelledError:
+            self.breaker.unsettled()
+            raise
+        self.breaker.succeeded()
+        return answer
+
+    async def _once(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | bytearray
+    ) -> DownstreamAnswer:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(2.0, self._timeout_seconds))
+        async with self._session.request(
+            method,
+            URL(self.url.rstrip("/") + path if path else self.url, encoded=True),
+            data=body or None,
+            headers={name: _as_sent(value) for name, value in headers.items()},
+            allow_redirects=False,
+            timeout=timeout,
+        ) as answer:
+            dropped = HOP_BY_HOP | _named(",".join(answer.headers.getall("connection", [])))
+            if method == "HEAD":  # of the body that a GET would bring
+                dropped -= {"content-length"}
+            kept = CIMultiDict((k, v) for k, v in answer.headers.items() if k.lower() not in dropped)
+            if not 200 <= answer.status <= 599 or any(map(_CONTROL.search, kept.values())):
+                answer.close()  # nor is it asked again over this connection
+                raise aiohttp.ClientResponseError(answer.request_info, answer.history)
+            return DownstreamAnswer(answer.status, kept, await answer.read())
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._session.close()
+
+
+def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
+    """A client's headers that belong to the server: not this connection's, nor those it names, nor ours."""
+    dropped = _KEPT_HERE | _named(headers.get("connection", ""))
+    return {name: value for name, value in headers.items() if name.lower() not in dropped}
+
+
+def _named(connection: str) -> set[str]:
+    """The headers that ``Connection`` names as belonging to it."""
+    return {name.strip().lower() for name in connection.split(",")}
+
+
+def _as_sent(value: str) -> str:
+    """A header's value, which Starlette reads as Latin-1, such that aiohttp, which writes UTF-8, sends the same bytes.
+
+    One that is no UTF-8 arrives as UTF-8 of what Latin-1 makes of it.
+    """
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value

@@ -1,0 +1,308 @@
+"""V2 over gRPC, the same way as REST: ``ModelInfer`` is purified, health and metadata pass through, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import math
+import random
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+from multidict import CIMultiDict
+
+from ..core import purifier as pipeline
+from ..core.purifier import Timings
+from ..errors import BodyTooLarge, Draining, OutOfMemory, ServiceError, Unauthorized
+from ..telemetry import tracing
+from ..telemetry.log import REQUEST_ID, access
+from . import rest as gateway
+from .downstream import DownstreamAnswer
+from .protocols import Wire, v2_grpc
+
+if TYPE_CHECKING:
+    from ..app import Service
+
+logger = logging.getLogger("service.gateway")
+
+_PASSED = {
+    f"/{v2_grpc.SERVICE}/{name}": name in ("ServerReady", "ModelReady")
+    for name in (
+        "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics",
+        "RepositoryIndex",
+    )
+} | {"/grpc.health.v1.Health/Check": True}  # fmt: skip
+_INFER = f"/{v2_grpc.SERVICE}/ModelInfer"
+_MOST_PASSED_BYTES = 64 * 2**10  # as over HTTP
+# As over HTTP, probes need no key.
+_OPEN = (f"/{v2_grpc.SERVICE}/ServerLive", f"/{v2_grpc.SERVICE}/ServerReady", "/grpc.health.v1.Health/Check")
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_OUR_FAULTS = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+# gRPC's own, which the channel sets anew; and ours.
+_OWN_METADATA = re.compile(r"grpc-.*|:.*|user-agent|content-type|te|x-admin-token|x-api-key")
+
+
+class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base class has no types
+    """The server at ``grpc_port`` and the channel to ``downstream_grpc``."""
+
+    def __init__(self, service: Service) -> None:
+        settings = service.settings
+        receive, send = "grpc.max_receive_message_length", ("grpc.max_send_message_length", -1)
+        self._service = service
+        self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, options=[(receive, -1), send])
+        self._server = grpc.aio.server(
+            options=[(receive, settings.max_body_bytes), send, ("grpc.so_reuseport", 0)],
+            maximum_concurrent_rpcs=settings.connections,
+        )
+        self._server.add_generic_rpc_handlers((self,))
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        settings = self._service.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        try:
+            address = f"{host}:{settings.grpc_port}"
+            if settings.tls_cert:
+                pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
+                self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            else:
+                self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {host}:{settings.grpc_port}") from error
+        await self._server.start()
+        logger.info("gRPC on %s:%d", host, self.port)
+
+    async def stop(self) -> None:
+        """Let running calls end, then close; the service has refused new ones since its drain began."""
+        await self._server.stop(grace=1.0)
+        await self._channel.close()
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a method; None is UNIMPLEMENTED."""
+        method = handler_call_details.method
+        if method == _INFER:
+            handler: Callable[..., Awaitable[bytes]] = self._infer
+        elif method in _PASSED:
+
+            async def handler(request: bytes, call: _Call) -> bytes:
+                if len(request) > _MOST_PASSED_BYTES:
+                    raise BodyTooLarge(f"the message has {len(request)} bytes, more than {_MOST_PASSED_BYTES}")
+                if _PASSED[method]:
+                    self._service.ready_batcher()  # ready only when both are
+                return await call.pass_on(await self._ask(method, request, call, Timings()))
+        else:
+            return None
+        if method in _OPEN:
+
+            async def probed(request: Any, call: _Call) -> bytes:  # noqa: ARG001 (a handler's signature)
+                return await handler(b"", call)
+
+            # Of a stream no message is read unless asked for.
+            return grpc.stream_unary_rpc_method_handler(self._guarded(method, probed))
+        doors = self._service.doors
+        try:
+            doors.authorise(str(dict(handler_call_details.invocation_metadata).get("x-api-key", "")).encode())
+        except Unauthorized as error:
+            refused = error
+
+            async def refuse(request: Any, call: _Call) -> bytes:  # noqa: ARG001 (a handler's signature)
+                raise refused
+
+            return grpc.stream_unary_rpc_method_handler(self._guarded(method, refuse))
+
+        async def admitted(request: bytes, call: _Call) -> bytes:
+            with doors.client(_address(call.context.peer())), doors.room(len(request)), doors.rooms() as keep:
+                return await handler(request, dataclasses.replace(call, keep=keep))
+
+        return grpc.unary_unary_rpc_method_handler(self._guarded(method, admitted))
+
+    def _guarded(self, method: str, handler: Callable[..., Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+        """Count, log, trace, and turn refusals and the server's own errors into statuses."""
+        route = method.rpartition("/")[2]
+
+        async def call(request: bytes, context: Any) -> bytes:
+            service, started, status = self._service, time.perf_counter(), "UNKNOWN"
+            service.in_flight += 1
+            arrived = _Call.of(context)
+            REQUEST_ID.set(arrived.id)
+            tracing.note(arrived.id)
+            try:
+                answer = await handler(request, arrived)
+                status = "OK"
+                return answer
+            except asyncio.CancelledError:
+                status = "CANCELLED" if time.monotonic() < arrived.deadline else "DEADLINE_EXCEEDED"
+                raise
+            except grpc.aio.AioRpcError as error:  # the server's word, or the channel's for it
+                status = error.code().name
+                trailing = _foreign(error.trailing_metadata())
+                await context.abort(
+                    error.code(), error.details() or "", (*trailing, ("x-arn-refused-by", "downstream"))
+                )
+                raise AssertionError from error
+            except Exception as caught:
+                refusal = _refusal(caught)
+                status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL).name
+                service.metrics.rejected.labels(refusal.code).inc()
+                told = [(name.lower(), value) for name, value in refusal.headers.items()]
+                await context.abort(grpc.StatusCode[status], str(refusal), (*told, ("x-arn-code", refusal.code)))
+                raise AssertionError from caught  # abort raises
+            finally:
+                service.in_flight -= 1
+                service.metrics.requests.labels(f"grpc:{route}", status).inc()
+                level = logging.DEBUG if method in _OPEN else logging.INFO  # probes
+                access(level, arrived.id, "gRPC", route, status, time.perf_counter() - started)
+                tracing.outcome(status, status in _OUR_FAULTS)
+
+        async def traced(request: bytes, context: Any) -> bytes:
+            with tracing.called(method.lstrip("/"), dict(context.invocation_metadata() or ())):
+                return await call(request, context)
+
+        return traced
+
+    async def _infer(self, request: bytes, call: _Call) -> bytes:
+        with pipeline.timed(self._service) as timings:
+            return await self._purified(request, call, timings)
+
+    async def _purified(self, request: bytes, call: _Call, timings: Timings) -> bytes:
+        service, settings = self._service, self._service.settings
+        if service.draining:
+            raise Draining("the service is shutting down")
+        if random.random() >= settings.purify_share:
+            return await self._bypass(request, call, timings, "canary")
+        try:
+            pixels = len(request) // gateway.BYTES_A_PIXEL
+            found = await pipeline.pooled(pixels, v2_grpc.find, Wire(request, {}))
+            wire, items = await gateway.purify(service, found, timings, call.keep)
+        except gateway.FORGIVEN as error:
+            if settings.on_failure == "reject" or isinstance(error, Draining):
+                raise
+            return await self._bypass(request, call, timings, error.code)
+        answer = await self._ask(_INFER, bytes(wire.body), call, timings)
+        evidence = pipeline.evidence(service, items, timings)
+        await call.pass_on(answer, tuple((name.lower(), value) for name, value in evidence.items()))
+        if random.random() < settings.shadow_share:
+
+            async def shadow() -> None:
+                other: DownstreamAnswer | None = None
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    other = (await self._ask(_INFER, request, call, Timings())).plain
+                gateway.compared(service, v2_grpc, items, answer.plain, other)
+
+            service.background(shadow, len(request))
+        return answer.body
+
+    async def _bypass(self, request: bytes, call: _Call, timings: Timings, reason: str) -> bytes:
+        self._service.metrics.bypassed.labels(reason).inc()
+        answer = await self._ask(_INFER, request, call, timings)
+        return await call.pass_on(answer, (("x-arn-purified", "false"), ("x-arn-bypass", reason)))
+
+    async def _ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> _Answer:
+        """The server's answer, within what is left of the client's deadline and of ours."""
+        started = time.perf_counter()
+        seconds = min(self._service.settings.downstream_timeout_seconds, max(0.001, call.deadline - time.monotonic()))
+        outcome = "CANCELLED"
+        try:
+            with tracing.asking(call.metadata) as passed_on:
+                ask = self._channel.unary_unary(method)(request, timeout=seconds, metadata=tuple(passed_on))
+                body = await ask
+                initial, trailing = await ask.initial_metadata(), await ask.trailing_metadata()
+                answer = _Answer(body, _foreign(initial), _foreign(trailing))
+                outcome = "OK"
+        except grpc.aio.AioRpcError as error:
+            outcome = error.code().name
+            raise
+        finally:
+            timings["downstream"] = time.perf_counter() - started
+            self._service.metrics.downstream_requests.labels(outcome).inc()
+        return answer
+
+
+def _refusal(error: Exception) -> ServiceError:
+    """What the client is told; what it is not goes to the log."""
+    if isinstance(error, ServiceError):
+        return error
+    logger.error("a call failed", exc_info=error)
+    if isinstance(error, MemoryError):
+        return OutOfMemory("no memory for this request now")
+    return ServiceError("an internal error; the log has it")
+
+
+_Metadata = tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """The server's answer, and what it said around it."""
+
+    body: bytes
+    initial: _Metadata
+    trailing: _Metadata
+
+    @property
+    def plain(self) -> DownstreamAnswer:
+        """As one over HTTP, to be compared."""
+        return DownstreamAnswer(200, CIMultiDict(), self.body)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What outlives a call's context: its id, the metadata to pass on, and the client's deadline (monotonic).
+
+    ``keep`` finds room for so many bytes more until the call ends.
+    """
+
+    context: Any
+    id: str
+    metadata: _Metadata
+    deadline: float
+    keep: Callable[[int], None] = lambda _: None
+
+    @staticmethod
+    def of(context: Any) -> _Call:
+        given = _foreign(context.invocation_metadata())
+        ids = [str(value)[:128] for name, value in given if name == "x-request-id"]
+        metadata = given if ids else (*given, ("x-request-id", uuid.uuid4().hex))
+        remaining = context.time_remaining()
+        deadline = math.inf if remaining is None else time.monotonic() + remaining
+        return _Call(context, ids[0] if ids else metadata[-1][1], metadata, deadline)
+
+    async def pass_on(self, answer: _Answer, ours: _Metadata = ()) -> bytes:
+        """Tell the client what the server said around its answer, and ``ours``; returns the answer."""
+        names = {name for name, _ in ours}
+        await self.context.send_initial_metadata((*(pair for pair in answer.initial if pair[0] not in names), *ours))
+        self.context.set_trailing_metadata(answer.trailing)
+        return answer.body
+
+
+def _foreign(metadata: Any) -> _Metadata:
+    """What of a message's metadata is for the other end."""
+    return tuple((name, value) for name, value in metadata or () if not _OWN_METADATA.fullmatch(name))
+
+
+def _address(peer: str) -> str:
+    """The address in gRPC's ``ipv4:1.2.3.4:5`` or ``ipv6:%5B::1%5D:5``."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")

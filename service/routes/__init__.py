@@ -1,0 +1,1 @@
+"""The service's own routes: /purify, /classify, status, the page, admin."""

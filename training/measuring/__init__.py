@@ -1,0 +1,1 @@
+"""Error rates as records: crafted sets, threat models, red flags, detection."""

@@ -1,0 +1,106 @@
+"""Static crafted sets: every image of a split attacked once, with provenance, resumable, the same bytes every time."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from arn_purify.models.checkpoint import write_atomically
+
+from ..attacks import Attack, seed_of
+from ..attacks.fast import searched
+from ..data import Split
+from ..deadline import OutOfTime, is_near
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 500
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a measured number depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "numpy", "scipy", "advertorch", "pyautoattack"):
+        found[package] = metadata.version(package)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class CraftedSet:
+    """``images`` float32 ``(N, C, H, W)`` in [0, 1], ``succeeded`` ``(N,)`` bool, in the split's order."""
+
+    images: Tensor
+    succeeded: Tensor
+    provenance: Mapping[str, Any]
+
+
+def crafted_set(
+    split: Split,
+    attack: Attack,
+    classifier: nn.Module,
+    classifier_sha256: str,
+    root: Path,
+    seed: int = 0,
+    device: str = "cpu",
+    fast: bool = False,
+) -> CraftedSet:
+    """Craft ``attack`` against ``classifier`` for a whole split, or read it back from ``root`` if it is there.
+
+    A run that was killed goes on at the chunk it had reached; each chunk has a seed of its own, so the result is that
+    of an unbroken run. ``fast`` searches in bf16, for training sets.
+    """
+    provenance = {
+        **attack.describe(),
+        "source": attack.source,
+        "classifier_sha256": classifier_sha256,
+        "split_sha256": split.sha256(),
+        "n": len(split),
+        "seed": seed,
+        "device": torch.device(device).type,
+        "precision": "bf16" if fast else "fp32",
+        "versions": versions(),
+    }
+    identity = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
+    folder = root / f"{attack.name}-{identity[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    card = folder / "provenance.json"
+    images_path, succeeded_path = folder / "images.npy", folder / "succeeded.npy"
+    state = json.loads(card.read_text()) if card.is_file() else {**provenance, "done": 0}
+    mode = "r+" if state["done"] else "w+"
+    images = np.lib.format.open_memmap(images_path, mode, np.float32, tuple(split.images.shape))
+    succeeded = np.lib.format.open_memmap(succeeded_path, mode, np.bool_, (len(split),))
+    target = searched(classifier, fast)
+    progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
+    started, first = time.monotonic(), state["done"]
+    with progress:
+        for start in range(first, len(split), CHUNK):
+            if is_near():
+                raise OutOfTime(f"{attack.name}: {start} of {len(split)} images crafted")
+            part = slice(start, min(start + CHUNK, len(split)))
+            natural, labels = split.batch(part, device)
+            crafted = attack(target, natural, labels, seed_of(seed, attack.name, start))
+            images[part] = crafted.images.cpu().numpy()
+            state["flags"] = sorted({*state.get("flags", ()), *crafted.flags})
+            succeeded[part] = crafted.succeeded.cpu().numpy()
+            images.flush()
+            succeeded.flush()
+            state["done"] = part.stop
+            write_atomically(card, json.dumps(state, indent=1).encode())
+            progress.update(part.stop - part.start)
+    if first < len(split) and "iterations" in attack.settings:
+        speed = (len(split) - first) * attack.settings["iterations"] / (time.monotonic() - started)
+        logger.info("%s on %s: %.0f image steps a second", attack.name, device, speed)
+    return CraftedSet(torch.from_numpy(images), torch.from_numpy(np.array(succeeded)), state)

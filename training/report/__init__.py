@@ -1,0 +1,1 @@
+"""Tables, pages and figures, written from the records."""

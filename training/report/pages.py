@@ -1,0 +1,271 @@
+"""The documents' pages of results, written from the records' tables and from nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from arn_purify import models
+from arn_purify.models.checkpoint import write_atomically
+
+from ..measuring.records import Record, read_all
+from ..measuring.redflags import annotate, with_flags
+from . import figures
+from .tables import (
+    NAMES,
+    STICKERS,
+    Row,
+    cell_text,
+    mnist_first,
+    of_target,
+    paper_rates,
+    place,
+    row_label,
+    row_of,
+    sections,
+    stand_in,
+)
+
+_TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "lisa": "LISA", "lisa-track": "LISA by track"}
+_BEGIN, _END = "<!-- results: written by `arn-train tables` -->", "<!-- /results -->"
+# Data sets, oblivious and white-box columns of the tables of what ships; and the paper's row that stands under them.
+_SHIPPED = (
+    (("mnist", "cifar10"), ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N"), "ARN_PP"),
+    (("lisa", "lisa-track"), ("none", *STICKERS), "ARN_AP"),
+)
+_SEEN_THROUGH = ("PGD_N", "AA_N")
+_LEGEND = """\
+A row is a defence and, in brackets, the checkpoint that was measured. `ARN_`, `HGD_` and `APE-G_` go on with what was
+seen in training: `PP` PGD_N and PGD_T, `DP` PGD_N and DDN_N, `PS` PGD_N and STA_N, `AP` two of the four stickers,
+`wide` PGD_N and PGD_T at many budgets, `W` attacks through the purifier itself. Of attacks `_N` is untargeted, `_T`
+targeted: CW is Carlini and Wagner's, AA AutoAttack, JSMA changes few pixels, STA moves them, FWA moves mass
+(Wasserstein), ROA is a rectangle, AP are stickers; ε' is a larger budget than the usual one:
+[settings](evaluation.md#attacks).
+"""
+_PICTURES = """
+## Pictures
+
+scikit-learn's digits in MNIST's frame, the LeNet-5 and the `mnist-transparent` that ship, neither trained on them; the
+small number is the class that the classifier gives. Written by `arn-train figures`.
+
+![Adversarial digits above what the purifier makes of them](figures/restored.png)
+
+The same with the purifier in the attacker's hands:
+
+![Digits attacked through the purifier above what it makes of them](figures/adaptive.png)
+
+What the first layer of the classifier sees (the paper's Figure 1):
+
+![Features of a natural digit and of three adversarial ones](figures/features.png)
+"""
+
+
+def _title(dataset: str) -> str:
+    return _TITLES.get(dataset, dataset)
+
+
+def _choice(records: Sequence[Record]) -> str:
+    """No defence, the shipped purifiers and the robust classifier, by what the attacker knows; no other rows."""
+    cells: dict[tuple[Row, str, str], Record] = {
+        (row_of(r), r.threat_model, r.attack): r
+        for r in records
+        if r.dataset == "mnist"
+        and (r.defence in ("none", "AT_PGD") or r.checkpoint in models.available())
+        and r.settings["transport"] == "in-process"
+    }
+    unknown = ("none", "PGD_N", "AA_N", "PGD_N_eps2")
+    lines = ["| error rate, % | natural | unknown: PGD_N | AA_N | PGD_N at .4 | known: PGD_N | AA_N |"]
+    lines.append("| --- |" + " ---: |" * 6)
+    for row in sorted({row for row, _, _ in cells}, key=place):
+        known = "oblivious" if row[0] == "none" else "white_box"  # without a defence there is nothing to know
+        wanted = [*(("oblivious", a) for a in unknown), *((known, a) for a in ("PGD_N", "AA_N"))]
+        lines.append(f"| {row_label(row)} | " + " | ".join(cell_text(cells.get((row, *key))) for key in wanted) + " |")
+    return "\n".join(lines)
+
+
+def _overview(records: Sequence[Record], results: Path) -> str:
+    """What ships beside no defence and beside the paper, the attacker who knows of it in the last columns."""
+    return "\n\n".join(
+        text for columns in _SHIPPED if (text := _shipped(of_target(records), results, *columns)).count("\n") > 1
+    )
+
+
+def _shipped(
+    records: Sequence[Record], results: Path, datasets: Sequence[str], unknown: Sequence[str], papers: str
+) -> str:
+    names = [NAMES.get(a, a) for a in unknown]
+    known = [f"white box: {name}" for name in _SEEN_THROUGH]
+    lines = ["| error, % | " + " | ".join((*names, *known)) + " |", "| --- |" + " ---: |" * len((*names, *known))]
+    for dataset in datasets:
+        measured = [r for r in records if r.dataset == dataset and r.settings["transport"] == "in-process"]
+        # What is cut by track does not ship, but tells what to expect of what does.
+        ships = [f"{dataset}-transparent", *(n for n in models.available() if n == f"{dataset}-hardened")]
+        rates = paper_rates(results, dataset)
+        for name in ("", *ships):
+            cells: dict[tuple[str, str], Record] = {
+                (r.threat_model, r.attack): r
+                for r in measured
+                if (r.checkpoint == name if name else r.defence == "none")
+            }
+            wanted = [*(("oblivious", a) for a in unknown), *(("white_box", a) for a in _SEEN_THROUGH)]
+            if not any(key in cells for key in wanted):
+                continue
+            bare = f"{_title(dataset)}, `{next(iter(cells.values())).classifier}` alone"
+            lines.append(
+                f"| {f'`{name}`' if name else bare} | " + " | ".join(_brief(cells.get(k)) for k in wanted) + " |"
+            )
+        if rates and measured:
+            told = [f"{rates[papers, a]:.2f}" if (papers, a) in rates else "" for a in unknown]
+            before = stand_in(measured, dataset)
+            whose = f", in front of {before}" if before else ""
+            lines.append(f"| *the paper's {papers}{whose}* | " + " | ".join((*told, *("" for _ in known))) + " |")
+    return "\n".join(lines)
+
+
+def _brief(record: Record | None) -> str:
+    """A rate without its interval."""
+    if record is None:
+        return ""
+    size = "" if record.n >= 9_980 else f" <sub>n {record.n:,}</sub>"
+    return f"{record.error_rate:.2f}{size}{' ⚑' if record.flags else ''}"
+
+
+def _between(path: Path, text: str) -> str:
+    """A page with another text where its results stand.
+
+    Raises:
+        ValueError: it has no place for them.
+    """
+    head, _, rest = path.read_text().partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    if not end:
+        raise ValueError(f"{path} has no place for the results: {_BEGIN} ... {_END}")
+    return f"{head}{_BEGIN}\n\n{text}\n\n{_END}{tail}"
+
+
+def _flags(records: Sequence[Record]) -> str:
+    """A line a flag, and the rows and attacks that carry it."""
+    carriers: dict[str, list[str]] = {}
+    for r in records:
+        for flag in r.flags:
+            carrier = f"{row_label(row_of(r))} {r.attack} {r.threat_model}, {r.classifier}"
+            carriers.setdefault(flag, []).append(carrier)
+    lines = [f"- {flag}: {'; '.join(rows)}" for flag, rows in sorted(carriers.items())]
+    explained = "What each means is told in [evaluation.md](evaluation.md#red-flags)."
+    return f"\n## Red flags ⚑\n\n{explained}\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _by_file(records: Sequence[Record], results: Path) -> list[Record]:
+    """The records under the names of the files that were measured, as far as they are here.
+
+    One whose file is not, and whose name another has now, bears its recipe besides.
+    """
+    files = [path for folder in (models.ZOO, results / "checkpoints") for path in folder.glob("*.safetensors")]
+    names = {hashlib.sha256(path.read_bytes()).hexdigest(): path.stem for path in files}
+    hashes: dict[str, set[str | None]] = {}
+    for r in records:
+        hashes.setdefault(r.checkpoint, set()).add(r.sha256.get("checkpoint"))
+
+    def named(r: Record) -> Record:
+        ambiguous = len(hashes[r.checkpoint]) > 1 and r.recipe
+        name = names.get(r.sha256.get("checkpoint", ""), f"{r.checkpoint}, {r.recipe}" if ambiguous else r.checkpoint)
+        through = names.get(str(r.settings.get("surrogate_sha256")))
+        settings: Mapping[str, object] = {**r.settings, "surrogate_name": through} if through else r.settings
+        return dataclasses.replace(r, checkpoint=name, settings=settings)
+
+    return [named(r) for r in records]
+
+
+def _page(records: Sequence[Record], dataset: str, results: Path) -> str:
+    """One data set's page."""
+    papers = stand_in(records, dataset)
+    target = of_target(records)[0].classifier
+    instead = f"The target here is `{target}`, which stands in for the paper's `{papers}`.\n\n" if papers else ""
+    pictures = ""
+    if dataset == "mnist" and (results.parent / "docs" / "figures" / "restored.png").is_file():
+        pictures = _PICTURES
+    read = "How to read these tables: [results](results.md).\n\n"
+    text = f"# Results: {_title(dataset)}\n\n{read}{instead}{sections(records, dataset, results)}\n"
+    return text + pictures + _flags(records)
+
+
+def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) -> str:
+    """The page that leads to all others."""
+    links = ", ".join(f"[{_title(dataset)}](results-{dataset}.md)" for dataset in datasets)
+    return (
+        "# Results\n\n"
+        "Error rates in percent on the test split, lower is better. Attacks see the classifier alone (*oblivious*),\n"
+        f"but in the columns *white box* purifier and classifier.\n\n{_overview(records, results)}\n\n"
+        f"Every defence and attack, with 95 % Wilson intervals: {links}.\n\n"
+        "## How to read the tables\n\n"
+        f"{_LEGEND}\n"
+        "A cell takes all test images (MNIST 10,000) unless it says how many (*n*). Each is a record under `results/`\n"
+        "with its [command](results-commands.md), settings, hashes of classifier and checkpoint, seed and versions;\n"
+        "⚑ marks a number with a [red flag](evaluation.md#red-flags). These pages are written by\n"
+        "`arn-train tables`; the paper's numbers are in `results/paper/tables.json`.\n"
+    )
+
+
+def _commands(records: Sequence[Record]) -> str:
+    listing = "\n".join(sorted({record.command for record in records if record.command}))
+    return (
+        "# Results: commands\n\n"
+        "Each record's own command, as it stands in the record. Where one reads from `runs/`, that checkpoint is not\n"
+        "kept: `scripts/reproduce mnist --only NAME`, or of another data set, trains it again.\n\n"
+        f"```sh\n{listing}\n```\n"
+    )
+
+
+def _unmixed(records: Sequence[Record]) -> None:
+    """Raises ``ValueError`` where a row would hold numbers of two checkpoints or of two classifiers of one name."""
+    hashes: dict[tuple[str, str, str, str], tuple[str | None, str | None]] = {}
+    for r in records:
+        row = (r.dataset, r.classifier, r.defence, r.recipe)
+        found = (r.sha256.get("classifier"), r.sha256.get("checkpoint"))
+        if hashes.setdefault(row, found) != found:
+            raise ValueError(f"{' '.join(row)}: its records are of two checkpoints; delete those of the older one")
+
+
+def update(results: Path, check: bool = False) -> list[Path]:
+    """Write the tables into the README and the pages of ``docs/``, and the plots; returns what was not up to date.
+
+    With ``check`` nothing is written; without it the records' flags are brought up to date first, since records that
+    two machines made can tell something together.
+
+    Raises:
+        ValueError: a record that was changed after it was written, or records of two checkpoints in one row; with
+            ``check``, flags that do not follow from all.
+    """
+    root = results.parent
+    records = list(read_all(results)) if check else annotate(results)
+    if check and records != with_flags(records):
+        raise ValueError(f"{results}: flags that do not follow from the records; write the tables again")
+    _unmixed(records)
+    records = _by_file(records, results)
+    docs, readme, choosing = root / "docs", root / "README.md", root / "docs" / "choosing.md"
+    datasets = mnist_first({record.dataset for record in records})
+    wanted = {
+        docs / "results.md": _front(records, results, datasets),
+        docs / "results-commands.md": _commands(records),
+        **{
+            docs / f"results-{dataset}.md": _page([r for r in records if r.dataset == dataset], dataset, results)
+            for dataset in datasets
+        },
+        readme: _between(readme, _overview(records, results)),
+        choosing: _between(choosing, _choice(of_target(records))),
+    }
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
+    folder = docs / "figures"
+    plotted = of_target(records)
+    outdated = figures.stale(folder, figures.plots(plotted))
+    if (folder / "restored.png").is_file():
+        cards = {name: models.card_of(models.load(name)) for name in models.available()}
+        outdated += figures.stale(folder, figures.pictures(cards["mnist-lenet5"], cards["mnist-transparent"]))
+        outdated += figures.stale(models.ZOO, figures.sheets(cards["mnist-lenet5"], list(cards.values())))
+    if not check:
+        for path in stale:
+            write_atomically(path, wanted[path].encode())
+        figures.draw_plots(plotted, folder)
+    return [*stale, *outdated]
