@@ -26,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from arn_purify.service.gateway.rest.preprocessing import Contract
-from arn_purify.service.gateway.rest.protocols import Wire, torchserve, v1, v2, v2_grpc
 from PIL import Image
 
 from arn_purify.service.core import codec
 from arn_purify.service.core.decoder import address_space
 from arn_purify.service.errors import ServiceError
+from arn_purify.service.gateway.preprocessing import Contract
+from arn_purify.service.gateway.protocols import Wire, torchserve, v1, v2, v2_grpc
 from arn_purify.service.settings import Settings
 
 RECORD = Path(__file__).parents[1] / "results" / "fuzz.json"

@@ -31,7 +31,7 @@ OTHERS = ("curl", "pip", "python", "tensorboard", "torchrun")
 MODULES = {
     "arn": "arn_purify.service",
     "arn-train": "arn_purify.training",
-    "reproduce": "arn_purify.training.reproduce.run",
+    "reproduce": "arn_purify.training.reproduce",
 }
 
 
@@ -147,7 +147,9 @@ def parse(module, arguments, monkeypatch, whole=True):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)  # it is to run anew
+    for name in (module, f"{module}.__main__"):  # it is to run anew, but a package stays
+        if not hasattr(sys.modules.get(name), "__path__"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(Parsed) as parsed:
         runpy.run_module(module, run_name="__main__")
     (namespace,) = parsed.value.args

@@ -16,9 +16,9 @@ import grpc
 import httpx2
 import numpy as np
 import pytest
-from arn_purify.service.gateway.rest.protocols import v2_grpc
 from PIL import Image
 
+from arn_purify.service.gateway.protocols import v2_grpc
 from examples import servers
 
 from .conftest import behind_grpc, most_resident, serving

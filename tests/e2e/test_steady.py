@@ -23,7 +23,7 @@ from arn_purify import models
 from arn_purify.models.checkpoint import save
 from arn_purify.service.core import codec
 from arn_purify.service.core.engine import Engine, Work
-from arn_purify.service.routes.purify import page as demo
+from arn_purify.service.routes import page as demo
 from examples.servers import free_port
 
 from .conftest import serving

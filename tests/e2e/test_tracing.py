@@ -16,8 +16,8 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
-from arn_purify.service.gateway.rest.protocols import v2_grpc
 
+from arn_purify.service.gateway.protocols import v2_grpc
 from tests.e2e.conftest import behind_grpc, serving
 
 trace_service = pytest.importorskip(

@@ -13,7 +13,7 @@ from arn_purify import models
 from arn_purify.models.checkpoint import architecture_of, save
 from arn_purify.service.core import codec
 from arn_purify.service.core.engine import Engine, Work
-from arn_purify.service.routes.purify import page as demo
+from arn_purify.service.routes import page as demo
 from arn_purify.service.settings import Settings
 
 from ..conftest import running

@@ -9,7 +9,7 @@ from PIL import Image
 
 from arn_purify import models
 from arn_purify.service.core import codec
-from arn_purify.service.routes.purify import page as demo
+from arn_purify.service.routes import page as demo
 from arn_purify.training import attacks, data
 from tests.conftest import running
 

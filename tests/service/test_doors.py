@@ -4,12 +4,12 @@ import contextlib
 
 import grpc
 import pytest
-from arn_purify.service.gateway.rest.grpc import _address
 from pydantic import ValidationError
 
 from arn_purify.service.core import codec
 from arn_purify.service.edge.limits import Doors, _network
 from arn_purify.service.errors import BodiesFull, ClientLimit
+from arn_purify.service.gateway.grpc import _address
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
 

@@ -9,13 +9,13 @@ import zlib
 
 import numpy as np
 import pytest
-from arn_purify.service.gateway.rest.protocols import MAX_PLACES, Wire, torchserve, v1, v2, v2_grpc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from arn_purify.service.core import codec
 from arn_purify.service.errors import BrokenBody
+from arn_purify.service.gateway.protocols import MAX_PLACES, Wire, torchserve, v1, v2, v2_grpc
 
 from ..conftest import running
 from ..fuzz import IMAGES, REQUESTS, in_child, png_chunk, run, saved

@@ -18,14 +18,14 @@ from typing import ClassVar
 import aiohttp
 import numpy as np
 import pytest
-from arn_purify.service.gateway.rest.downstream import Breaker, Downstream
-from arn_purify.service.gateway.rest.preprocessing import Contract
-from arn_purify.service.gateway.rest.protocols import v2
-from arn_purify.service.gateway.rest.rest import mismatch, verbatim
 from PIL import Image
 
 from arn_purify.service.core import codec
 from arn_purify.service.errors import DownstreamOpen, DownstreamUnreachable
+from arn_purify.service.gateway.downstream import Breaker, Downstream
+from arn_purify.service.gateway.preprocessing import Contract
+from arn_purify.service.gateway.protocols import v2
+from arn_purify.service.gateway.rest import mismatch, verbatim
 from arn_purify.service.settings import Settings, add_flags, add_transformer_flags, from_flags
 
 from ..conftest import running

@@ -10,16 +10,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from arn_purify.service.gateway.rest.preprocessing import Contract
-from arn_purify.service.gateway.rest.protocols import Slot, Wire, torchserve, v1, v2, v2_grpc
-from arn_purify.service.gateway.rest.protocols.json_text import parse, splice
-from arn_purify.service.gateway.rest.rest import inflate
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from arn_purify.service.core import codec
 from arn_purify.service.errors import BadParameter, BrokenBody, ServiceError, WrongSize
+from arn_purify.service.gateway.preprocessing import Contract
+from arn_purify.service.gateway.protocols import Slot, Wire, torchserve, v1, v2, v2_grpc
+from arn_purify.service.gateway.protocols.json_text import parse, splice
+from arn_purify.service.gateway.rest import inflate
 
 DIGIT = (1, 28, 28)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from arn_purify.training import deadline
-from arn_purify.training.reproduce.run import run as reproduce
+from arn_purify.training.reproduce import run as reproduce
 
 ROOT = Path(__file__).parents[2]
 

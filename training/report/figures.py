@@ -27,7 +27,7 @@ from ..measuring.records import Record, ablation, sweep
 from ..measuring.threats import Defended, WhiteBox
 from .sheet import contact_sheet, save_png
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 _COLOURS = ("#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
 _PICTURED = ("PGD_N", "PGD_T", "DDN_N", "AA_N", "STA_N", "FWA_N")
 
