@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
-from .arn import Arn, ArnConfig
+from .arn import Arn
 from .baselines import ApeG, ApeGConfig, ApeGDiscriminator, Hgd, HgdConfig
 from .checkpoint import Card, CheckpointError, any_size, card_of
 from .classifiers import (
@@ -30,6 +30,7 @@ from .classifiers import (
     WideResNet,
     WideResNetConfig,
 )
+from .config import ArnConfig
 from .discriminators import AttackDiscriminator, ImageDiscriminator
 
 __all__ = [

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arn import _unit, clipped
+from .layers import clipped, conv_unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +42,9 @@ class ApeG(nn.Module):
         self.config = config
         c, w = config.channels, config.width
         self.layers = nn.Sequential(
-            _unit(nn.Conv2d(c, w, 4, stride=2, padding=1, bias=False), w),
-            _unit(nn.Conv2d(w, 2 * w, 4, stride=2, padding=1, bias=False), 2 * w),
-            _unit(nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1, bias=False), w),
+            conv_unit(nn.Conv2d(c, w, 4, stride=2, padding=1, bias=False), w),
+            conv_unit(nn.Conv2d(w, 2 * w, 4, stride=2, padding=1, bias=False), 2 * w),
+            conv_unit(nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1, bias=False), w),
             nn.ConvTranspose2d(w, c, 4, stride=2, padding=1),
             nn.Tanh(),
         )
@@ -64,7 +64,7 @@ class ApeGDiscriminator(nn.Module):
         self.layers = nn.Sequential()
         side = config.size
         for i, o in itertools.pairwise(widths):
-            self.layers.append(_unit(nn.Conv2d(i, o, 4, stride=2, padding=1, bias=False), o))
+            self.layers.append(conv_unit(nn.Conv2d(i, o, 4, stride=2, padding=1, bias=False), o))
             side //= 2
         self.layers.extend([nn.Flatten(), nn.Linear(256 * side * side, 1)])
 
@@ -107,8 +107,8 @@ class Hgd(nn.Module):
 
         def stage(i: int, o: int, stride: int) -> nn.Sequential:
             return nn.Sequential(
-                _unit(nn.Conv2d(i, o, 3, stride=stride, padding=1, bias=False), o),
-                _unit(nn.Conv2d(o, o, 3, padding=1, bias=False), o),
+                conv_unit(nn.Conv2d(i, o, 3, stride=stride, padding=1, bias=False), o),
+                conv_unit(nn.Conv2d(o, o, 3, padding=1, bias=False), o),
             )
 
         self.down = nn.ModuleList([stage(config.channels, w, 1), stage(w, 2 * w, 2), stage(2 * w, 4 * w, 2)])

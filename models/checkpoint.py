@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from .arn import Arn, ArnConfig
+from .arn import Arn
 from .baselines import ApeG, ApeGConfig, Hgd, HgdConfig
 from .classifiers import (
     Airbench,
@@ -42,6 +42,7 @@ from .classifiers import (
     WideResNet,
     WideResNetConfig,
 )
+from .config import ArnConfig
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]

@@ -1,19 +1,19 @@
 """E and G for colour images: fully convolutional, most of their work at half and quarter size, GroupNorm throughout.
 
-``colour`` is strict, G sees nothing but the code. ``skips`` hands the finer scales over as well and answers what to add
-to the image; its skips are a part of its code, so that D_A and L_nor reach them too.
+``colour`` is strict: G sees nothing but the code. ``skips`` hands the finer scales over as well, and its answer is what
+to add to the image. Its skips are a part of its code, so D_A and L_nor reach them too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .arn import ArnConfig
+from .architecture import Architecture, Sizes
+from .layers import CodeShape, Encoder, clipped, convolutional_logits, from_tanh
 
 
 def _conv(i: int, o: int, stride: int = 1) -> nn.Conv2d:
@@ -51,44 +51,41 @@ def _upwards(i: int, o: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(i, 4 * o, 1), nn.PixelShuffle(2))
 
 
-def scales(config: ArnConfig) -> tuple[int, int, int]:
+def _scales(sizes: Sizes) -> tuple[int, int, int]:
     """Channels at full, half and quarter size."""
-    return (config.width, 3 * config.width, 6 * config.width)
+    return (sizes.width, 3 * sizes.width, 6 * sizes.width)
 
 
-def code_scales(config: ArnConfig) -> tuple[int, int, int]:
+def _code_scales(sizes: Sizes, skips: bool) -> tuple[int, int, int]:
     """Channels that the code has of each scale; it is kept at half size, where each full one takes four."""
-    if config.architecture == "colour":
-        return (0, config.code_channels, 0)
-    return (config.code_channels // 4, config.code_channels, 2 * config.code_channels)
+    of_half = sizes.code_channels
+    return (of_half // 4, of_half, 2 * of_half) if skips else (0, of_half, 0)
 
 
-def code_channels(config: ArnConfig) -> int:
-    """Channels of the code at half size."""
-    full, half, quarter = code_scales(config)
-    return 4 * full + half + quarter // 4
+def _code_shape(sizes: Sizes, skips: bool) -> CodeShape:
+    full, half, quarter = _code_scales(sizes, skips)
+    return (4 * full + half + quarter // 4, sizes.size // 2, sizes.size // 2)
 
 
-class ColourEncoder(nn.Module):
-    """E: an image in [-1, 1], its sides multiples of 4, to mean and log variance ``(N, code_channels, H/2, W/2)``."""
+class ColourEncoder(Encoder):
+    """E: an image in [-1, 1], its sides multiples of 4, to mean and log variance ``(N, code channels, H/2, W/2)``."""
 
-    def __init__(self, config: ArnConfig) -> None:
+    def __init__(self, sizes: Sizes, skips: bool) -> None:
         super().__init__()
-        full, half, quarter = scales(config)
-        self.skips = config.architecture == "skips"
-        self.fine = _conv(config.channels, full)
+        full, half, quarter = _scales(sizes)
+        self.skips = skips
+        self.fine = _conv(sizes.channels, full)
         self.middle = nn.Sequential(_active(full), _conv(full, half, stride=2), _Residual(half))
-        blocks = (_Residual(quarter) for _ in range(config.blocks))
+        blocks = (_Residual(quarter) for _ in range(sizes.blocks))
         self.coarse = nn.Sequential(_active(half), _conv(half, quarter, stride=2), *blocks)
-        self.fuse = None if self.skips else _upwards(quarter, half)
-        self.mean, self.log_variance = self._heads(config), self._heads(config)
+        self.fuse = None if skips else _upwards(quarter, half)
+        self.mean, self.log_variance = self._heads(sizes), self._heads(sizes)
 
-    @staticmethod
-    def _heads(config: ArnConfig) -> nn.ModuleList:
-        pairs = zip(scales(config), code_scales(config), strict=True)
+    def _heads(self, sizes: Sizes) -> nn.ModuleList:
+        pairs = zip(_scales(sizes), _code_scales(sizes, self.skips), strict=True)
         return nn.ModuleList(nn.Sequential(_active(i), _conv(i, o)) for i, o in pairs if o)
 
-    def _scales(self, x: Tensor) -> list[Tensor]:
+    def _features(self, x: Tensor) -> list[Tensor]:
         full = self.fine(x)
         half = self.middle(full)
         quarter = self.coarse(half)
@@ -102,21 +99,21 @@ class ColourEncoder(nn.Module):
 
     def distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(mu, log sigma^2)`` of the code."""
-        features = self._scales(x)
+        features = self._features(x)
         return self._code(self.mean, features), self._code(self.log_variance, features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mu alone."""
-        return self._code(self.mean, self._scales(x))
+        return self._code(self.mean, self._features(x))
 
 
 class ColourDecoder(nn.Module):
-    """G: the code to an image that :meth:`models.Arn.decode` clips to [-1, 1], or for ``skips`` to a change of one."""
+    """G: the code to an image around [-1, 1], or with ``skips`` to twice the change of the image given."""
 
-    def __init__(self, config: ArnConfig) -> None:
+    def __init__(self, sizes: Sizes, skips: bool) -> None:
         super().__init__()
-        full, half, quarter = scales(config)
-        self.given = code_scales(config)
+        full, half, quarter = _scales(sizes)
+        self.given = _code_scales(sizes, skips)
         of_full, of_half, of_quarter = self.given
         self.coarse = (
             nn.Sequential(_conv(of_quarter, quarter), _active(quarter), _upwards(quarter, half)) if of_quarter else None
@@ -127,14 +124,14 @@ class ColourDecoder(nn.Module):
         )  # fmt: skip
         self.fine = nn.Sequential(
             *([_conv(of_full + full, full)] if of_full else []), _Residual(full), _active(full),
-            _conv(full, config.channels),
+            _conv(full, sizes.channels),
         )  # fmt: skip
-        if config.architecture == "skips":  # nothing is added until it was learned what
+        if skips:  # the identity, until it has learned what to add
             for parameter in self.fine[-1].parameters():
                 nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor) -> Tensor:
-        """``(N, code_channels, H/2, W/2)`` to ``(N, C, H, W)``."""
+        """``(N, code channels, H/2, W/2)`` to ``(N, C, H, W)``."""
         out: Tensor
         if self.coarse is None:
             out = self.fine(self.middle(z))
@@ -144,3 +141,17 @@ class ColourDecoder(nn.Module):
             half = self.middle(torch.cat([middle, self.coarse(F.pixel_unshuffle(coarse, 2))], 1))
             out = self.fine(torch.cat([F.pixel_shuffle(fine, 2), half], 1))
         return out
+
+
+def _architecture(skips: bool) -> Architecture:
+    return Architecture(
+        encoder=functools.partial(ColourEncoder, skips=skips),
+        decoder=functools.partial(ColourDecoder, skips=skips),
+        code_shape=functools.partial(_code_shape, skips=skips),
+        answer=(lambda x, out: clipped(x + out / 2)) if skips else (lambda x, out: clipped(from_tanh(x, out))),
+        discriminator=convolutional_logits,
+        preset=(16, 32, 1) if skips else (16, 48, 2),
+    )
+
+
+COLOUR, SKIPS = _architecture(skips=False), _architecture(skips=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 from torch import Tensor, nn
 
-from .arn import ArnConfig
 from .baselines import HgdConfig
+from .config import ArnConfig
 
 
 class AttackDiscriminator(nn.Module):
@@ -15,20 +13,7 @@ class AttackDiscriminator(nn.Module):
 
     def __init__(self, config: ArnConfig, domains: int) -> None:
         super().__init__()
-        channels, height, width = config.code_shape
-        if config.architecture in ("colour", "skips"):
-            self.layers = nn.Sequential()
-            for i, o, stride in ((channels, 64, 2), (64, 128, 2), (128, 128, 1)):
-                self.layers.extend([nn.Conv2d(i, o, 3, stride=stride, padding=1), nn.LeakyReLU(0.2)])
-            self.layers.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, domains)])
-            return
-        hidden = (1024, 256, 64) if config.architecture == "released" else (256, 64)
-        sizes = (channels * height * width, *hidden)
-        self.layers = nn.Sequential(nn.Flatten())
-        for i, o in itertools.pairwise(sizes):
-            self.layers.append(nn.Linear(i, o))
-            self.layers.append(nn.LeakyReLU(0.2))
-        self.layers.append(nn.Linear(sizes[-1], domains))
+        self.layers = config.parts.discriminator(config.code_shape, domains)
 
     def forward(self, z: Tensor) -> Tensor:
         """``(N, *code_shape)`` to logits ``(N, domains)``."""

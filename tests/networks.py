@@ -1,10 +1,9 @@
 """Every network that a purifier's checkpoint can hold, with weights as they begin; built when asked for."""
 
 import functools
-from typing import get_args
 
 from arn_purify.models import ApeG, ApeGConfig, Arn, ArnConfig, Hgd, HgdConfig
-from arn_purify.models.arn import Architecture
+from arn_purify.models.config import ARCHITECTURES
 
 
 def _arn(architecture):
@@ -12,7 +11,7 @@ def _arn(architecture):
 
 
 NETWORKS = {
-    **{name: functools.partial(_arn, name) for name in get_args(Architecture)},
+    **{name: functools.partial(_arn, name) for name in ARCHITECTURES},
     "ape-g": lambda: ApeG(ApeGConfig()),
     "hgd": lambda: Hgd(HgdConfig()),
 }

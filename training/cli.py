@@ -14,15 +14,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from arn_purify import models
 from arn_purify.models import ApeGConfig, ArnConfig, Card, CheckpointError, HgdConfig, card_of, checkpoint
-from arn_purify.models.arn import Architecture
 from arn_purify.models.checkpoint import Kind
+from arn_purify.models.config import ARCHITECTURES
 from arn_purify.models.precision import multiplies_bf16
 
 from . import attacks, data
@@ -43,7 +43,7 @@ from .measuring.redflags import annotate
 from .measuring.threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
 from .report import figures, pages, tables
 
-_PURIFIERS = (*get_args(Architecture), "ape-g", "hgd")
+_PURIFIERS = (*ARCHITECTURES, "ape-g", "hgd")
 # Of the compact network, each a flag and a field of its configuration.
 _SHAPE = ("width", "code_channels", "blocks")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
