@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, imagenet
 from .arn import Arn
 from .baselines import ApeG, ApeGConfig, ApeGDiscriminator, Hgd, HgdConfig
 from .checkpoint import Card, CheckpointError, any_size, card_of
@@ -83,8 +83,13 @@ class Identity(nn.Module):
 
 
 def available() -> list[str]:
-    """Names of the checkpoints that ship, sorted; ``load`` takes each of them, and ``identity``."""
-    return sorted(path.stem for path in ZOO.glob("*.safetensors"))
+    """Names of the checkpoints that are released, sorted; ``load`` takes each of them, and ``identity``.
+
+    ``photo-efficientnet-lite0`` is one of them where the package with its weights is installed.
+    """
+    return sorted(
+        [*(path.stem for path in ZOO.glob("*.safetensors")), *([imagenet.NAME] if imagenet.weights_file() else [])]
+    )
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
@@ -99,6 +104,8 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     name = os.fspath(name_or_path)
     if name == "identity":
         return Identity().eval().to(device)
+    if name == imagenet.NAME:
+        return imagenet.load(device)
     if name in available():
         model = checkpoint.load(ZOO / f"{name}.safetensors", device)
         if card_of(model).name != name:

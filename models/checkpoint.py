@@ -43,6 +43,7 @@ from .classifiers import (
     WideResNetConfig,
 )
 from .config import ArnConfig
+from .efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]
@@ -60,6 +61,7 @@ _ARCHITECTURES: dict[str, tuple[type, type[nn.Module], Kind]] = {
     "vgg19": (Vgg19Config, Vgg19, "classifier"),
     "airbench": (AirbenchConfig, Airbench, "classifier"),
     "lisa-cnn": (LisaCnnConfig, LisaCnn, "classifier"),
+    "efficientnet-lite": (EfficientNetLiteConfig, EfficientNetLite, "classifier"),
 }
 
 

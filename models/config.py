@@ -8,6 +8,7 @@ from .architecture import Architecture, Sizes
 from .colour import COLOUR, SKIPS
 from .compact import COMPACT
 from .layers import CodeShape
+from .photo import PHOTO
 from .released import RELEASED
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -15,6 +16,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "released": RELEASED,
     "colour": COLOUR,
     "skips": SKIPS,
+    "photo": PHOTO,
 }
 """To add an architecture, write one module that makes an :class:`~arn_purify.models.architecture.Architecture` (its
 encoder, its decoder, the shape of its code, how its answer is made from (x, G(z))), and add one row here. Its name is

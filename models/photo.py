@@ -1,0 +1,148 @@
+"""E and G for photographs of any size.
+
+They work at a half, a quarter and an eighth of the size, and the code has a part of each, so D_A and L_nor reach all
+that passes from E to G. The image comes back as x + G(z). No layer computes statistics over the image's area: a pixel
+of the answer depends on no pixel further away than :data:`REACH`, and large images can be purified in tiles.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .architecture import Architecture, Sizes
+from .layers import CodeShape, Encoder, clipped, convolutional_logits
+
+REACH = 96
+"""Pixels; a multiple of 8, so that tiles which overlap by it are halved as the whole image is."""
+
+
+class _Active(nn.LeakyReLU):
+    def __init__(self) -> None:
+        super().__init__(0.1)
+
+
+class _Residual(nn.Module):
+    """x + two convolutions that add nothing until they have learned what."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _Active(), nn.Conv2d(channels, channels, 3, padding=1),
+            _Active(), nn.Conv2d(channels, channels, 3, padding=1),
+        )  # fmt: skip
+        _zero(self.body[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _scales(sizes: Sizes) -> tuple[int, int, int]:
+    """Channels at a half, a quarter and an eighth of the size."""
+    return (sizes.width, 3 * sizes.width, 5 * sizes.width)
+
+
+def _code_scales(sizes: Sizes) -> tuple[int, int, int]:
+    """Channels of the code at each scale."""
+    return (sizes.code_channels // 2, sizes.code_channels, 2 * sizes.code_channels)
+
+
+def _code_shape(sizes: Sizes) -> CodeShape:
+    half, quarter, eighth = _code_scales(sizes)
+    return (4 * half + quarter + eighth // 4, sizes.size // 4, sizes.size // 4)
+
+
+class PhotoEncoder(Encoder):
+    """E: an image in [-1, 1], its sides multiples of 8, to mean and log variance ``(N, code channels, H/4, W/4)``."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        half, quarter, eighth = _scales(sizes)
+        blocks = range(sizes.blocks)
+        self.fine = nn.Conv2d(4 * sizes.channels, half, 3, padding=1)
+        self.middle = nn.Sequential(
+            _Active(), nn.Conv2d(half, quarter, 3, stride=2, padding=1), *(_Residual(quarter) for _ in blocks)
+        )
+        self.coarse = nn.Sequential(
+            _Active(), nn.Conv2d(quarter, eighth, 3, stride=2, padding=1), *(_Residual(eighth) for _ in blocks)
+        )
+        self.active = _Active()
+        self.mean, self.log_variance = self._heads(sizes), self._heads(sizes)
+        for head in self.log_variance:  # with a deviation of 1 from the start the code is noise, and G learns nothing
+            nn.init.zeros_(head.weight)
+            nn.init.constant_(head.bias, -6.0)
+
+    @staticmethod
+    def _heads(sizes: Sizes) -> nn.ModuleList:
+        return nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(_scales(sizes), _code_scales(sizes), strict=True))
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        half = self.fine(F.pixel_unshuffle(x, 2))
+        quarter = self.middle(half)
+        return [self.active(found) for found in (half, quarter, self.coarse(quarter))]
+
+    @staticmethod
+    def _code(heads: nn.ModuleList, maps: list[Tensor]) -> Tensor:
+        half, quarter, eighth = (head(found) for head, found in zip(heads, maps, strict=True))
+        return torch.cat([F.pixel_unshuffle(half, 2), quarter, F.pixel_shuffle(eighth, 2)], 1)
+
+    def distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(mu, log sigma^2)`` of the code."""
+        maps = self._maps(x)
+        return self._code(self.mean, maps), self._code(self.log_variance, maps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mu alone."""
+        return self._code(self.mean, self._maps(x))
+
+
+class PhotoDecoder(nn.Module):
+    """G: the code to twice the change of the image given."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        half, quarter, eighth = _scales(sizes)
+        self.given = _code_scales(sizes)
+        of_half, of_quarter, of_eighth = self.given
+        blocks = range(sizes.blocks)
+        self.coarse = nn.Sequential(
+            nn.Conv2d(of_eighth, eighth, 1), *(_Residual(eighth) for _ in blocks), _Active(),
+            nn.Conv2d(eighth, 4 * quarter, 1), nn.PixelShuffle(2),
+        )  # fmt: skip
+        self.of_middle = nn.Conv2d(of_quarter, quarter, 1)
+        self.middle = nn.Sequential(
+            *(_Residual(quarter) for _ in blocks), _Active(), nn.Conv2d(quarter, 4 * half, 1), nn.PixelShuffle(2)
+        )
+        self.of_fine = nn.Conv2d(of_half, half, 1)
+        self.fine = nn.Sequential(
+            *(_Residual(half) for _ in blocks), _Active(), nn.Conv2d(half, 4 * sizes.channels, 3, padding=1),
+            nn.PixelShuffle(2),
+        )  # fmt: skip
+        _zero(self.fine[-2])  # the identity, until it has learned what to add
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``(N, code channels, H/4, W/4)`` to ``(N, C, H, W)``."""
+        of_half, of_quarter, of_eighth = self.given
+        half, quarter, eighth = z.split([4 * of_half, of_quarter, of_eighth // 4], 1)
+        out = self.coarse(F.pixel_unshuffle(eighth, 2)) + self.of_middle(quarter)
+        out = self.middle(out) + self.of_fine(F.pixel_shuffle(half, 2))
+        restored: Tensor = self.fine(out)
+        return restored
+
+
+PHOTO = Architecture(
+    encoder=PhotoEncoder,
+    decoder=PhotoDecoder,
+    code_shape=_code_shape,
+    answer=lambda x, out: clipped(x + out / 2),
+    discriminator=convolutional_logits,
+    preset=(16, 16, 1),
+    multiple=8,
+)
