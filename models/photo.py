@@ -17,6 +17,10 @@ from .layers import CodeShape, Encoder, clipped, convolutional_logits
 REACH = 96
 """Pixels; a multiple of 8, so that tiles which overlap by it are halved as the whole image is."""
 
+# Of what a 5x5 mean leaves over, as an input of its own. Noise is a hundredth of the image's range: where E had to find
+# it in the image itself, 400 steps on pixels alone lowered the error by 2 %, with this by a third.
+_DETAIL_GAIN = 10.0
+
 
 class _Active(nn.LeakyReLU):
     def __init__(self) -> None:
@@ -24,29 +28,21 @@ class _Active(nn.LeakyReLU):
 
 
 class _Residual(nn.Module):
-    """x + two convolutions that add nothing until they have learned what."""
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
             _Active(), nn.Conv2d(channels, channels, 3, padding=1),
             _Active(), nn.Conv2d(channels, channels, 3, padding=1),
         )  # fmt: skip
-        _zero(self.body[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.body(x)
         return out
 
 
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-
-
 def _scales(sizes: Sizes) -> tuple[int, int, int]:
     """Channels at a half, a quarter and an eighth of the size."""
-    return (sizes.width, 3 * sizes.width, 5 * sizes.width)
+    return (sizes.width, 2 * sizes.width, 4 * sizes.width)
 
 
 def _code_scales(sizes: Sizes) -> tuple[int, int, int]:
@@ -66,7 +62,9 @@ class PhotoEncoder(Encoder):
         super().__init__()
         half, quarter, eighth = _scales(sizes)
         blocks = range(sizes.blocks)
-        self.fine = nn.Conv2d(4 * sizes.channels, half, 3, padding=1)
+        self.fine = nn.Sequential(
+            nn.Conv2d(8 * sizes.channels, half, 3, padding=1), *(_Residual(half) for _ in blocks)
+        )
         self.middle = nn.Sequential(
             _Active(), nn.Conv2d(half, quarter, 3, stride=2, padding=1), *(_Residual(quarter) for _ in blocks)
         )
@@ -84,7 +82,8 @@ class PhotoEncoder(Encoder):
         return nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(_scales(sizes), _code_scales(sizes), strict=True))
 
     def _maps(self, x: Tensor) -> list[Tensor]:
-        half = self.fine(F.pixel_unshuffle(x, 2))
+        blurred = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, 1)
+        half = self.fine(F.pixel_unshuffle(torch.cat([_DETAIL_GAIN * (x - blurred), x], 1), 2))
         quarter = self.middle(half)
         return [self.active(found) for found in (half, quarter, self.coarse(quarter))]
 
@@ -125,7 +124,8 @@ class PhotoDecoder(nn.Module):
             *(_Residual(half) for _ in blocks), _Active(), nn.Conv2d(half, 4 * sizes.channels, 3, padding=1),
             nn.PixelShuffle(2),
         )  # fmt: skip
-        _zero(self.fine[-2])  # the identity, until it has learned what to add
+        for parameter in self.fine[-2].parameters():  # the identity, until it has learned what to add
+            nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor) -> Tensor:
         """``(N, code channels, H/4, W/4)`` to ``(N, C, H, W)``."""
