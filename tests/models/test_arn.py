@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from arn_purify import models
 from arn_purify.models import Arn, ArnConfig, AttackDiscriminator, ImageDiscriminator
 from arn_purify.models.folding import folded
 
@@ -126,11 +125,6 @@ def test_a_configuration_that_cannot_be_is_refused(arguments, message):
 def test_other_channels_are_refused():
     with pytest.raises(ValueError, match=r"expected \(N, 1, H, W\)"):
         Arn(ArnConfig())(torch.rand(1, 3, 28, 28))
-
-
-def test_one_line_purifies():
-    assert models.purify(torch.rand(4, 1, 28, 28)).shape == (4, 1, 28, 28)
-    assert {"mnist-lenet5", "mnist-transparent"} <= set(models.available())
 
 
 def test_folding_batch_normalisation_changes_nothing(config):
