@@ -6,6 +6,7 @@ changed after it was written does not load. The SHA-256 of the whole file names 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -124,7 +125,8 @@ def _content_sha256(card_json: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        data = tensor.reshape(-1).view(torch.uint8)
+        digest.update((ctypes.c_ubyte * data.numel()).from_address(data.data_ptr()))  # Tensor.numpy() needs NumPy
     return digest.hexdigest()
 
 
