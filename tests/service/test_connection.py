@@ -18,6 +18,8 @@ from arn_purify.service.edge.limits import Admission, Doors
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
 
+from ..conftest import PATIENCE, PATIENT
+
 
 def test_all_who_wait_come_in_at_once_and_nobody_after_the_door_is_closed():
     inside = []
@@ -52,7 +54,7 @@ class Server:
     LARGE = 8 * 2**20
 
     def __init__(self, **settings):
-        self.settings, self.metrics = Settings(**settings), Metrics("0")
+        self.settings, self.metrics = Settings(**{**PATIENT, **settings}), Metrics("0")
         self.asked, self.hung_up, self.may, self.clients = [], [], asyncio.Event(), []
 
     async def __aenter__(self):
@@ -117,13 +119,13 @@ class Server:
         answers = []
         with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             while True:
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
                 length = int(head.lower().split(b"content-length: ")[1].split()[0])
                 answers.append((int(head.split()[1]), json.loads(await reader.readexactly(length))))
         return answers
 
     async def until(self, condition):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not condition():
                 await asyncio.sleep(0.01)
 

