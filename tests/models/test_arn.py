@@ -109,19 +109,6 @@ def test_the_discriminators_answer_one_logit_a_domain_and_one_an_image(config):
     assert ImageDiscriminator(config)(images(config, 4)).shape == (4,)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"architecture": "huge"}, "unknown architecture"),
-        ({"architecture": "released", "size": 32}, "28x28"),
-        ({"size": 30}, "multiple of 4"),
-    ],
-)
-def test_a_configuration_that_cannot_be_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ArnConfig(**arguments)
-
-
 def test_other_channels_are_refused():
     with pytest.raises(ValueError, match=r"expected \(N, 1, H, W\)"):
         Arn(ArnConfig())(torch.rand(1, 3, 28, 28))
