@@ -1,5 +1,7 @@
 """What every test shares: one torch thread, so that the suite's processes do not fight over the cores."""
 
+import ctypes
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -39,6 +41,15 @@ def decoders_of(pid: int) -> set[int]:
             if parent == pid and b"arn_purify.service.core.decode_worker" in (process / "cmdline").read_bytes():
                 found.add(int(process.name))
     return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_memory() -> Iterator[None]:
+    """What a file's tests have freed goes back to the system, so that no process grows with the number of files."""
+    yield
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc's
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @contextmanager

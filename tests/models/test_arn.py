@@ -7,11 +7,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from arn_purify.models import Arn, ArnConfig, AttackDiscriminator, ImageDiscriminator
 from arn_purify.models.folding import folded
 
+from ..networks import THIN_RELEASED
+
 
 @pytest.fixture(params=["compact", "released", "colour", "skips"])
 def config(request):
-    colour = request.param in ("colour", "skips")
-    return ArnConfig.preset(request.param, *((3, 32) if colour else (1, 28)))
+    if request.param == "released":
+        return THIN_RELEASED
+    return ArnConfig.preset(request.param, *((3, 32) if request.param in ("colour", "skips") else (1, 28)))
 
 
 def images(config, count):
@@ -63,6 +66,7 @@ def test_the_released_network_is_the_authors():
     with torch.device("meta"):
         model = Arn(ArnConfig("released"))
     assert parameters(model) == 121_921_027
+    assert model.config.code_shape == (2048, 1, 1)
     assert parameters(model) - parameters(model.encoder.log_variance) == pytest.approx(88.4e6, rel=1e-3)
 
 
