@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 import httptools
 import orjson
+import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -21,43 +18,22 @@ from ..telemetry.metrics import Metrics
 from .http import error_body
 
 MAX_HEAD_BYTES = 64 * 2**10
+# Uvicorn's own methods that `Connection` overrides or calls. They are no public interface.
+_HOOKS = ("_start_asgi_task", "_unset_keepalive_if_required", "on_response_complete", "pause_writing", "shutdown")
 
 
-class Acceptor:
-    """Lets in every client that waits at a listening socket, a turn of the event loop at a time.
+def check_uvicorn() -> None:
+    """Check that uvicorn calls what :class:`Connection` overrides: without it, no limit on slow clients would hold.
 
-    libuv takes one a turn. A turn under load has many requests' work in it, and a probe's new connection would wait
-    behind all that stand in the kernel's queue, for seconds. Where no file handle is left, libuv turns clients away.
+    Raises:
+        ImportError: it lacks one of the methods.
     """
-
-    AT_ONCE = 64
-
-    def __init__(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol], **options: Any) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._factory, self._options = factory, options
-        self._socket = socket.socket(fileno=os.dup(listening.fileno()))
-        self._entering: set[asyncio.Task[None]] = set()
-        self._loop.add_reader(self._socket, self._admit)
-
-    def close(self) -> None:
-        """Let nobody in any more; those inside stay."""
-        self._loop.remove_reader(self._socket)
-        self._socket.close()
-
-    def _admit(self) -> None:
-        for _ in range(self.AT_ONCE):
-            try:
-                client, _ = self._socket.accept()
-            except OSError:
-                return
-            task = self._loop.create_task(self._enter(client))
-            self._entering.add(task)
-            task.add_done_callback(self._entering.discard)
-
-    async def _enter(self, client: socket.socket) -> None:
-        client.setblocking(False)
-        with contextlib.suppress(OSError):  # gone already, or no TLS
-            await self._loop.connect_accepted_socket(self._factory, client, **self._options)
+    missing = [name for name in _HOOKS if not hasattr(HttpToolsProtocol, name)]
+    if missing:
+        raise ImportError(
+            f"uvicorn {uvicorn.__version__} lacks {', '.join(missing)}, on which the limits on slow clients depend: "
+            "install one from 0.45 on"
+        )
 
 
 class _Gathering:

@@ -10,11 +10,14 @@ from functools import partial
 import pytest
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from arn_purify.service import cli
 from arn_purify.service.core.limits import Limits
 from arn_purify.service.edge.admission import Admission
-from arn_purify.service.edge.connection import MAX_HEAD_BYTES, Acceptor, Connection
+from arn_purify.service.edge.connection import MAX_HEAD_BYTES, Connection, check_uvicorn
+from arn_purify.service.edge.server import Acceptor
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
 
@@ -329,3 +332,10 @@ def test_an_answer_that_is_not_taken_in_time_gives_them_back():
         assert not server.sample("arn_body_bytes")
 
     served(scenario, body_seconds=0.5)
+
+
+def test_a_uvicorn_without_what_the_limits_hook_into_is_refused_at_start(monkeypatch, capsys):
+    check_uvicorn()
+    monkeypatch.delattr(HttpToolsProtocol, "_start_asgi_task")
+    assert cli.main(["serve", "--models", "identity", "--classifier", ""]) == 2
+    assert "lacks _start_asgi_task" in capsys.readouterr().err
