@@ -13,10 +13,9 @@ from arn_purify.models.precision import multiplies_bf16
 from arn_purify.service.core.engine import Engine, Work
 from arn_purify.service.core.precision import resolve, to_bf16
 from arn_purify.training import attacks, data
+from tests.networks import NETWORKS
 
-from ..networks import NETWORKS
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 # Where bf16 is emulated a value goes one level further.
 FURTHEST = 4 if multiplies_bf16("cpu") else 5
 

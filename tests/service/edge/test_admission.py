@@ -1,19 +1,14 @@
 """Who gets in: keys, each client's share, room for bodies, and what an answer says of itself."""
 
-import contextlib
-
 import grpc
 import pytest
 from pydantic import ValidationError
 
 from arn_purify.service.core import codec
-from arn_purify.service.core.limits import Limits, MemoryBudget, _network
-from arn_purify.service.errors import BodiesFull, ClientLimit
 from arn_purify.service.gateway.grpc import _address
 from arn_purify.service.settings import Settings
-
-from ..conftest import running
-from .test_http import PIXELS, PNG
+from tests.conftest import running
+from tests.service.images import PIXELS, PNG
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -123,34 +118,6 @@ def test_a_refusal_takes_nothing_of_the_body(locked):
     assert locked.post("/purify", content=body(), headers={"X-API-Key": "wrong"}).status_code == 401
 
 
-def test_a_client_has_so_many_requests_under_way_and_others_are_not_concerned():
-    limits = Limits(Settings(client_requests=2))
-    with limits.client("10.0.0.1"), limits.client("10.0.0.1"):
-        with pytest.raises(ClientLimit) as refused, limits.client("10.0.0.1"):
-            pass
-        assert refused.value.headers["Retry-After"] == "1"
-        with limits.client("10.0.0.2"), limits.client(""):
-            pass
-    with contextlib.suppress(RuntimeError), limits.client("10.0.0.1"):
-        raise RuntimeError
-    with limits.client("10.0.0.1"), limits.client("10.0.0.1"):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("one", "another", "same"),
-    [
-        ("10.0.0.1", "10.0.0.2", False),
-        ("2001:db8::1", "2001:db8::ffff:2", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
-        ("unix", "testclient", False),
-    ],
-)
-def test_what_counts_as_one_client(one, another, same):
-    assert (_network(one) == _network(another)) is same
-
-
 @pytest.mark.parametrize(
     ("peer", "address"), [("ipv4:1.2.3.4:5", "1.2.3.4"), ("ipv6:%5B::1%5D:5", "::1"), ("unix:", "")]
 )
@@ -166,27 +133,6 @@ def test_a_clients_second_request_is_refused_and_its_probe_is_not():
             assert refused.headers["retry-after"] == "1"
             assert client.get("/health/ready").status_code == 200
         assert client.post("/purify", content=PNG).status_code == 200
-
-
-def test_memory_for_bodies_is_reserved_and_given_back():
-    budget = MemoryBudget(20)
-    with budget.reserve(10), budget.reserve() as grows:
-        grows.grow_to(6)
-        grows.grow_to(10)
-        grows.grow_to(3)  # never less than it was
-        assert budget.reserved_bytes == 20
-        for more in (lambda: grows.grow_to(11), lambda: grows.add(1)):
-            with pytest.raises(BodiesFull):
-                more()
-        with pytest.raises(BodiesFull), budget.reserve(1):
-            pass
-        with budget.reserve(0):
-            pass
-        grows.grow_to(30, allocated=True)
-        assert budget.reserved_bytes == 40
-    assert budget.reserved_bytes == 0
-    with budget.reserve(20):
-        pass
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes():

@@ -27,9 +27,8 @@ from arn_purify.service.errors import (
     TooManyPixels,
     WrongSize,
 )
-
-from ..conftest import decoders_of, running
-from ..fuzz import slow_png
+from tests.conftest import decoders_of, running
+from tests.fuzz import slow_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
 PNG = codec.encode_image(PIXELS)

@@ -8,8 +8,7 @@ from arn_purify import models
 from arn_purify.models.folding import folded
 from arn_purify.service.core.onednn import _Doubling, onednn
 from arn_purify.service.core.precision import to_bf16
-
-from ..networks import NETWORKS
+from tests.networks import NETWORKS
 
 
 @pytest.mark.parametrize("prepare", [folded, to_bf16])
