@@ -35,7 +35,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await state.stop()
 
-    # Its documentation's scripts come from here, not from a CDN.
+    # FastAPIOffline serves the documentation's scripts itself, without a CDN.
     build = FastAPIOffline if state.settings.docs else partial(FastAPI, openapi_url=None)
     app = build(
         title="ARN Purify",

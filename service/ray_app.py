@@ -40,7 +40,7 @@ class Purifier:
     """One replica."""
 
     async def check_health(self) -> None:
-        """Ray sends nothing before the first check is through, so that one waits for warm models.
+        """Wait for warm models: Ray sends no request before the first check returns.
 
         Raises:
             EngineFailure: the device's thread is gone; Ray then starts another replica.

@@ -20,7 +20,7 @@ _M_ARENA_MAX = -8  # malloc.h
 
 
 def _few_arenas() -> None:
-    """One heap for all threads where the C library is glibc, which else keeps what each has freed for it alone."""
+    """Use one heap for all threads: glibc otherwise keeps the memory that a thread has freed for that thread."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 

@@ -38,7 +38,7 @@ _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 
 
 class Observer(Protocol):
-    """What is told the numbers of each request; the service's metrics."""
+    """Receives the numbers of each request; implemented by the service's metrics."""
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """A request spent so long in a stage."""
@@ -94,8 +94,8 @@ class Purifier:
         engine: the networks.
         batcher: the queue in front of them.
         decoder: the processes that decode large images.
-        lifecycle: tells whether requests are taken and how many are under way.
-        observer: is told stages and residuals.
+        lifecycle: knows whether requests are accepted and how many are under way.
+        observer: receives stages and residuals.
         on_stage: called with the name, start and end of each stage of a request.
     """
 
@@ -118,7 +118,7 @@ class Purifier:
 
         Raises:
             Draining, Warming, EngineFailure: as :meth:`Lifecycle.check_ready` says.
-            QueueFull: the queue has no room for one image.
+            QueueFull: the queue is full.
         """
         self._lifecycle.check_ready()
         self._batcher.admit()
@@ -266,7 +266,7 @@ class Purifier:
 
 
 class Decoding:
-    """One request's images, decoded one after another: others get their turn between two, and all keep to limits.
+    """One request's images, decoded one after another within limits; other requests may run between two of them.
 
     Args:
         purifier: decodes each image.

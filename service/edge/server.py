@@ -17,39 +17,39 @@ from ..core.lifecycle import Lifecycle
 
 
 class Acceptor:
-    """Lets in every client that waits at a listening socket, a turn of the event loop at a time.
+    """Accepts every connection that waits at a listening socket, in each turn of the event loop.
 
-    libuv takes one a turn. A turn under load has many requests' work in it, and a probe's new connection would wait
-    behind all that stand in the kernel's queue, for seconds. Where no file handle is left, libuv turns clients away.
+    libuv accepts one a turn. Under load a turn includes the work of many requests, so a probe's new connection would
+    wait for seconds behind the others in the kernel's queue. And libuv closes connections when no file handle is left.
     """
 
-    AT_ONCE = 64
+    PER_TURN = 64
 
     def __init__(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol], **options: Any) -> None:
         self._loop = asyncio.get_running_loop()
         self._factory, self._options = factory, options
         self._socket = socket.socket(fileno=os.dup(listening.fileno()))
-        self._entering: set[asyncio.Task[None]] = set()
-        self._loop.add_reader(self._socket, self._admit)
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._loop.add_reader(self._socket, self._accept)
 
     def close(self) -> None:
-        """Let nobody in any more; those inside stay."""
+        """Accept no more connections; open ones stay."""
         self._loop.remove_reader(self._socket)
         self._socket.close()
 
-    def _admit(self) -> None:
-        for _ in range(self.AT_ONCE):
+    def _accept(self) -> None:
+        for _ in range(self.PER_TURN):
             try:
                 client, _ = self._socket.accept()
             except OSError:
                 return
-            task = self._loop.create_task(self._enter(client))
-            self._entering.add(task)
-            task.add_done_callback(self._entering.discard)
+            task = self._loop.create_task(self._connect(client))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
 
-    async def _enter(self, client: socket.socket) -> None:
+    async def _connect(self, client: socket.socket) -> None:
         client.setblocking(False)
-        with contextlib.suppress(OSError):  # gone already, or no TLS
+        with contextlib.suppress(OSError):  # closed already, or not TLS
             await self._loop.connect_accepted_socket(self._factory, client, **self._options)
 
 
@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
         create_server = loop.create_server
 
         async def listen(factory: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
-            # Uvicorn has no setting for how long a handshake may take; the loop's own is a minute.
+            # Uvicorn has no setting for the longest handshake; the loop's default is a minute.
             late = {"ssl_handshake_timeout": self._head_seconds} if options["ssl"] else {}
             server: asyncio.Server = await create_server(factory, **options, **late)  # type: ignore[call-overload]
             self._acceptors += (
@@ -93,16 +93,16 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         """Drain at the first SIGTERM or SIGINT; a second SIGINT ends at once."""
-        # Uvicorn's own would note the signal and raise it again at the end, so that the process died of it.
+        # Uvicorn's own would raise the signal again at the end, so that the process died of it.
         if self._lifecycle.draining:
-            if sig == signal.SIGINT:  # who stops a process may send SIGTERM to it and to its group
+            if sig == signal.SIGINT:  # a second SIGTERM may come by way of the process group
                 self.should_exit = self.force_exit = True
             return
         self._lifecycle.draining = True
 
         async def drain() -> None:
             await self._lifecycle.drain()
-            # For answers that are being sent; then uvicorn gives up what is left.
+            # For answers that are being sent; then uvicorn abandons what is left.
             self.config.timeout_graceful_shutdown = round(self._lifecycle.seconds_left)
             self.should_exit = True
 

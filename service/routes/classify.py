@@ -37,12 +37,12 @@ def router(settings: Settings, purifier: Purifier, gateway: rest.Gateway) -> API
         responses={
             200: {"model": schemas.Classification | schemas.ClassifyAnswer},
             **ERRORS,
-            502: {"model": schemas.ErrorAnswer, "description": "the classifier behind us cannot be reached"},
+            502: {"model": schemas.ErrorAnswer, "description": "the model server cannot be reached"},
         },
         openapi_extra={"parameters": [*QUERY, COMPARE], "requestBody": BODY},
     )
     async def classify(request: Request) -> Response:
-        """The embedded classifiers' word on the purified image or, with ``ARN_DOWNSTREAM_URL``, its answer."""
+        """The embedded classifier's answer for the purified image or, with ``ARN_DOWNSTREAM_URL``, the server's."""
         with purifier.request() as timings:
             if forwarded:
                 return await _forward(request, uploads, purifier, gateway, timings)

@@ -24,7 +24,7 @@ from .uploads import Uploads, flag
 
 STATIC = Path(__file__).parents[1] / "static"
 
-# Everything comes from here; nothing is inlined, framed or sent elsewhere.
+# Everything is loaded from this service; nothing is inlined, framed or sent elsewhere.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -60,7 +60,7 @@ def router(settings: Settings, purifier: Purifier) -> APIRouter:
 
     @routes.get("/")
     async def root(request: Request) -> Response:
-        """The page for a browser, a sign of life for everything else."""
+        """The page for a browser, a short JSON for other clients."""
         if "text/html" in request.headers.get("accept", ""):
             return _static(request, "index.html")
         docs = {"docs": "/docs"} if settings.docs else {}

@@ -34,7 +34,7 @@ class Metrics:
         self.batch_images = histogram(
             "arn_batch_images", "Images in one pass through the network", buckets=BATCH_BUCKETS
         )
-        self.batches_halved = counter("arn_batches_halved", "Batches that the device's memory did not hold")
+        self.batches_halved = counter("arn_batches_halved", "Batches that did not fit into the device's memory")
         self.queue_images = gauge("arn_queue_images", "Images waiting for the device")
         self.body_bytes = gauge(
             "arn_body_bytes", "Bytes of bodies in memory or announced, and of large answers until they are taken"
@@ -46,7 +46,7 @@ class Metrics:
             "arn_residual_l2", "Euclidean norm of the change, on [0, 1]", ["model"], buckets=L2_BUCKETS
         )
         self.downstream_requests = counter(
-            "arn_downstream_requests", "Answers of the classifier behind us, by status", ["status"]
+            "arn_downstream_requests", "Answers of the model server, by status", ["status"]
         )
         self.bypassed = counter("arn_bypassed", "Requests forwarded unpurified, by reason", ["reason"])
         self.shadowed = counter("arn_shadowed", "Requests asked about with both images, by outcome", ["outcome"])
