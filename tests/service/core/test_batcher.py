@@ -2,66 +2,20 @@
 
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arn_purify.service.core.batcher import Batcher
-from arn_purify.service.core.engine import Engine, Purified, Work
-from arn_purify.service.errors import DeadlineExceeded, Draining, EngineFailure, OutOfMemory, QueueFull, TooManyImages
-
-WORK = Work("m")
-
-
-class Device:
-    """A run function that negates, remembers its calls, and can be held shut."""
-
-    def __init__(self):
-        self.calls = []
-        self.open = threading.Event()
-        self.open.set()
-        self.entered = threading.Event()
-
-    def __call__(self, work, images, requests=1):
-        self.entered.set()
-        self.open.wait(10)
-        self.calls.append((work, images.copy()))
-        norms = images.reshape(len(images), -1).astype(np.float32).max(1)
-        return Purified(255 - images, norms, norms)
-
-    @property
-    def seen(self):
-        return sorted(int(image.flat[0]) for _, images in self.calls for image in images)
+from arn_purify.service.core.engine import Work
+from arn_purify.service.errors import DeadlineExceeded, Draining, EngineFailure, QueueFull, TooManyImages
+from tests.service.core.device import WORK, Device, batcher, held, images, submit
 
 
 @pytest.fixture
 def device():
     return Device()
-
-
-def images(*values, side=2):
-    return np.array(values, np.uint8).repeat(side * side).reshape(len(values), side, side, 1)
-
-
-def batcher(device, **settings):
-    return Batcher(device, **{"max_batch_images": 4, "queue_images": 16, **settings})
-
-
-async def held(queue, device):
-    """Keep the device busy with one image, so that what follows has to wait."""
-    device.open.clear()
-    device.entered.clear()
-    task = asyncio.create_task(queue.submit(WORK, images(0), 30))
-    await asyncio.to_thread(device.entered.wait, 5)
-    return task
-
-
-async def submit(queue, *values, work=WORK, deadline=30.0, side=2):
-    return await queue.submit(work, images(*values, side=side), deadline)
 
 
 async def test_the_device_sees_exactly_what_was_submitted_in_full_batches(device):
@@ -179,106 +133,6 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(device):
     queue.close(5)
 
 
-@pytest.mark.parametrize("kind", ["raises", "miscounts"])
-async def test_a_failure_reaches_the_whole_batch_and_only_it(kind, caplog):
-    broken = threading.Event()
-    broken.set()
-    device = Device()
-
-    def run(work, batch, requests):
-        if broken.is_set() and kind == "raises":
-            raise RuntimeError("out of memory")
-        result = device(work, batch)
-        return result.part(0, len(batch) - 1) if broken.is_set() else result
-
-    queue = batcher(run, max_wait_seconds=0.2)
-    outcomes = await asyncio.gather(*(submit(queue, value) for value in (1, 2)), return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [EngineFailure] * 2
-    broken.clear()
-    assert (await submit(queue, 3)).result.images.flat[0] == 252
-    queue.close(5)
-
-
-async def test_a_poisonous_request_fails_alone(device):
-    def run(work, batch, requests):
-        if (batch == 3).any():
-            raise ValueError("poison")
-        return device(work, batch)
-
-    queue = batcher(run, max_wait_seconds=0.2)
-    outcomes = await asyncio.gather(*(submit(queue, value) for value in (1, 2, 3, 4)), return_exceptions=True)
-    assert isinstance(outcomes.pop(2), EngineFailure)
-    assert [int(answer.result.images.flat[0]) for answer in outcomes] == [254, 253, 251]
-    assert device.seen == [1, 2, 4]
-    assert (await submit(queue, 5)).result.images.flat[0] == 250
-    queue.close(5)
-
-
-async def test_a_batch_beyond_memory_is_halved_and_the_size_that_works_is_remembered_for_a_while(
-    device, monkeypatch, caplog
-):
-    tried = []
-
-    def run(work, batch, requests):
-        tried.append(len(batch))
-        if len(batch) > 3:
-            raise MemoryError
-        return device(work, batch)
-
-    halved = []
-    queue = batcher(run, max_batch_images=16, on_halved=lambda: halved.append(1))
-    answer = await submit(queue, *range(16))
-    assert np.array_equal(answer.result.images, 255 - images(*range(16)))
-    assert tried == [16, 8, 4, *[2] * 8]
-    assert len(halved) == 3
-    tried.clear()
-    first = await held(queue, device)
-    others = [asyncio.create_task(submit(queue, value)) for value in (1, 2, 3)]
-    of_another_shape = asyncio.create_task(submit(queue, 4, 5, 6, side=3))
-    await asyncio.sleep(0.01)
-    device.open.set()
-    await asyncio.gather(first, *others, of_another_shape)
-    assert tried == [1, 2, 1, 3]
-    assert caplog.text.count("smaller batches for a while") == 1
-    tried.clear()
-    now = time.monotonic()
-    monkeypatch.setattr("arn_purify.service.core.batcher.time.monotonic", lambda: now + 61)
-    await submit(queue, *range(4))
-    assert tried == [4, 2, 2]
-    queue.close(5)
-
-
-async def test_an_image_beyond_memory_fails_alone(device):
-    def run(work, batch, requests):
-        if len(batch) > 1 or (batch == 2).any():
-            raise MemoryError
-        return device(work, batch)
-
-    queue = batcher(run, max_wait_seconds=0.2)
-    outcomes = await asyncio.gather(*(submit(queue, value) for value in (1, 2, 3, 4)), return_exceptions=True)
-    assert isinstance(outcomes.pop(1), OutOfMemory)
-    assert [int(answer.result.images.flat[0]) for answer in outcomes] == [254, 252, 251]
-    queue.close(5)
-
-
-def _allocates():
-    torch.empty(2**50, dtype=torch.uint8)
-
-
-def _cuda():
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-@pytest.mark.parametrize("fail", [_allocates, _cuda])
-async def test_the_networks_ways_to_run_out_of_memory_are_known(fail, monkeypatch):
-    engine = Engine(("identity",), (), "cpu", "fp32")
-    monkeypatch.setattr(engine.purifiers["identity"], "forward", lambda x: fail() if len(x) > 2 else x)
-    queue = batcher(engine.run)
-    answer = await submit(queue, *range(4), work=Work("identity"))
-    assert np.array_equal(answer.result.images, images(*range(4)))
-    queue.close(5)
-
-
 async def test_a_change_is_made_between_batches_and_never_within_an_entry(device):
     queue = batcher(device)
     first = await held(queue, device)
@@ -311,7 +165,7 @@ async def test_a_change_is_made_between_batches_and_never_within_an_entry(device
 
     with pytest.raises(ValueError, match="slip"):
         await queue.between_batches(slip)
-    assert queue.alive
+    assert not queue.ended
     await asyncio.to_thread(queue.close, 5)
     with pytest.raises(Draining):
         await queue.between_batches(slip)
@@ -329,7 +183,7 @@ async def test_closing_finishes_what_was_accepted_and_refuses_the_rest(device):
     device.open.set()
     await asyncio.gather(first, accepted, closing)
     assert device.seen == [0, 1]
-    assert not queue.alive
+    assert queue.ended
 
 
 async def test_what_cannot_be_finished_in_time_is_told_so(device):
@@ -367,10 +221,10 @@ async def test_alone_it_runs_on_the_callers_thread_and_in_company_it_queues(devi
     queue = batcher(run)
     while not queue.warm:
         await asyncio.sleep(0.001)
-    alone = await queue.submit(WORK, images(1), 30, here=True)
+    alone = await queue.submit(WORK, images(1), 30, inline=True)
     assert (alone.result.images.flat[0], alone.queue_seconds < 1) == (254, True)
     first = await held(queue, device)
-    second = asyncio.create_task(queue.submit(WORK, images(2), 30, here=True))
+    second = asyncio.create_task(queue.submit(WORK, images(2), 30, inline=True))
     await asyncio.sleep(0.01)
     assert not second.done()
     device.open.set()
@@ -386,9 +240,9 @@ async def test_a_failure_on_the_callers_thread_is_the_same_and_leaves_the_device
     queue = batcher(run)
     while not queue.warm:
         await asyncio.sleep(0.001)
-    for here in (True, True, False):
+    for inline in (True, True, False):
         with pytest.raises(EngineFailure):
-            await queue.submit(WORK, images(1), 30, here=here)
+            await queue.submit(WORK, images(1), 30, inline=inline)
     queue.close(5)
 
 
@@ -423,15 +277,3 @@ def test_every_caller_gets_its_own_answer(plan):
         assert not [number for number in kept if number not in device.seen]
 
     asyncio.run(scenario())
-
-
-def test_an_image_of_any_size_is_quick_only_where_it_is_small(monkeypatch):
-    engine = Engine(("identity", "mnist-transparent"), (), "cpu", "fp32")
-    monkeypatch.setattr(engine, "_quick", {"identity", "mnist-transparent"})
-    for model, shape, quick in [
-        ("identity", (1, 32, 32, 3), True),
-        ("identity", (1, 4000, 4000, 3), False),
-        ("mnist-transparent", (1, 28, 28, 1), True),
-        ("mnist-transparent", (1, 32, 32, 1), False),
-    ]:
-        assert engine.quick(Work(model), np.zeros(shape, np.uint8)) is quick

@@ -1,14 +1,9 @@
 """The HTTP contract, in process: bodies, negotiation, headers, errors, metrics."""
 
 import base64
-import contextlib
 import email
-import gzip
 import io
-import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -16,37 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from arn_purify.models import Card, LisaCnn, LisaCnnConfig, checkpoint
 from arn_purify.service.core import codec
-from arn_purify.service.core.engine import Engine, Work
 from arn_purify.service.errors import DeadlineExceeded, QueueFull
-
-from ..conftest import running
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (7, 28, 28, 1), dtype=np.uint8)
-PNG = codec.encode_image(PIXELS[0])
-
-
-def picture(mode="L", size=(28, 28), kind="PNG", colour=90):
-    buffer = io.BytesIO()
-    Image.new(mode, size, colour).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def post(client, body, content_type="image/png", path="/purify", **headers):
-    return client.post(path, content=body, headers={"Content-Type": content_type, **headers})
-
-
-def pixels(answer):
-    image = np.asarray(Image.open(io.BytesIO(answer.content)))
-    return image.reshape(*image.shape[:2], -1)
-
-
-@pytest.fixture(scope="module")
-def expected():
-    """What the network makes of the seven images, one at a time."""
-    engine = Engine(("mnist-transparent",), (), "cpu", "fp32")
-    return np.concatenate([engine.run(Work("mnist-transparent"), image[None]).images for image in PIXELS])
+from tests.conftest import running
+from tests.service.images import PIXELS, PNG, picture, pixels, post
 
 
 def test_a_png_comes_back_purified_with_its_evidence(client, expected):
@@ -172,22 +140,8 @@ def test_resize_resamples_to_the_models_size(client):
     assert pixels(answer).shape == (28, 28, 1)
 
 
-def test_classify_names_the_label_and_compares(client):
-    answer = post(client, PNG, path="/classify?compare=true").json()
-    assert answer["label"] == int(np.argmax(answer["probabilities"]))
-    assert answer["class_name"] == str(answer["label"])
-    assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-4)
-    assert (answer["model"], answer["classifier"]) == ("mnist-transparent", "mnist-lenet5")
-    assert len(answer["unpurified"]["probabilities"]) == 10
-    assert "unpurified" not in post(client, PNG, path="/classify").json()
-    several = post(client, codec.encode_npy(PIXELS), codec.NPY_TYPE, "/classify?compare=true").json()
-    assert len(several["results"]) == 7
-    assert several["results"][0]["label"] == answer["label"]
-
-
 # -- refusals -----------------------------------------------------------------------------------------------------
 
-GIANT = b"\x89PNG\r\n\x1a\n" + bytes.fromhex("0000000d4948445200004e2000004e200800000000ad7cc7a6")
 
 REFUSALS = [
     (b"", "image/png", "/purify", 400, "broken_body"),
@@ -291,18 +245,6 @@ def test_trouble_behind_the_door_has_its_status_and_no_traceback(client, monkeyp
         assert answer.headers["retry-after"] == "3"
 
 
-def test_warming_and_draining_are_503_and_not_ready(client, monkeypatch):
-    service = client.app.state.service
-    monkeypatch.setattr(service.batcher, "_warm", False)
-    assert (client.get("/health/ready").status_code, post(client, PNG).json()["code"]) == (503, "warming")
-    monkeypatch.setattr(service.batcher, "_warm", True)
-    monkeypatch.setattr(service, "draining", True)
-    refused = post(client, PNG)
-    assert (client.get("/health/ready").status_code, refused.json()["code"]) == (503, "draining")
-    assert int(refused.headers["retry-after"]) >= 1
-    assert client.get("/health/live").status_code == 200
-
-
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(st.binary(max_size=64), st.integers(1, len(PNG)).map(lambda n: PNG[:n])),
@@ -311,148 +253,3 @@ def test_warming_and_draining_are_503_and_not_ready(client, monkeypatch):
 )
 def test_no_upload_is_a_500(client, body, content_type, path):
     assert post(client, body, content_type, path).status_code in (200, 400, 413, 415, 422)
-
-
-# -- about the service --------------------------------------------------------------------------------------------
-
-
-def sample(client, name):
-    found = re.search(rf"^{re.escape(name)} ([\d.e+-]+)$", client.get("/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
-
-
-def test_metrics_count_requests_images_and_refusals(client):
-    names = {
-        'arn_requests_total{route="/purify",status="200"}': 1,
-        'arn_residual_linf_count{model="mnist-transparent"}': 7,
-        'arn_stage_seconds_count{stage="queue"}': 1,
-        'arn_rejected_total{reason="broken_image"}': 1,
-        'arn_requests_total{route="unmatched",status="404"}': 2,
-    }
-    before = {name: sample(client, name) for name in names}
-    post(client, codec.encode_npy(PIXELS), codec.NPY_TYPE)
-    post(client, b"junk")
-    client.get("/wp-login.php")
-    client.get("/admin.php")
-    assert {name: sample(client, name) - before[name] for name in names} == names
-    assert "wp-login" not in client.get("/metrics").text
-    assert sample(client, "arn_batch_images_count") >= 1
-    assert sample(client, "arn_queue_images") == 0
-    assert 'arn_model_info{device="cpu",model="identity"' in client.get("/metrics").text
-    assert "arn_build_info{" in client.get("/metrics").text
-
-
-def test_the_root_is_alive_and_the_documents_are_there(client):
-    assert client.get("/").json()["status"] == "alive"
-    assert "text/html" in client.get("/", headers={"Accept": "text/html"}).headers["content-type"]
-    document = client.get("/openapi.json").json()
-    assert {"/purify", "/classify", "/models", "/health/ready"} <= set(document["paths"])
-    assert "image/png" in document["paths"]["/purify"]["post"]["requestBody"]["content"]
-    assert client.get("/purify").status_code == 405
-    assert client.get("/purify").json()["code"] == "method_not_allowed"
-
-
-# -- forwarding ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def upstream():
-    """A classifier over real HTTP that remembers what it was asked and answers as told."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append((dict(self.headers), body))
-            if self.path == "/slow":
-                threading.Event().wait(2)
-            answer = gzip.compress(b'{"label": 7}') if self.path == "/gzip" else b'{"label": 7}'
-            self.send_response(503 if self.path == "/busy" else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer)))
-            if self.path == "/busy":
-                self.send_header("Retry-After", "17")
-            if self.path == "/gzip":
-                self.send_header("Content-Encoding", "gzip")
-            with contextlib.suppress(ConnectionError):  # the impatient client of /slow has left
-                self.end_headers()
-                self.wfile.write(answer)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.mark.parametrize("path", ["/ok", "/gzip", "/busy"])
-def test_the_classifier_behind_us_sees_the_purified_png_and_its_answer_comes_back(upstream, expected, path):
-    url, asked = upstream
-    asked.clear()
-    with running(downstream_url=url + path) as client:
-        secret = {"Authorization": "Bearer t", "traceparent": "00-1-2-01", "X-API-Key": "ours", "X-Request-ID": "r1"}
-        secret["Content-Digest"] = "sha-256=:x:"
-        answer = post(client, PNG, path="/classify", **secret)
-        failed = sample(client, 'arn_downstream_requests_total{status="503"}')
-    (headers, body) = asked[0]
-    assert abs(np.asarray(Image.open(io.BytesIO(body)))[..., None].astype(int) - expected[0]).max() <= 1
-    lowered = {name.lower(): value for name, value in headers.items()}
-    assert (lowered["authorization"], lowered["traceparent"], lowered["x-request-id"]) == (
-        "Bearer t",
-        "00-1-2-01",
-        "r1",
-    )
-    assert "x-api-key" not in lowered
-    assert lowered["content-type"] == "image/png"
-    assert "content-digest" not in lowered  # of other bytes
-    assert answer.status_code == (503 if path == "/busy" else 200)
-    assert answer.json() == {"label": 7}
-    assert answer.headers["x-arn-purified"] == "true"
-    assert "downstream;dur=" in answer.headers["server-timing"]
-    if path == "/busy":
-        assert (answer.headers["retry-after"], failed) == ("17", 1)
-
-
-def test_a_classifier_that_is_down_or_slow_is_told_apart(upstream):
-    url, _ = upstream
-    with running(downstream_url="http://127.0.0.1:9/") as client:
-        answer = post(client, PNG, path="/classify")
-        assert (answer.status_code, answer.json()["code"]) == (502, "downstream_unreachable")
-        assert answer.headers["x-arn-refused-by"] == "downstream"
-        assert post(client, PNG, path="/classify?compare=true").status_code == 422
-    with running(downstream_url=url + "/slow", downstream_timeout_seconds=0.2) as client:
-        answer = post(client, PNG, path="/classify")
-        assert (answer.status_code, answer.json()["code"]) == (504, "downstream_timeout")
-
-
-def test_without_a_classifier_classify_says_so():
-    with running(classifier="") as client:
-        assert post(client, PNG, path="/classify").status_code == 422
-        assert json.loads(client.get("/models").text)["classifiers"] == []
-
-
-def test_each_image_meets_the_classifier_of_its_size(tmp_path):
-    network, path = LisaCnn(LisaCnnConfig(3)), tmp_path / "colour-classifier.safetensors"
-    architecture, config, kind = checkpoint.architecture_of(network)
-    checkpoint.save(network, Card(path.stem, kind, architecture, config, "signs", (3, 32, 32)), path)
-    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
-    with running(models="mnist-transparent,identity", classifier=f"mnist-lenet5,{path}") as client:
-        assert [c["name"] for c in client.get("/models").json()["classifiers"]] == ["mnist-lenet5", "colour-classifier"]
-        assert post(client, PNG, path="/classify").json()["classifier"] == "mnist-lenet5"
-        answer = post(client, codec.encode_image(np.asarray(colour)), path="/classify?compare=true").json()
-        assert (answer["classifier"], len(answer["probabilities"])) == ("colour-classifier", 3)
-        grey = post(client, codec.encode_image(np.asarray(colour.convert("L"))[..., None]), path="/classify").json()
-        assert grey["classifier"] == "colour-classifier", "in as many channels as the classifier of that size takes"
-        other = post(client, codec.encode_image(np.zeros((30, 30, 3), np.uint8)), path="/classify")
-        assert other.status_code == 422
-        assert "(1, 28, 28) or (3, 32, 32)" in other.json()["error"]
-    with pytest.raises(ValueError, match="images of the same size"):
-        Engine(("identity",), ("mnist-lenet5", "mnist-lenet5"), "cpu", "fp32")

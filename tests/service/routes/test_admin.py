@@ -15,8 +15,7 @@ from arn_purify.service.core import codec
 from arn_purify.service.core.engine import Engine, Work
 from arn_purify.service.routes import page as demo
 from arn_purify.service.settings import Settings
-
-from ..conftest import running
+from tests.conftest import running
 
 TOKEN = {"X-Admin-Token": "open sesame"}
 NAME = "mnist-transparent"
