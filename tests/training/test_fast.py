@@ -12,6 +12,7 @@ from arn_purify.training.attacks.advertorch_shim import attacks as advertorch
 from arn_purify.training.learning import recipes
 from arn_purify.training.learning import trainer as train
 from arn_purify.training.learning.classifier import CLASSIFIER_RECIPES, NETWORKS, natural, train_classifier
+from arn_purify.training.learning.config import Classifiers, RunOptions, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,10 @@ def test_crafting_does_not_move_the_statistics_of_batchnorm(digits, monkeypatch)
 def trainer(digits, classifier, out, seen=("PGD_N", "PGD_T"), arch="colour", surrogate=None, **changes):
     recipe = dataclasses.replace(recipes.cifar10(), epochs=2, batch_size=32, **changes)
     chosen = tuple(attacks.get(name, "cifar10").with_settings(iterations=2) for name in seen)
-    config = train.TrainConfig(ArnConfig.preset(arch, 3, 32), recipe, chosen, mixed_precision=False)
-    return train.Trainer(config, digits, classifier, "f", out, save_seconds=1e9, surrogate=surrogate)
+    config = TrainConfig(ArnConfig.preset(arch, 3, 32), recipe, chosen, mixed_precision=False)
+    return train.Trainer(
+        config, digits, Classifiers(classifier, "f", surrogate=surrogate), RunOptions(out, save_seconds=1e9)
+    )
 
 
 def test_a_run_that_is_out_of_time_goes_on_to_the_weights_of_an_unbroken_one(digits, classifier, tmp_path):
@@ -146,7 +149,7 @@ def test_budgets_are_drawn_a_batch_and_every_other_one_is_crafted_against_the_su
 
 def test_half_of_the_images_are_mirrored_and_crafted_so(digits, classifier, tmp_path):
     run = trainer(digits, classifier, tmp_path, shift=0)
-    source = run._source()
+    source = run.source()
     (natural, *attacked) = source.batch(torch.arange(32), 0, 0)
     plain = digits.train.batch(slice(0, 32))[0]
     mirrored = [not torch.equal(a, b) for a, b in zip(natural, plain, strict=True)]
@@ -159,8 +162,8 @@ def test_half_of_the_images_are_mirrored_and_crafted_so(digits, classifier, tmp_
 @pytest.mark.parametrize("arch", ["colour", "skips"])
 def test_the_papers_losses_reach_the_colour_networks(arch, digits, classifier, tmp_path):
     recipe = dataclasses.replace(recipes.paper_colour(), batch_size=8)
-    config = train.TrainConfig(ArnConfig.preset(arch, 3, 32), recipe, (attacks.get("PGD_N", "cifar10"),))
-    run = train.Trainer(config, digits, classifier, "f", tmp_path)
+    config = TrainConfig(ArnConfig.preset(arch, 3, 32), recipe, (attacks.get("PGD_N", "cifar10"),))
+    run = train.Trainer(config, digits, Classifiers(classifier, "f"), RunOptions(tmp_path))
     natural = digits.train.batch(slice(0, 8))[0]
     first = run.train_step([natural, natural])
     assert {"mse", "att", "nor", "adv", "d_a", "d_i"} == first.keys()

@@ -25,7 +25,7 @@ from .. import attacks
 from ..attacks import ATTACKS, seed_of
 from ..measuring.records import Record, ablation, sweep
 from ..measuring.threats import Defended, WhiteBox
-from .sheet import contact_sheet, save_png
+from ..sheet import contact_sheet, save_png
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 _COLOURS = ("#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")

@@ -8,7 +8,7 @@ import pytest
 from arn_purify.training import deadline
 from arn_purify.training.reproduce import run as reproduce
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_the_colour_plans_name_what_they_measure(arguments, words, capsys, check
 
 def test_a_deadline_ends_the_plan_with_a_status_of_its_own(checkout, capsys):
     assert reproduce.main(["lisa", "--smoke", "--seconds", "0"]) == reproduce.OUT_OF_TIME
-    assert "commands left; the same command goes on" in capsys.readouterr().out
+    assert "commands left; the same command resumes" in capsys.readouterr().out
     assert not deadline.is_near(), "the deadline is that run's alone"
 
 
