@@ -34,7 +34,7 @@ def convert(source: str, target: Path) -> float:
     if not all(card.input_shape):
         raise ValueError(f"{card.name} takes images of any size: nothing to convert")
     if target.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"{target.name}: the file name must end in .onnx or .pt2")
+        raise ValueError(f"{target.name}: the ending names the format, .onnx or .pt2")
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, *card.input_shape, generator=generator)
     batch = ({0: torch.export.Dim("batch")},)
