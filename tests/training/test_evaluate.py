@@ -14,6 +14,7 @@ from torch import nn
 from arn_purify import models
 from arn_purify.models import Card
 from arn_purify.training import attacks, data
+from arn_purify.training.attacks import budgets
 from arn_purify.training.cli import main
 from arn_purify.training.load import load_model
 from arn_purify.training.measuring import evaluate, records, redflags, threats
@@ -371,7 +372,7 @@ def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):
     assert "PGD_N oblivious: measured already, n 10" in capsys.readouterr().out
     assert main(arguments.split()) == 0
     assert "PGD_N oblivious: measured already" not in capsys.readouterr().out
-    monkeypatch.setattr(attacks, "_STEP", 0.02)
+    monkeypatch.setattr(budgets, "_STEP", 0.02)
     assert main(arguments.split()) == 0
     assert "PGD_N oblivious: measured already" not in capsys.readouterr().out
 

@@ -33,8 +33,7 @@ from arn_purify.models import (
     WideResNetConfig,
 )
 
-from ..attacks import Attack, at_budget, get, seed_of
-from ..attacks.fast import searched
+from ..attacks import Attack, at_budget, for_crafting, get, seed_of
 from ..data import Dataset, Split, flip_images, shift_images
 from ..deadline import OutOfTime, is_near
 from .recipes import check_length, one_cycle
@@ -190,7 +189,7 @@ def train_classifier(
     step = load_state(state_path, {"model": model}, {"model": optimiser}, fingerprint) if state_path else 0
     train, seconds = dataset.train.to(device), 0.0
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.mixed_precision)
-    attacked = searched(model, recipe.mixed_precision)  # once: on CUDA a graph belongs to it
+    attacked = for_crafting(model, recipe.mixed_precision)  # once: on CUDA a graph belongs to it
     for epoch in range(step // batches, recipe.epochs):
         if is_near(seconds):
             raise OutOfTime(f"{epoch} of {recipe.epochs} epochs")

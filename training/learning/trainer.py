@@ -40,8 +40,7 @@ from arn_purify.models import (
     checkpoint,
 )
 
-from ..attacks import Attack, adaptive, at_budget, for_training, get, seed_of
-from ..attacks.fast import searched
+from ..attacks import Attack, adaptive, at_budget, for_crafting, for_training, get, seed_of
 from ..data import Dataset, Split, flip_images, shift_images
 from ..data.corrupt import corrupt, moved
 from ..deadline import OutOfTime, is_near
@@ -170,7 +169,7 @@ class FreshSource:
     ) -> None:
         """``classifiers`` by their hashes are attacked in turn, a batch each."""
         self.config, self.split, self.root, self.shared = config, split, root, shared
-        self.targets = [searched(classifier, config.mixed_precision) for classifier in classifiers.values()]
+        self.targets = [for_crafting(classifier, config.mixed_precision) for classifier in classifiers.values()]
         recipe = config.recipe
         self.depends_on = (
             split.sha256(), tuple(classifiers), config.seed, config.device, recipe.batch_size, recipe.refresh_epochs,
@@ -662,7 +661,7 @@ class Trainer:
         """Natural and crafted images of about ``watched`` validation images, for watching the run."""
         split = self.dataset.validation.every(len(self.dataset.validation) // self.watched or 1)
         natural, labels = split.batch(slice(None), self.config.device)
-        sets, target = {"none": (natural, labels)}, searched(self.given, self.config.mixed_precision)
+        sets, target = {"none": (natural, labels)}, for_crafting(self.given, self.config.mixed_precision)
         for attack in self.config.seen:
             seed = seed_of(self.config.seed, "validation", attack.name)
             # As training crafts them: the numbers that are reported come from `evaluate`. What is learned through f

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from arn_purify.models.checkpoint import write_atomically
 
-from ..attacks import Attack, seed_of
-from ..attacks.fast import searched
+from ..attacks import Attack, for_crafting, seed_of
 from ..data import Split
 from ..deadline import OutOfTime, is_near
 
@@ -82,7 +81,7 @@ def crafted_set(
     mode = "r+" if state["done"] else "w+"
     images = np.lib.format.open_memmap(images_path, mode, np.float32, tuple(split.images.shape))
     succeeded = np.lib.format.open_memmap(succeeded_path, mode, np.bool_, (len(split),))
-    target = searched(classifier, fast)
+    target = for_crafting(classifier, fast)
     progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
     started, first = time.monotonic(), state["done"]
     with progress:

@@ -87,7 +87,7 @@ class Target:
 
     def by(self, attack: Attack) -> nn.Module:
         """What the attack goes through: a search for the smallest change ends where rounding decides."""
-        return self.exact if self.exact is not None and attack.smallest else self.module
+        return self.exact if self.exact is not None and attack.is_minimum_norm else self.module
 
 
 class ThreatModel(Protocol):
