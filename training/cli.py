@@ -29,7 +29,7 @@ from . import attacks, data
 from .attacks.adaptive import as_learned
 from .convert import convert
 from .data import DATASETS, Dataset
-from .data.lisa import import_lisa
+from .data.loaders.lisa import import_lisa
 from .export import export
 from .learning.classifier import CLASSIFIER_RECIPES, NETWORKS, train_classifier
 from .learning.recipes import RECIPES, LossWeights, Recipe, default_recipe

@@ -1,7 +1,7 @@
-"""LISA from the user's own copy: there is no official download to take it from.
+"""LISA, sixteen classes of 32x32 crops of traffic signs: imported from the user's own copy, then loaded.
 
-Written are ``lisa/train.npz``, ``lisa/test.npz`` and ``lisa/classes.json`` of the data folder, which
-:func:`arn_purify.training.data.load` reads: uint8 images ``(N, 32, 32, 3)``, labels, and the ``track`` of each crop.
+There is no official download. :func:`import_lisa` writes ``lisa/train.npz``, ``lisa/test.npz`` and
+``lisa/classes.json`` into the data folder: uint8 images ``(N, 32, 32, 3)``, labels, and the ``track`` of each crop.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from arn_purify.models.checkpoint import write_atomically
 
-from . import DataError
+from ..splits import DataError, Dataset, Split
+from .files import read_npz
 
 CLASSES = (
     "addedLane", "keepRight", "laneEnds", "merge", "pedestrianCrossing", "school", "schoolSpeedLimit25", "signalAhead",
@@ -28,6 +32,56 @@ _LARGEST, _TEST_SHARE = 4657, 1148 / 4657
 
 Crop = tuple[str, str, str, Image.Image]
 """Class, track, name and picture."""
+
+
+def load_by_image(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (32 always)
+    """The split of the files, a tenth of train for validation.
+
+    Nearly every test image has a neighbouring frame of the same sign in train.
+    """
+    train, test, class_names = _read(data_folder / "lisa")
+    whole = Split.of_arrays(train["images"], train["labels"])
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(whole)))
+    cut = len(whole) // 10
+    test_split = Split.of_arrays(test["images"], test["labels"])
+    return Dataset("lisa", whole[order[cut:]], whole[order[:cut]], test_split, class_names)
+
+
+def load_by_track(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (32 always)
+    """The same images split again so that no track, the video of one sign, is in two parts."""
+    train, test, class_names = _read(data_folder / "lisa")
+    images, labels, tracks = (np.concatenate([train[key], test[key]]) for key in ("images", "labels", "track"))
+    if (tracks == "").any():
+        raise DataError(f"{data_folder / 'lisa'}: crops of unknown track cannot be split by track")
+    whole, part_of = Split.of_arrays(images, labels), torch.from_numpy(by_track(labels, tracks, (0.68, 0.07, 0.25)))
+    return Dataset("lisa-track", whole[part_of == 0], whole[part_of == 1], whole[part_of == 2], class_names)
+
+
+def _read(root: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], tuple[str, ...]]:
+    if not all((root / file).is_file() for file in ("train.npz", "test.npz", "classes.json")):
+        raise DataError(
+            f"LISA is not in {root} and has no official download: ask its authors at UC San Diego for "
+            "a copy, then `arn-train import-lisa FOLDER`; or name the folder above with --data-dir"
+        )
+    train, test = (read_npz(root / f"{part}.npz") for part in ("train", "test"))
+    return train, test, tuple(json.loads((root / "classes.json").read_text()))
+
+
+def by_track(labels: NDArray[np.integer], tracks: NDArray[np.str_], shares: tuple[float, ...]) -> NDArray[np.int64]:
+    """The part of each image ``(N,)`` such that a track is whole in one part, each class near its ``shares``.
+
+    Class by class, the rarest first, each track (in a random order that is always the same) goes to the part that lacks
+    most of the class.
+    """
+    part_of = np.full(len(labels), -1)
+    order = np.random.default_rng(0).permutation(np.unique(tracks))
+    for label in sorted(np.unique(labels), key=lambda label: (labels == label).sum()):
+        mine = labels == label
+        for track in order:
+            if (part_of[mine & (tracks == track)] == -1).any():
+                lacking = [share * mine.sum() - (mine & (part_of == part)).sum() for part, share in enumerate(shares)]
+                part_of[tracks == track] = int(np.argmax(lacking))
+    return part_of
 
 
 def import_lisa(source: Path, root: Path) -> tuple[int, int]:
@@ -88,4 +142,4 @@ def _open(path: Path) -> Image.Image:
             image.load()
             return image
     except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} is no image that can be read ({error})") from error
+        raise DataError(f"{path} is not an image that can be read ({error})") from error

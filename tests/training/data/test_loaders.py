@@ -1,4 +1,4 @@
-"""Data sets: sizes, splits, checksums, and folders of the user's own images."""
+"""Loaders: sizes, splits, checksums, and folders of the user's own images."""
 
 import gzip
 import hashlib
@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from arn_purify.training import data
-from arn_purify.training.data import lisa
+from arn_purify.training.data.loaders import cifar10 as cifar10_loader
+from arn_purify.training.data.loaders import files, lisa
 
 needs = {
     name: pytest.mark.skipif(
@@ -64,7 +65,7 @@ def test_cifar10_from_the_official_archive(tmp_path, monkeypatch):
             archive.addfile(member, io.BytesIO(part.tobytes()))
     with pytest.raises(data.DataError, match="checksum"):
         data.load("cifar10", tmp_path)
-    monkeypatch.setattr(data, "_CIFAR10_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(cifar10_loader, "_MD5", hashlib.md5(path.read_bytes()).hexdigest())
     cifar10 = data.load("cifar10", tmp_path)
     assert [len(cifar10.split(part)) for part in ("train", "validation", "test")] == [45_000, 5_000, 9_980]
     assert cifar10.train.images[7, :, 3, 4].tolist() == [0, 200, 0]
@@ -86,7 +87,7 @@ def test_no_track_is_in_two_parts():
     generator = np.random.default_rng(1)
     tracks = np.array([f"t{i}" for i in generator.integers(0, 40, 600)])
     labels = np.array([int(t[1:]) % 4 if generator.random() < 0.9 else 3 for t in tracks])
-    part_of = data.by_track(labels, tracks, (0.7, 0.1, 0.2))
+    part_of = lisa.by_track(labels, tracks, (0.7, 0.1, 0.2))
     for track in np.unique(tracks):
         assert len(np.unique(part_of[tracks == track])) == 1
     for label in range(4):
@@ -157,7 +158,7 @@ def test_official_files_are_downloaded_once(tmp_path, monkeypatch):
         asked.append(url)
         return io.BytesIO(gzip.compress(images))
 
-    monkeypatch.setattr(data.urllib.request, "urlopen", answer)
+    monkeypatch.setattr(files.urllib.request, "urlopen", answer)
     with pytest.raises(data.DataError, match="checksum"):  # what came is not MNIST
         data.load("mnist", tmp_path)
     assert asked == ["https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz"]
@@ -168,7 +169,7 @@ def test_without_network_the_message_says_what_to_do(tmp_path, monkeypatch):
     def refuse(url, timeout):
         raise OSError("no route")
 
-    monkeypatch.setattr(data.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(files.urllib.request, "urlopen", refuse)
     with pytest.raises(data.DataError, match="--data-dir"):
         data.load("mnist", tmp_path)
 
