@@ -14,8 +14,8 @@ from torch import nn
 from arn_purify import models
 from arn_purify.models import Card
 from arn_purify.training import attacks, data
-from arn_purify.training.attacks import budgets
 from arn_purify.training.cli import main
+from arn_purify.training.data.datasets import DATASETS
 from arn_purify.training.load import load_model
 from arn_purify.training.measuring import evaluate, records, redflags, threats
 from arn_purify.training.report import pages
@@ -372,7 +372,9 @@ def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):
     assert "PGD_N oblivious: measured already, n 10" in capsys.readouterr().out
     assert main(arguments.split()) == 0
     assert "PGD_N oblivious: measured already" not in capsys.readouterr().out
-    monkeypatch.setattr(budgets, "_STEP", 0.02)
+    digits = DATASETS["digits"]
+    changed = dataclasses.replace(digits, attacks=dataclasses.replace(digits.attacks, step=0.02))
+    monkeypatch.setitem(DATASETS, "digits", changed)
     assert main(arguments.split()) == 0
     assert "PGD_N oblivious: measured already" not in capsys.readouterr().out
 

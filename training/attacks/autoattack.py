@@ -16,8 +16,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from .base import Attack
-from .budgets import linf_budget
+from ..data.datasets import spec_of
+from .base import Attack, budget_of
 from .wrappers import ContiguousGradient, number_of_classes
 
 Version = Literal["standard", "rand", "square"]
@@ -40,7 +40,8 @@ class AutoAttack(Attack):
         """The authors' settings."""
         version: Version = "square" if name.startswith("SQUARE") else "rand" if name.endswith("_rand") else "standard"
         settings = {"seed": 0, "queries": 5000} if version == "square" else {"seed": 0, "eot": 20 * (version == "rand")}
-        return cls(name, "untargeted", "linf", linf_budget(name, dataset), settings, _SOURCES[version], version)
+        eps = budget_of(name, spec_of(dataset).attacks.linf_eps)
+        return cls(name, "untargeted", "linf", eps, settings, _SOURCES[version], version)
 
     def perturb(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """By pyautoattack."""

@@ -169,6 +169,11 @@ def goal_of(name: str) -> Goal:
     return "targeted" if name.removesuffix("_eps2").endswith("_T") else "untargeted"
 
 
+def budget_of(name: str, budgets: tuple[float, float]) -> float:
+    """The first of ``budgets``, the second where an attack's name ends in ``_eps2``."""
+    return budgets[name.endswith("_eps2")]
+
+
 def seed_of(*parts: object) -> int:
     """A seed from anything that has a text form, the same on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")

@@ -9,8 +9,8 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from ..data.datasets import spec_of
 from .base import Attack, goal_of
-from .budgets import has_large_budget
 from .wrappers import ContiguousGradient, number_of_classes
 
 
@@ -19,10 +19,10 @@ class CarliniWagner(Attack):
 
     @classmethod
     def preset(cls, name: str, dataset: str) -> Self:
-        """500 iterations on digits, 100 on colour."""
+        """4 searches, as many iterations as the data set says."""
         settings = {
             "confidence": 1.0,
-            "iterations": 500 if has_large_budget(name, dataset) else 100,
+            "iterations": spec_of(dataset).attacks.carlini_wagner_iterations,
             "searches": 4,
             "initial_const": 1.0,
             "step": 0.01,

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..data.datasets import spec_of
 from .base import Attack
 from .wrappers import ContiguousGradient, number_of_classes
 
@@ -22,8 +23,8 @@ class Jsma(Attack):
 
     @classmethod
     def preset(cls, name: str, dataset: str) -> Self:
-        """All pixels may change; on the colour toy set few, or an image that resists would be searched for hours."""
-        settings = {"theta": 1.0, "gamma": 0.02 if dataset == "digits-colour" else 1.0}
+        """As many pixels may change as the data set says: all, but on the toy set in colour."""
+        settings = {"theta": 1.0, "gamma": spec_of(dataset).attacks.jsma_gamma}
         source = "Papernot et al., EuroS&P 2016; advertorch JacobianSaliencyMapAttack"
         return cls(name, "targeted", "l0", None, settings, source)
 

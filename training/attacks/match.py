@@ -11,8 +11,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from .base import Attack, AttackError
-from .budgets import linf_budget, linf_step
+from ..data.datasets import spec_of
+from .base import Attack, AttackError, budget_of
 from .gradient import gradient_of, sign_ascent
 
 
@@ -25,8 +25,9 @@ class FeatureMatching(Attack):
     @classmethod
     def preset(cls, name: str, dataset: str) -> Self:
         """100 steps."""
-        eps = linf_budget(name, dataset)
-        settings = {"iterations": 100, "step": linf_step(eps, 10), "nearest": 5}
+        known = spec_of(dataset).attacks
+        eps = budget_of(name, known.linf_eps)
+        settings = {"iterations": 100, "step": known.step or eps / 10, "nearest": 5}
         source = "features of E pulled to those of another class (feature adversaries: Sabour et al., ICLR 2016)"
         return cls(name, "untargeted", "linf", eps, settings, source)
 

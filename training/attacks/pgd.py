@@ -12,8 +12,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from .base import Attack, goal_of
-from .budgets import linf_budget, linf_step
+from ..data.datasets import spec_of
+from .base import Attack, budget_of, goal_of
 from .gradient import Loss, input_gradient, sign_ascent, summed_cross_entropy, summed_margin
 
 
@@ -27,8 +27,9 @@ class LinfPgd(Attack):
     @classmethod
     def preset(cls, name: str, dataset: str) -> Self:
         """40 steps, as the paper tests."""
-        eps, on_margin = linf_budget(name, dataset), name.startswith("PGDM")
-        settings = {"iterations": 40, "step": linf_step(eps, 4)}
+        known, on_margin = spec_of(dataset).attacks, name.startswith("PGDM")
+        eps = budget_of(name, known.linf_eps)
+        settings = {"iterations": 40, "step": known.step or eps / 4}
         what = "the margin of Carlini & Wagner, S&P 2017" if on_margin else "summed cross-entropy"
         source = f"Madry et al., ICLR 2018; advertorch LinfPGDAttack, {what}, random start"
         loss = summed_margin if on_margin else summed_cross_entropy

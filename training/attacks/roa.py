@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.datasets import spec_of
 from .base import Attack
 from .gradient import gradient_of, sign_ascent
 
@@ -24,8 +25,9 @@ class RectangularOcclusion(Attack):
 
     @classmethod
     def preset(cls, name: str, dataset: str) -> Self:
-        """7x7 pixels; on LISA the authors' 50 steps of 1/64."""
-        iterations, step = (50, 1 / 64) if dataset.startswith("lisa") else (30, 0.05)
+        """7x7 pixels; on LISA the data set has the authors' 50 steps of 1/64."""
+        known = spec_of(dataset).attacks
+        iterations, step = known.rectangle_iterations, known.rectangle_step
         settings = {"rows": 7, "columns": 7, "iterations": iterations, "step": step, "candidates": 20}
         source = "Wu, Tong & Vorobeychik, ICLR 2020, gradient search"
         return cls(name, "untargeted", "patch", None, settings, source)

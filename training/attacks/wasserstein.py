@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Attack
-from .budgets import wasserstein_budget
+from ..data.datasets import spec_of
+from .base import Attack, budget_of
 
 _BISECTIONS = 20  # of the dual variable: 2^-20 of its bracket
 _LARGEST_DUAL = 2.0**20
@@ -31,7 +31,8 @@ class Wasserstein(Attack):
         """40 steps within a window of 5x5 pixels."""
         settings = {"iterations": 40, "step": 0.1, "window": 5}
         source = "Wu, Wang & Yu, ICML 2020, projected gradient with dual projection"
-        return cls(name, "untargeted", "wasserstein", wasserstein_budget(name, dataset), settings, source)
+        eps = budget_of(name, spec_of(dataset).attacks.wasserstein_eps)
+        return cls(name, "untargeted", "wasserstein", eps, settings, source)
 
     def perturb(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """See :func:`attack`; a few images at a time."""
