@@ -41,7 +41,7 @@ from .measuring.evaluate import Subject, evaluate, over_http
 from .measuring.records import read_all
 from .measuring.redflags import annotate
 from .measuring.threats import Bpda, Defended, GrayBox, Oblivious, ThreatModel, WhiteBox
-from .report import figures, pages, tables
+from .report import figures, pages
 
 _PURIFIERS = (*get_args(Architecture), "ape-g", "hgd")
 # Of the compact network, each a flag and a field of its configuration.
@@ -270,7 +270,7 @@ def _train(flags: argparse.Namespace, command: str) -> None:
     classifiers, cards = zip(
         *(load_model(spec, "classifier", dataset.name, flags.device, dataset.shape) for spec in specs), strict=True
     )
-    if len(cards) == 1 and not tables.is_target(dataset.name, cards[0].name):
+    if len(cards) == 1 and not data.spec_of(dataset.name).is_target(cards[0].name):
         name = f"{name}-before-{cards[0].name.removeprefix(f'{dataset.name}-')}"
     weights = dataclasses.replace(recipe_.weights, **dict(flags.weights))
     recipe_ = dataclasses.replace(recipe_, name=name, weights=weights)

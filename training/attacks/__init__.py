@@ -1,6 +1,7 @@
 """Attacks, one family for each file, all over :class:`Attack`; :func:`get` finds one by the paper's name."""
 
 from .base import BUDGET_TOLERANCE, Attack, AttackError, Crafted, seed_of
+from .names import AttackName
 from .registry import ATTACKS, at_budget, for_training, get
 from .wrappers import for_crafting, in_fp32
 
@@ -9,6 +10,7 @@ __all__ = [
     "BUDGET_TOLERANCE",
     "Attack",
     "AttackError",
+    "AttackName",
     "Crafted",
     "at_budget",
     "for_crafting",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 
 from .autoattack import AutoAttack
@@ -12,6 +11,7 @@ from .cw import CarliniWagner
 from .ddn import Ddn
 from .jsma import Jsma
 from .match import FeatureMatching
+from .names import AttackName
 from .pgd import LinfPgd
 from .roa import RectangularOcclusion
 from .rp2 import Rp2
@@ -39,9 +39,6 @@ ATTACKS = (
     "SQUARE_N", "JSMA_T", "STA_N", "STA_T", "FWA_N", "FWA_N_eps2",
     "ROA_N", "AP_1", "AP_2", "AP_3", "AP_4",
 )  # fmt: skip
-_VARIANT = re.compile(
-    r"(?P<name>[A-Za-z0-9_]+?)(?:@(?P<eps>[0-9]*\.?[0-9]+))?(?:x(?P<iterations>[1-9][0-9]*))?(?:r(?P<restarts>[1-9][0-9]*))?"
-)
 
 
 def get(name: str, dataset: str = "mnist") -> Attack:
@@ -55,32 +52,29 @@ def get(name: str, dataset: str = "mnist") -> Attack:
     Raises:
         AttackError: no attack of that name, or not with such a setting.
     """
-    variant = _VARIANT.fullmatch(name)
-    if variant is None or variant["name"] not in ATTACKS:
+    variant = AttackName.parse(name)
+    if variant is None or variant.name not in ATTACKS:
         raise AttackError(
             f"no attack {name!r}: one of {', '.join(ATTACKS)}, also as NAME@EPS, NAMExITERATIONS and NAMErRESTARTS"
         )
-    attack = preset = _FAMILIES[variant["name"].partition("_")[0]](variant["name"], dataset)
-    if variant["eps"] and attack.eps is None:
+    attack = preset = _FAMILIES[variant.name.partition("_")[0]](variant.name, dataset)
+    if variant.eps is not None and attack.eps is None:
         raise AttackError(f"{attack.name} seeks the smallest change: it has no budget to set")
-    attack = attack.with_settings(
-        float(variant["eps"]) if variant["eps"] else None,
-        **({"iterations": int(variant["iterations"])} if variant["iterations"] else {}),
-    )
+    attack = attack.with_settings(variant.eps, **({"iterations": variant.iterations} if variant.iterations else {}))
     changed = (attack.eps, attack.settings.get("iterations")) != (preset.eps, preset.settings.get("iterations"))
     if isinstance(attack, LinfPgd) and changed:
         attack = attack.crossing_its_budget()
-    if variant["restarts"]:
+    if variant.restarts:
         if not attack.starts_at_random:
             raise AttackError(f"{attack.name} does not start at random: it has no restarts to set")
-        attack = dataclasses.replace(attack, settings={**attack.settings, "restarts": int(variant["restarts"])})
+        attack = dataclasses.replace(attack, settings={**attack.settings, "restarts": variant.restarts})
     return dataclasses.replace(attack, name=name)
 
 
 def for_training(attack: Attack) -> Attack:
     """The attack with the shorter search that training uses, unless its name says how many iterations it takes."""
-    variant = _VARIANT.fullmatch(attack.name)
-    return attack if variant and variant["iterations"] else attack.shortened()
+    variant = AttackName.parse(attack.name)
+    return attack if variant and variant.iterations else attack.shortened()
 
 
 def at_budget(attack: Attack, eps: float) -> Attack:

@@ -148,6 +148,7 @@ def evaluate(
         defence=subject.name,
         recipe=card.recipe if card.kind == "purifier" else "",
         checkpoint=card.name,
+        run=card.run if card.kind == "purifier" else {},
         attack=attack.name if attack else "none",
         eps=attack.eps if attack else None,
         norm=attack.norm if attack else None,

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..attacks import AttackName
 from .records import Record, read_all
 from .threats import Defended
 
 _BETWEEN = "beside the other records: "
 # Half of the range: every pixel can be made grey, so that nothing of the image needs to be left.
 _LARGE_EPS = 0.5
-# Points by which AutoAttack may do better than the strongest gradient attack, beyond the intervals: it is stronger.
-_FAR = 5
+# Points by which AutoAttack, the stronger attack, may beat the strongest gradient attack beyond the intervals.
+_AUTOATTACK_MARGIN = 5
 
 
 def of_model(defended: Defended, images: Tensor) -> tuple[str, ...]:
@@ -59,14 +59,14 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
             for other in (records[i] for i in members):
                 same_attack = (
                     other.threat_model != "white_box"
-                    and (_base(other), other.eps) == (_base(record), record.eps)
+                    and (AttackName.base_of(other.attack), other.eps) == (AttackName.base_of(record.attack), record.eps)
                     and (other.iterations or 0) <= (record.iterations or 0)
                 )
                 beyond = strongest and other.threat_model == "white_box" and other.eps == record.eps
                 score_based = beyond and _is_black_box(other)
                 autoattack = beyond and other.attack.startswith("AA_N")
                 comparable = (same_attack or score_based or autoattack) and _aim(record) == _aim(other)
-                if comparable and other.ci95[0] > record.ci95[1] + (_FAR if autoattack else 0):
+                if comparable and other.ci95[0] > record.ci95[1] + (_AUTOATTACK_MARGIN if autoattack else 0):
                     flags[index].append(
                         f"{other.attack} {other.threat_model} does better: {other.error_rate:.2f} % against "
                         f"{record.error_rate:.2f} %"
@@ -102,14 +102,9 @@ def _aim(record: Record) -> tuple[object, ...]:
     return (record.norm, record.goal)
 
 
-def _base(record: Record) -> str:
-    """The attack without its budget, iterations and restarts."""
-    return re.sub(r"(@[0-9.]+)?(x[0-9]+)?(r[0-9]+)?$", "", record.attack).removesuffix("_eps2")
-
-
 def _sweep(record: Record) -> tuple[object, ...]:
     """What two records share that differ in their budget and iterations alone."""
-    base = _base(record)
+    base = AttackName.base_of(record.attack)
     beside = tuple(record.settings.get(key) for key in ("surrogate", "backward", "restarts"))
     return (base, record.threat_model, record.norm, *beside)
 

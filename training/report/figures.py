@@ -23,8 +23,9 @@ from arn_purify.models.checkpoint import write_atomically
 
 from .. import attacks
 from ..attacks import ATTACKS, seed_of
-from ..measuring.records import Record, ablation, sweep
+from ..measuring.records import Record
 from ..measuring.threats import Defended, WhiteBox
+from .selection import AblationRow, ablation, sweep
 from .sheet import contact_sheet, save_png
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -153,7 +154,7 @@ def _figure(width: float, height: float, **grid: Any) -> tuple[Any, Any]:
     return plt.subplots(figsize=(width, height), layout="constrained", **grid)
 
 
-def _ablation_plot(groups: Mapping[tuple[str, str, int], Sequence[Record]]) -> Any:
+def _ablation_plot(groups: Mapping[AblationRow, Sequence[Record]]) -> Any:
     bases = sorted({base for base, _, _ in groups})
     figure, axes = _figure(9, 3.2 * len(bases), nrows=len(bases), squeeze=False)
     for axis, base in zip(axes[:, 0], bases, strict=True):
