@@ -73,7 +73,7 @@ class Record:
         return str(self.settings.get("transport", "in-process")) == "in-process"
 
     def path(self, root: Path) -> Path:
-        """Where the record lives: its file name says what it is."""
+        """Where the record is stored: its file name says what it is."""
         parts = [self.attack, self.threat_model]
         if "surrogate" in self.settings:
             parts += [self.settings[key] for key in ("surrogate", "surrogate_recipe") if self.settings.get(key)]
@@ -93,12 +93,12 @@ class Record:
 
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write fields atomically, with a digest that tells when they were changed afterwards."""
+    """Write fields atomically, with a digest by which a later change is noticed."""
     write_atomically(path, (json.dumps({**fields, "digest": _digest(fields)}, indent=1) + "\n").encode())
 
 
 def unseal(path: Path, fields: dict[str, Any]) -> None:
-    """Take the digest out of what was read from ``path``.
+    """Check the digest of ``fields`` that were read from ``path``, and remove it.
 
     Raises:
         ValueError: the fields were changed after :func:`write_sealed`.
@@ -115,13 +115,13 @@ def read_all(root: Path) -> Iterator[Record]:
     """Every record below ``root``, by path.
 
     Raises:
-        ValueError: one that was changed after it was written, whose rate does not follow from its counts, or that lies
-            where another belongs.
+        ValueError: a record was changed after it was written, its rate does not follow from its counts, or its path
+            is that of another record.
     """
     for path in sorted(root.rglob("*.json")):
         fields = json.loads(path.read_text())
         if "threat_model" not in fields or "errors" not in fields:
-            continue  # benchmarks and the paper's numbers are no records of ours
+            continue  # benchmarks, detections and the paper's numbers
         unseal(path, fields)
         fields["ci95"], fields["flags"] = tuple(fields["ci95"]), tuple(fields["flags"])
         record = Record(**fields)

@@ -20,8 +20,8 @@ from .records import ThreatName
 class Defended:
     """A classifier behind a purifier.
 
-    ``classifier`` is the ordinary f that an oblivious attacker sees. ``robust`` stands in its place where the defence
-    is a classifier (AT_PGD, DOA); the purifier is the identity then.
+    ``classifier`` is the ordinary f that an oblivious attacker sees. Where the defence is a classifier (AT_PGD, DOA)
+    ``robust`` answers in its place, and the purifier is the identity.
     """
 
     classifier: nn.Module
@@ -38,12 +38,12 @@ class Defended:
 
     @property
     def defence_card(self) -> Card:
-        """The card of what defends."""
+        """The card of the purifier or of the robust classifier that defends."""
         return self.purifier_card if self.robust_card is None else self.robust_card
 
     @property
     def name(self) -> str:
-        """The paper's name of the row: the method, and what it saw."""
+        """The paper's name of the row: the method, and the attacks seen in training."""
         card = self.defence_card
         if card.name == "identity":
             return "none"
@@ -53,7 +53,7 @@ class Defended:
         if method is None:
             return card.name
         if card.profile in ("hardened", "joint"):
-            return f"{method}_W"  # what it saw went through itself: a white box
+            return f"{method}_W"  # trained on white-box attacks
         if any("budgets" in attack for attack in card.seen_attacks):
             return f"{method}_wide"
         seen = frozenset(str(attack["attack"]) for attack in card.seen_attacks)

@@ -13,23 +13,25 @@ from .selection import by_count
 from .tables import Column, by_attack, by_row
 
 _HARDENED = (
-    "Trained against attacks that went through f after g, f frozen and ordinary; beside it the transparent one.\n"
-    "`PGDM` climbs the margin in place of cross-entropy, `MATCH` pulls E's features to those of another class,\n"
-    "`x100r10` is 100 steps from 10 random starts. *Loss* is the mean cross-entropy of the answers."
+    "Trained against white-box attacks on f after g, where f is the ordinary classifier, frozen. The transparent\n"
+    "profile stands beside it. `PGDM` climbs the margin in place of cross-entropy, `MATCH` pulls E's features to\n"
+    "those of another class, `x100r10` is 100 steps from 10 random starts. *Loss* is the mean\n"
+    "cross-entropy of the logits."
 )
 _REACH = (
     "A purifier may learn to write the class into the image for the one classifier that it was trained with. These\n"
-    "classifiers are others, trained for themselves; a white-box attack goes through each of them."
+    "classifiers are others, trained independently. A white-box attack goes through each of them."
 )
 _FIDELITY = (
     "Purified images beside the natural ones: PSNR of the mean squared error over all images, and mean SSIM\n"
     "(Gaussian window of 11 pixels)."
 )
 _CHOICES = (
-    "Each row is a short run that changes one thing of the recipe (under *How each was trained*): `-base` nothing,\n"
-    "`-from-nothing` has no `--init`, `-trades` TRADES' divergence for cross-entropy, `-one-step` one inner step for\n"
-    "ten, `-no-picture` no L1, `-no-ramp` the whole budget from the first step, `joint` tunes the classifier too, and\n"
-    "`-reach` goes on from what ships through an MLP as well. The recipe was fixed before any of these was measured."
+    "Each row is a short run that changes one thing of the recipe (under *How each was trained*). `-base` changes\n"
+    "nothing, `-from-nothing` has no `--init`, `-trades` takes TRADES' divergence in place of cross-entropy,\n"
+    "`-one-step` one inner step in place of ten, `-no-picture` no L1, `-no-ramp` the whole budget from the first\n"
+    "step. `joint` trains the classifier too, and `-reach` fine-tunes the released model through an MLP as well. The\n"
+    "recipe was fixed before any of these was measured."
 )
 _COLUMNS: tuple[Column, ...] = (
     ("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box"), ("PGDM_Nx100", "white_box"),

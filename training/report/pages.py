@@ -1,4 +1,4 @@
-"""The documents' pages of results, written from the records' tables and from nothing else."""
+"""The pages of results in the documentation, and the tables of the README, written from the records alone."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _BEGIN, _END = "<!-- results: written by `arn-train tables` -->", "<!-- /results
 # The white-box columns of the tables of released models.
 _WHITE_BOX = ("PGD_N", "AA_N")
 _LEGEND = """\
-A row is a defence and, in brackets, the checkpoint that was measured. `ARN_`, `HGD_` and `APE-G_` go on with what was
-seen in training: `PP` PGD_N and PGD_T, `DP` PGD_N and DDN_N, `PS` PGD_N and STA_N, `AP` two of the four stickers,
-`wide` PGD_N and PGD_T at many budgets, `W` attacks through the purifier itself. Of attacks `_N` is untargeted, `_T`
-targeted: CW is Carlini and Wagner's, AA AutoAttack, JSMA changes few pixels, STA moves them, FWA moves mass
-(Wasserstein), ROA is a rectangle, AP are stickers; ε' is a larger budget than the usual one:
+A row is a defence and, in brackets, the checkpoint that was measured. `ARN_`, `HGD_` and `APE-G_` are followed by the
+attacks seen in training: `PP` PGD_N and PGD_T, `DP` PGD_N and DDN_N, `PS` PGD_N and STA_N, `AP` two of the four
+stickers, `wide` PGD_N and PGD_T at many budgets, `W` attacks through the purifier itself. An attack that ends in `_N`
+is untargeted, in `_T` targeted. CW is Carlini and Wagner's, AA AutoAttack; JSMA changes few pixels, STA moves them, FWA
+moves mass (Wasserstein), ROA is a rectangle, AP are stickers; ε' is a larger budget:
 [settings](evaluation.md#attacks).
 """
 _PICTURES = """
 ## Pictures
 
-scikit-learn's digits in MNIST's frame, the LeNet-5 and the `mnist-transparent` that ship, neither trained on them; the
-small number is the class that the classifier gives. Written by `arn-train figures`.
+scikit-learn's digits in MNIST's frame, with the released LeNet-5 and `mnist-transparent`, neither trained on them. The
+small number is the predicted class. Drawn by `arn-train figures`.
 
-![Adversarial digits above what the purifier makes of them](figures/restored.png)
+![Adversarial digits, and below them the purified ones](figures/restored.png)
 
-The same with the purifier in the attacker's hands:
+The same when the attacker has the purifier:
 
-![Digits attacked through the purifier above what it makes of them](figures/adaptive.png)
+![Digits attacked through the purifier, and below them the purified ones](figures/adaptive.png)
 
-What the first layer of the classifier sees (the paper's Figure 1):
+Features in the classifier's first layer (the paper's Figure 1):
 
 ![Features of a natural digit and of three adversarial ones](figures/features.png)
 """
@@ -125,21 +125,21 @@ def _between(path: Path, text: str) -> str:
 
 
 def _flags(records: Sequence[Record]) -> str:
-    """A line a flag, and the rows and attacks that carry it."""
+    """A line for each flag, with the rows and attacks that have it."""
     carriers: dict[str, list[str]] = {}
     for r in records:
         for flag in r.flags:
             carrier = f"{row_label(row_of(r))} {r.attack} {r.threat_model}, {r.classifier}"
             carriers.setdefault(flag, []).append(carrier)
     lines = [f"- {flag}: {'; '.join(rows)}" for flag, rows in sorted(carriers.items())]
-    explained = "What each means is told in [evaluation.md](evaluation.md#red-flags)."
+    explained = "[evaluation.md](evaluation.md#red-flags) explains each."
     return f"\n## Red flags ⚑\n\n{explained}\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _by_file(records: Sequence[Record], results: Path) -> list[Record]:
-    """The records under the names of the files that were measured, as far as they are here.
+    """The records under the names of the files that were measured, as far as these exist.
 
-    One whose file is not, and whose name another has now, bears its recipe besides.
+    Where a file is gone and another has its name now, the record shows its recipe and short hash too.
     """
     files = [path for folder in (models.ZOO, results / "checkpoints") for path in folder.glob("*.safetensors")]
     names = {hashlib.sha256(path.read_bytes()).hexdigest(): path.stem for path in files}
@@ -149,7 +149,7 @@ def _by_file(records: Sequence[Record], results: Path) -> list[Record]:
 
     def named(r: Record) -> Record:
         ambiguous = len(hashes[r.checkpoint]) > 1 and r.recipe
-        name = names.get(r.sha256.get("checkpoint", ""), f"{r.checkpoint}, {r.recipe}" if ambiguous else r.checkpoint)
+        name = names.get(r.sha256.get("checkpoint", ""), r.checkpoint_id if ambiguous else r.checkpoint)
         through = names.get(str(r.settings.get("surrogate_sha256")))
         settings: Mapping[str, object] = {**r.settings, "surrogate_name": through} if through else r.settings
         return dataclasses.replace(r, checkpoint=name, settings=settings)
@@ -171,19 +171,19 @@ def _page(records: Sequence[Record], dataset: str, results: Path) -> str:
 
 
 def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) -> str:
-    """The page that leads to all others."""
+    """The front page of the results."""
     links = ", ".join(f"[{_title(dataset)}](results-{dataset}.md)" for dataset in datasets)
     return (
         "# Results\n\n"
-        "Error rates in percent on the test split, lower is better. Attacks see the classifier alone (*oblivious*),\n"
-        f"but in the columns *white box* purifier and classifier.\n\n{_overview(records, results)}\n\n"
+        "Error rates in percent on the test split, lower is better. Attacks see the classifier alone (*oblivious*);\n"
+        f"in the columns *white box* they see purifier and classifier.\n\n{_overview(records, results)}\n\n"
         f"Every defence and attack, with 95 % Wilson intervals: {links}.\n\n"
         "## How to read the tables\n\n"
         f"{_LEGEND}\n"
-        "A cell takes all test images (MNIST 10,000) unless it says how many (*n*). Each is a record under `results/`\n"
-        "with its [command](results-commands.md), settings, hashes of classifier and checkpoint, seed and versions;\n"
-        "⚑ marks a number with a [red flag](evaluation.md#red-flags). These pages are written by\n"
-        "`arn-train tables`; the paper's numbers are in `results/paper/tables.json`.\n"
+        "A cell is measured on all test images (MNIST 10,000) unless it states another number (*n*). Each is a record\n"
+        "under `results/` with its [command](results-commands.md), settings, hashes of classifier and checkpoint,\n"
+        "seed and versions. ⚑ marks a number with a [red flag](evaluation.md#red-flags). `arn-train tables` writes\n"
+        "these pages; the paper's numbers are in `results/paper/tables.json`.\n"
     )
 
 
@@ -191,14 +191,18 @@ def _commands(records: Sequence[Record]) -> str:
     listing = "\n".join(sorted({record.command for record in records if record.command}))
     return (
         "# Results: commands\n\n"
-        "Each record's own command, as it stands in the record. Where one reads from `runs/`, that checkpoint is not\n"
-        "kept: `scripts/reproduce mnist --only NAME`, or of another data set, trains it again.\n\n"
+        "The command of each record. Checkpoints under `runs/` are not kept:\n"
+        "`scripts/reproduce mnist --only NAME`, or of another data set, trains one again.\n\n"
         f"```sh\n{listing}\n```\n"
     )
 
 
 def _unmixed(records: Sequence[Record]) -> None:
-    """Raises ``ValueError`` where a row would hold numbers of two checkpoints or of two classifiers of one name."""
+    """Check that no row has numbers of two checkpoints, or of two classifiers of one name.
+
+    Raises:
+        ValueError: one has.
+    """
     hashes: dict[tuple[str, str, str, str], tuple[str | None, str | None]] = {}
     for r in records:
         row = (r.dataset, r.classifier, r.defence, r.recipe)
@@ -210,12 +214,12 @@ def _unmixed(records: Sequence[Record]) -> None:
 def update(results: Path, check: bool = False) -> list[Path]:
     """Write the tables into the README and the pages of ``docs/``, and the plots; returns what was not up to date.
 
-    With ``check`` nothing is written; without it the records' flags are brought up to date first, since records that
-    two machines made can tell something together.
+    With ``check`` nothing is written. Without it the records' flags are brought up to date first: records that two
+    machines made may raise flags together.
 
     Raises:
         ValueError: a record that was changed after it was written, or records of two checkpoints in one row; with
-            ``check``, flags that do not follow from all.
+            ``check``, flags that do not follow from the records.
     """
     root = results.parent
     records = list(read_all(results)) if check else annotate(results)

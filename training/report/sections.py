@@ -1,4 +1,4 @@
-"""Every section of one data set's page of results, from the records and from nothing else."""
+"""Every section of one data set's page of results, written from the records alone."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _TRANSFER = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "STA_N", "STA_T"
 _THREATS = {
     "oblivious": (
         "Oblivious: the attack sees the classifier alone",
-        "AT_PGD and DOA, which are classifiers, are attacked here through the ordinary one too. The paper's rows of\n"
+        "AT_PGD and DOA are classifiers; here they too are attacked through the ordinary one. The paper's rows of\n"
         "these two look like attacks on the robust classifier itself: compare them with the white-box rows.",
     ),
     "white_box": (
         "White box: the attack sees everything that answers",
-        "A purifier that learned to undo what was crafted against the classifier alone falls when the gradient goes\n"
-        "through it: it must not be relied on against an attacker who can hold or query it.",
+        "A purifier trained on attacks against the classifier alone fails when the attacker differentiates through\n"
+        "it. Do not rely on it against an attacker who has it or can query it.",
     ),
 }
 _ROBUST = ("AT_PGD", "DOA_7x7", "DOA_9x5")
 _ABLATION = (
-    "`paper-` is the paper's recipe, `transparent-` and `cifar10-` ours, behind it the steps taken.\n"
-    "PGD_N and PGD_T seen, every attack oblivious: the mean over training seeds, and from the\n"
-    "lowest to the highest of them."
+    "`paper-` is the paper's recipe, `transparent-` and `cifar10-` are ours; the number is that of training steps.\n"
+    "Trained on PGD_N and PGD_T, every attack oblivious. A cell is the mean over training seeds, with the lowest and\n"
+    "the highest."
 )
-_TRANSFERRED = "The purifiers learned in front of the target alone; the attack sees the classifier that stands here."
+_TRANSFERRED = "The purifiers were trained with the target alone. The attack sees the classifier named here."
 _DETECTION = (
-    "A detector fitted on the validation split, of adversarial against natural and noisy images; what it calls\n"
-    "adversarial among others of the test split. Restored images stand beside natural ones: where as few of them are\n"
-    "called adversarial, they no longer carry what this detector looks for. An image's own source is excluded from\n"
-    "its neighbours; otherwise restored images would look more natural than natural ones. And an attacker who knows\n"
-    "the detector passes it without any purifier (Athalye, Carlini & Wagner, ICML 2018)."
+    "The detector is fitted on the validation split to tell adversarial images from natural and noisy ones, and\n"
+    "measured on the test split. Where it calls as few restored images adversarial as natural ones, the restored no\n"
+    "longer have what it looks for. An image's own source is excluded from its neighbours; otherwise restored images\n"
+    "would look more natural than natural ones. An attacker who knows the detector passes it without any purifier\n"
+    "(Athalye, Carlini & Wagner, ICML 2018)."
 )
 _RECIPES = (
-    "A recipe's name is that of `train --recipe` (`training/recipes.py`), then what was changed of it, and the steps\n"
-    "taken where they were not the recipe's own. A checkpoint's card (`models/zoo`, `results/checkpoints`) tells its\n"
-    "data, seed and command."
+    "The name of a run begins with its `train --recipe` (`training/learning/recipes.py`), followed by each change and\n"
+    "by the training steps where they are not the recipe's own. The hash is that of the checkpoint's file. A card\n"
+    "(`models/zoo`, `results/checkpoints`) states data, seed and command."
 )
 
 
@@ -77,7 +77,7 @@ def _main(records: Sequence[Record], dataset: str, results: Path, same_target: b
     for threat_model, (title, remark) in _THREATS.items():
         chosen = [r for r in records if r.threat_model == threat_model and not is_variant(r)]
         oblivious = threat_model == "oblivious"
-        # The paper's numbers are oblivious ones; beside a white box they would say nothing.
+        # The paper's numbers are oblivious: they do not compare with white-box ones.
         paper = paper_rates(results, dataset) if oblivious else {}
         groups = spec_of(dataset).columns if oblivious else (_WHITE_BOX,)
         tables = [
@@ -145,13 +145,15 @@ def _detection(results: Path, dataset: str) -> list[str]:
 
 
 def _recipes(records: Sequence[Record]) -> list[str]:
-    """The checkpoints and the runs that trained them, but for those of the ablation."""
+    """The checkpoints, the runs that trained them and their short hashes, without those of the ablation."""
     runs = sorted(
         {
-            (r.checkpoint, r.recipe)
+            (r.checkpoint, r.recipe, r.sha256.get("checkpoint", "")[:8])
             for r in records
             if r.recipe and (r.run_name.is_hardened_variant or not r.run_name.has_other_weights)
         }
     )
-    table = markdown_table(["checkpoint", "recipe"], [[f"`{a}`", f"`{b}`"] for a, b in runs], left=2)
+    table = markdown_table(
+        ["checkpoint", "run", "sha256"], [[f"`{cell}`" if cell else "" for cell in row] for row in runs], left=3
+    )
     return [f"## How each was trained\n\n{_RECIPES}\n\n{table}"] if runs else []
