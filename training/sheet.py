@@ -1,4 +1,4 @@
-"""Contact sheets: natural, adversarial, ten times the noise, purified, one column an image."""
+"""Contact sheets: a column for each image; natural, adversarial, ten times the noise, purified."""
 
 from __future__ import annotations
 

@@ -59,16 +59,18 @@ def test_a_new_data_set_goes_from_its_row_to_its_table(bars, project):
     run = from_json(card.run)
     assert run == RunName("transparent", weights=(("feature", 0.0),), shape=(("width", 8),), steps=4)
     assert card.recipe == "transparent-feature0-width8-4"
+    assert card.seen_attacks[0]["eps"] == 0.2, "the row's budget"
 
     for purifier in ("identity", g):
         evaluate = ["evaluate", *on, "--classifier", f, "--purifier", purifier, "--attacks", "none,PGD_N"]
         assert cli.main(evaluate) == 0
     records = list(read_all(project / "results"))
     assert {(r.dataset, r.classifier, r.n) for r in records} == {("bars", "mlp", 16)}
+    assert {r.eps for r in records} == {None, 0.2}
 
     assert cli.main(["tables"]) == 0
     page = (project / "docs" / "results-bars.md").read_text()
-    assert page.lower().startswith("# results: bars\n")
+    assert page.startswith("# Results: Bars\n")
     assert "PGD_N" in page
 
 

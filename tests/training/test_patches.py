@@ -1,76 +1,12 @@
-"""Attacks on a part of the image: hand-computed places, and nothing changed outside the mask."""
+"""Classifiers trained against attacks, and DOA."""
 
 import pytest
 import torch
-from torch import nn
 
 from arn_purify import models
 from arn_purify.training import attacks, data
-from arn_purify.training.attacks import patches
 from arn_purify.training.learning import classifier
 from arn_purify.training.learning.state import ConfigurationError
-
-
-class Spot(nn.Module):
-    """Class 0 while the 2x2 pixels at (3, 5) are bright, class 1 once they are not."""
-
-    def forward(self, x):
-        bright = 10 * x[:, :, 3:5, 5:7].mean((1, 2, 3))
-        return torch.stack([bright, 7 - bright], 1)
-
-
-def test_the_rectangle_goes_where_it_hurts_most():
-    images = torch.full((3, 1, 10, 12), 0.9)
-    masks = patches.rectangle_masks(Spot(), images, torch.zeros(3, dtype=torch.long), (2, 2))
-    expected = torch.zeros(10, 12)
-    expected[3:5, 5:7] = 1
-    assert torch.equal(masks, expected.expand(3, 1, 10, 12))
-
-
-def test_a_rectangle_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="does not fit"):
-        patches.rectangle_masks(Spot(), torch.rand(1, 1, 8, 8), torch.zeros(1, dtype=torch.long), (9, 2))
-
-
-def test_occlusion_fools_and_stays_inside_one_rectangle():
-    images = torch.full((2, 1, 10, 12), 0.9)
-    labels = torch.zeros(2, dtype=torch.long)
-    adversarial = patches.rectangular_occlusion(Spot(), images, labels, (2, 2), iterations=5, step=0.1)
-    assert (Spot()(adversarial).argmax(1) == 1).all()
-    assert ((adversarial != images).flatten(1).sum(1) <= 4).all()
-    assert adversarial[0, 0, 3, 5] < 1e-6  # from grey, five steps of .1 down to black
-
-
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_stickers_change_nothing_outside_their_mask(number):
-    mask = patches.sticker_mask(number, 32, 32)
-    assert 0.028 <= float(mask.mean()) <= 0.048
-    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    adversarial = patches.robust_physical_perturbation(
-        Spot(), images, torch.zeros(2, dtype=torch.long), mask, iterations=3, nps_weight=0.1
-    )
-    assert adversarial.min() >= 0
-    assert adversarial.max() <= 1
-    assert torch.equal(adversarial * (1 - mask), images * (1 - mask))
-    with pytest.raises(ValueError, match="no sticker mask 5"):
-        patches.sticker_mask(5, 32, 32)
-
-
-def test_a_sticker_where_it_hurts_fools():
-    images, mask = torch.full((2, 1, 10, 12), 0.9), torch.zeros(1, 1, 10, 12)
-    mask[..., 3:5, 5:7] = 1
-    labels = torch.zeros(2, dtype=torch.long)
-    adversarial = patches.robust_physical_perturbation(Spot(), images, labels, mask, iterations=20)
-    assert (Spot()(images).argmax(1) == 0).all()
-    assert (Spot()(adversarial).argmax(1) == 1).all()
-
-
-def test_non_printability_by_hand():
-    image = torch.tensor([[[[0.0, 0.25], [0.5, 1.0]]]])
-    mask = torch.tensor([[[[1.0, 1.0], [0.0, 1.0]]]])
-    black_and_white = torch.tensor([[0.0], [1.0]])
-    # 0 * 1 + .25 * .75 + (outside) + 1 * 0
-    assert float(patches.non_printability(image, mask, black_and_white)) == pytest.approx(0.1875)
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,7 @@ from arn_purify.models import (
     WideResNetConfig,
 )
 
-from ..attacks import Attack, at_budget, get, seed_of
-from ..attacks.fast import searched
+from ..attacks import Attack, at_budget, for_crafting, get, seed_of
 from ..data import Dataset, Split, flip_images, shift_images, spec_of
 from ..deadline import OutOfTime, is_near
 from .recipes import check_length, one_cycle
@@ -221,7 +220,7 @@ class _Epochs:
         self.device, self.batches = device, -(-len(train) // recipe.batch_size)
         self.steps = recipe.epochs * self.batches
         self.forward = torch.compile(model) if compiled else model
-        self.attacked = searched(model, recipe.mixed_precision)  # once: on CUDA a graph belongs to it
+        self.attacked = for_crafting(model, recipe.mixed_precision)  # once: on CUDA a graph belongs to it
 
     def train(self, epoch: int) -> float:
         """One epoch; returns its mean loss."""

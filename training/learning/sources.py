@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..attacks import Attack, adaptive, at_budget, seed_of
-from ..attacks.fast import searched
+from ..attacks import Attack, adaptive, at_budget, for_crafting, seed_of
 from ..data import Images, Split, flip_images, shift_images
 from ..measuring.craft import crafted_set
 from .config import TrainConfig
@@ -68,7 +67,7 @@ class FreshSource(Source):
     ) -> None:
         """``classifiers`` by their hashes are attacked in turn, a batch each."""
         self.config, self.split, self.root, self.shared = config, split, root, shared
-        self.targets = [searched(classifier, config.mixed_precision) for classifier in classifiers.values()]
+        self.targets = [for_crafting(classifier, config.mixed_precision) for classifier in classifiers.values()]
         recipe = config.recipe
         self.depends_on = (
             split.sha256(), tuple(classifiers), config.seed, config.device, recipe.batch_size, recipe.refresh_epochs,

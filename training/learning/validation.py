@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from ..attacks import Attack, adaptive, at_budget, for_training, get, seed_of
-from ..attacks.fast import searched
+from ..attacks import Attack, adaptive, at_budget, for_crafting, for_training, get, seed_of
 from ..data import Dataset
 from ..sheet import contact_sheet, save_png
 from .config import TrainConfig
@@ -28,7 +27,7 @@ class Validation:
         split = dataset.validation.every(len(dataset.validation) // watched or 1)
         self.natural, self.labels = split.batch(slice(None), config.device)
         self.images = {"none": self.natural}
-        target = searched(classifier, config.mixed_precision)
+        target = for_crafting(classifier, config.mixed_precision)
         for attack in config.seen:
             # As training crafts them: the numbers that are reported come from `evaluate`. What is learned through f
             # after g is crafted here against f alone, as it was given, in steps of its own.

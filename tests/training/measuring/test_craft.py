@@ -8,7 +8,7 @@ import torch
 
 from arn_purify import models
 from arn_purify.training import attacks, data
-from arn_purify.training.attacks import fast
+from arn_purify.training.attacks.wrappers import MixedPrecision
 from arn_purify.training.measuring import craft
 
 
@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(split, classifier, tmp_path, mon
 
 def test_mixed_precision_answers_float32(classifier, split):
     images = split.batch(slice(0, 4))[0]
-    logits = fast.MixedPrecision(classifier)(images)
+    logits = MixedPrecision(classifier)(images)
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, classifier(images), atol=0.5)
 

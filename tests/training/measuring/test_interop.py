@@ -91,7 +91,7 @@ def test_the_purifier_is_a_preprocessor_of_the_toolbox_with_its_gradient(problem
     classifier, images, labels = problem
     purifier = models.load("mnist-transparent").requires_grad_(False)
     behind = of_art(classifier, preprocessing_defences=[interop.art_preprocessor(purifier)])
-    together = interop.Defended(purifier, classifier)
+    together = interop.PurifiedClassifier(purifier, classifier)
     assert torch.allclose(torch.from_numpy(behind.predict(images.numpy())), together(images), atol=1e-5)
     through = behind.loss_gradient(images.numpy(), torch.nn.functional.one_hot(labels, 10).numpy())
     x = images.clone().requires_grad_(True)
