@@ -1,4 +1,4 @@
-"""Crafting on a GPU and stopping in time: the same images as the plain way, the same weights as an unbroken run."""
+"""Colour: every network trains, runs stop in time and resume to the same weights, budgets and surrogates take turns."""
 
 import dataclasses
 

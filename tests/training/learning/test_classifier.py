@@ -1,4 +1,4 @@
-"""Classifiers trained against attacks, and DOA."""
+"""Classifiers: adversarial training, DOA, and a run that was killed."""
 
 import pytest
 import torch
