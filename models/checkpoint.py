@@ -72,9 +72,10 @@ class CheckpointError(ValueError):
 class Card:
     """What a checkpoint says of itself.
 
-    ``input_shape`` is (C, H, W); ``seen_attacks`` lists ``{"attack", "eps", ...}``; ``metrics`` are error rates in
-    percent on so many ``images`` of the validation split, measured on the file that ships; ``curve`` what its run saw
-    on a part of that split after each epoch; ``sha256`` is the hash of the file read.
+    ``input_shape`` is (C, H, W); ``recipe`` names the run and ``run`` says the same in fields (``training.run_name``);
+    ``seen_attacks`` lists ``{"attack", "eps", ...}``; ``metrics`` are error rates in percent on so many ``images`` of
+    the validation split, measured on the file that ships; ``curve`` what its run saw on a part of that split after each
+    epoch; ``sha256`` is the hash of the file read.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Card:
     input_shape: tuple[int, int, int]
     profile: str = ""
     recipe: str = ""
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     seen_attacks: tuple[Mapping[str, Any], ...] = ()
     classifier_sha256: str = ""
