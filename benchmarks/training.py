@@ -16,7 +16,7 @@ import torch
 
 from arn_purify import models
 from arn_purify.models import Arn, card_of
-from arn_purify.models.precision import multiplies_bf16
+from arn_purify.models.inference import multiplies_bf16
 from arn_purify.training import attacks, data
 from arn_purify.training.attacks import for_crafting, for_training
 from arn_purify.training.learning.config import Classifiers, RunOptions, TrainConfig

@@ -10,9 +10,7 @@ import ctypes
 import dataclasses
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +42,7 @@ from .classifiers import (
     WideResNetConfig,
 )
 from .config import ArnConfig
+from .files import write_atomically
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]
@@ -130,22 +129,6 @@ def _content_sha256(card_json: str, tensors: Mapping[str, Tensor]) -> str:
         # Not by way of numpy, which need not be installed to load a checkpoint.
         digest.update(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader, or a kill, sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
 
 
 def save(model: nn.Module, card: Card, path: str | Path, dtype: torch.dtype = torch.float32) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 from .core import codec
 from .core.engine import Engine, Work

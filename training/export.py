@@ -13,7 +13,7 @@ import torch
 
 from arn_purify import models
 from arn_purify.models import Card, any_size, checkpoint
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 from .attacks import get
 from .data import Dataset

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 
 def contact_sheet(x_natural: Tensor, x_adv: Tensor, x_purified: Tensor, scale: int = 3) -> Tensor:

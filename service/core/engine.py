@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from arn_purify import models
 from arn_purify.models import Card
-from arn_purify.models.folding import folded
+from arn_purify.models.inference import folded
 
 from .attack import Attack, pgd
 from .codec import Images

@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from arn_purify.models.folding import folded
-from arn_purify.models.precision import multiplies_bf16
+from arn_purify.models.inference import folded, multiplies_bf16
 
 Precision = Literal["fp32", "bf16"]
 PrecisionSetting = Literal["auto", "fp32", "bf16"]

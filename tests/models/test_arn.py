@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from arn_purify.models import Arn, ArnConfig, AttackDiscriminator, ImageDiscriminator
-from arn_purify.models.folding import folded
+from arn_purify.models.inference import folded
 
 from ..networks import THIN_RELEASED
 

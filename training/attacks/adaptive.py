@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from arn_purify.models.folding import folded
+from arn_purify.models.inference import folded
 
 from .base import Attack
 from .gradient import gradient_of, sign_ascent, summed_cross_entropy

@@ -13,7 +13,7 @@ from torch import nn
 
 from arn_purify.models import ApeGConfig, ArnConfig, Card, HgdConfig, card_of, checkpoint
 from arn_purify.models.config import ARCHITECTURES
-from arn_purify.models.precision import multiplies_bf16
+from arn_purify.models.inference import multiplies_bf16
 
 from .. import attacks
 from ..attacks.adaptive import as_learned

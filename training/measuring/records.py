@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 from ..run_name import RunName, from_json, parse_legacy
 

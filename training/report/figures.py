@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from arn_purify.models import Card, checkpoint
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 from .. import attacks
 from ..attacks import ATTACKS, seed_of

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from arn_purify import models
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 from ..data.datasets import DATASETS, DatasetSpec, spec_of
 from ..measuring.records import Record, read_all

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from arn_purify import models
-from arn_purify.models.folding import folded
+from arn_purify.models.inference import folded
 from arn_purify.service.core.onednn import _Doubling, onednn
 from arn_purify.service.core.precision import to_bf16
 from tests.networks import NETWORKS

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from arn_purify import models
-from arn_purify.models.precision import multiplies_bf16
+from arn_purify.models.inference import multiplies_bf16
 from arn_purify.service.core.engine import Engine, Work
 from arn_purify.service.core.precision import resolve, to_bf16
 from arn_purify.training import attacks, data
