@@ -19,18 +19,14 @@ CODE = [
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NETWORK_LIBRARIES = {"aiohttp", "fastapi", "grpc", "httpx", "httpx2", "starlette", "uvicorn"}
 MAX_LINES, MAX_FUNCTION_LINES = 400, 60
-# Rooms that are still being split; empty this to have the rules on imports, lengths and places enforced there too.
-UNFINISHED = ("service", "training")
-BEING_SPLIT = pytest.mark.xfail(strict=False, reason="this room is still being split into modules")
 
 
 def shown(path):
     return str(path.relative_to(ROOT))
 
 
-def each(paths, unfinished=()):
-    marked = [pytest.param(p, marks=BEING_SPLIT) if {*p.relative_to(ROOT).parts} & {*unfinished} else p for p in paths]
-    return pytest.mark.parametrize("path", marked, ids=shown)
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=shown)
 
 
 # -- imports ------------------------------------------------------------------------------------------------------
@@ -92,7 +88,7 @@ def test_a_circle_is_found():
     assert circles(GRAPH | {"models.config": {"models.arn"}}), "relative imports are seen"
 
 
-@pytest.mark.parametrize("room", [pytest.param(r, marks=BEING_SPLIT) if r in UNFINISHED else r for r in ROOMS])
+@pytest.mark.parametrize("room", ROOMS)
 def test_no_modules_import_each_other_in_a_circle(room):
     assert [circle for circle in circles(GRAPH) if any(name.split(".")[0] == room for name in circle)] == []
 
@@ -110,7 +106,7 @@ def test_imports_stay_in_their_room(path):
         assert not found & {"advertorch", "sklearn", "tensorboard"}
 
 
-@each(sorted((ROOT / "service" / "core").rglob("*.py")), UNFINISHED)
+@each(sorted((ROOT / "service" / "core").rglob("*.py")))
 def test_the_core_knows_no_protocol_and_nothing_above_it(path):
     found = set(imports(path))
     assert not {name.partition(".")[0] for name in found} & NETWORK_LIBRARIES
@@ -118,7 +114,7 @@ def test_the_core_knows_no_protocol_and_nothing_above_it(path):
     assert {n for n in ours if not n.startswith("service.core")} <= {"service.settings", "service.errors"}
 
 
-@each([path for path in OURS if path.parent.name != "arn_purify"], UNFINISHED)
+@each([path for path in OURS if path.parent.name != "arn_purify"])
 def test_no_import_is_for_the_type_checker_alone(path):
     branches = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.If)]
     hidden = [node for node in branches if "TYPE_CHECKING" in ast.unparse(node.test)]
@@ -128,7 +124,7 @@ def test_no_import_is_for_the_type_checker_alone(path):
 # -- sizes and places ---------------------------------------------------------------------------------------------
 
 
-@each(CODE + TESTS, UNFINISHED)
+@each(CODE + TESTS)
 def test_no_file_is_too_long(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
@@ -139,7 +135,7 @@ def is_table(function):
     return len(body) == 1 and isinstance(body[0], ast.Return | ast.Assign | ast.AnnAssign)
 
 
-@each(CODE, UNFINISHED)
+@each(CODE)
 def test_no_function_is_too_long(path):
     functions = (
         n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -148,8 +144,7 @@ def test_no_function_is_too_long(path):
     assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
 
 
-@each([p for room in ROOMS for p in TESTS if p.name.startswith("test_") and p.is_relative_to(ROOT / "tests" / room)],
-      UNFINISHED)  # fmt: skip
+@each([p for room in ROOMS for p in TESTS if p.name.startswith("test_") and p.is_relative_to(ROOT / "tests" / room)])
 def test_tests_lie_where_their_module_does(path):
     """``tests/service/core/test_codec_bounds.py`` tests ``service/core/codec.py``, or else the folder ``core``."""
     folder = ROOT / path.parent.relative_to(ROOT / "tests")
