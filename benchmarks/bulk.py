@@ -72,7 +72,7 @@ def load(served: common.Served, body: Body, count: int, connections: int, second
     return rate
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.bulk", description=__doc__)
     parser.add_argument("--networks", nargs="+", default=common.NETWORKS, choices=common.NETWORKS)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 8, 64, 256, 1024], help="images a request")
@@ -83,45 +83,52 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--out", type=Path, default=common.RESULTS / "bulk.json")
     parser.add_argument("--precision", default="auto", choices=common.PRECISIONS, help="of the service and its engine")
-    flags = parser.parse_args()
-    precision = resolve(flags.precision, "cpu")
+    return parser.parse_args()
+
+
+def measured(network: str, flags: argparse.Namespace, precision: Precision) -> list[dict[str, object]]:
+    """A row for each route and number of images."""
     eager, alone = LIMITS[precision]
-    rows = []
-    for network in flags.networks:
-        bodies = {(name, n): make(common.images(network, n)) for name, make in ROUTES.items() for n in flags.counts}
-        rates: dict[tuple[str, int], list[float]] = {key: [] for key in bodies}
-        limits: dict[str, list[float]] = {eager: [], alone: []}
-        url = f"http://127.0.0.1:{(port := free_port())}"
-        sink = [sys.executable, "-m", "benchmarks.sink", str(port)]
-        arguments = [
-            *("--models", common.network(network), "--classifier", "", "--queue-images", "8192"),
-            *("--downstream-url", url, "--downstream-protocol", "v2", "--precision", precision),
-        ]
-        with (
-            common.running(sink, functools.partial(common.fetch, url), common.BUILD / "sink.log"),
-            common.serving(*arguments, threads=flags.threads) as served,
-        ):
-            check(served, network, precision)
-            for _ in range(flags.rounds):
-                best, _ = engine.measure(network, flags.threads, flags.batches, [eager, alone], 3, flags.seconds / 12)
-                for name in limits:
-                    limits[name].append(max(row["images_per_second"] for row in best if row["backend"] == name))
-                for (name, count), body in bodies.items():
-                    # Long enough for every connection to be answered several times, however large its requests.
-                    enough = 4 * flags.connections * count / limits[alone][-1]
-                    seconds = math.ceil(max(flags.seconds, enough))
-                    rates[name, count].append(load(served, body, count, flags.connections, seconds))
-                    print(f"{network}  {name:9} {count:5}  {rates[name, count][-1]:.0f} images/s", flush=True)
-        for (name, count), samples in rates.items():
-            rate = statistics.median(samples)
-            rows.append(
-                {
-                    "network": network, "route": name, "images": count, "images_per_second": rate,
-                    "share_of_eager": rate / statistics.median(limits[eager]),
-                    "share_of_engine": rate / statistics.median(limits[alone]),
-                    "rounds": samples, "limits": limits,
-                }
-            )  # fmt: skip
+    bodies = {(name, n): make(common.images(network, n)) for name, make in ROUTES.items() for n in flags.counts}
+    rates: dict[tuple[str, int], list[float]] = {key: [] for key in bodies}
+    limits: dict[str, list[float]] = {eager: [], alone: []}
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    sink = [sys.executable, "-m", "benchmarks.sink", str(port)]
+    arguments = [
+        *("--models", common.network(network), "--classifier", "", "--queue-images", "8192"),
+        *("--downstream-url", url, "--downstream-protocol", "v2", "--precision", precision),
+    ]
+    with (
+        common.running(sink, functools.partial(common.fetch, url), common.BUILD / "sink.log"),
+        common.serving(*arguments, threads=flags.threads) as served,
+    ):
+        check(served, network, precision)
+        for _ in range(flags.rounds):
+            best, _ = engine.measure(network, flags.threads, flags.batches, [eager, alone], 3, flags.seconds / 12)
+            for name in limits:
+                limits[name].append(max(row["images_per_second"] for row in best if row["backend"] == name))
+            for (name, count), body in bodies.items():
+                # Long enough for every connection to be answered several times, however large its requests.
+                enough = 4 * flags.connections * count / limits[alone][-1]
+                seconds = math.ceil(max(flags.seconds, enough))
+                rates[name, count].append(load(served, body, count, flags.connections, seconds))
+                print(f"{network}  {name:9} {count:5}  {rates[name, count][-1]:.0f} images/s", flush=True)
+    return [
+        {
+            "network": network, "route": name, "images": count,
+            "images_per_second": (rate := statistics.median(samples)),
+            "share_of_eager": rate / statistics.median(limits[eager]),
+            "share_of_engine": rate / statistics.median(limits[alone]),
+            "rounds": samples, "limits": limits,
+        }
+        for (name, count), samples in rates.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    flags = parsed()
+    precision = resolve(flags.precision, "cpu")
+    rows = [row for network in flags.networks for row in measured(network, flags, precision)]
     print("| network | route | images a request | images/s | of eager torch | of the engine alone |")
     print("| --- | --- |" + " ---: |" * 4)
     for row in rows:

@@ -16,12 +16,12 @@ import torch
 
 from arn_purify import models
 from arn_purify.models import Arn, card_of
-from arn_purify.models.precision import multiplies_bf16
+from arn_purify.models.inference import multiplies_bf16
 from arn_purify.training import attacks, data
-from arn_purify.training.attacks import for_training
-from arn_purify.training.attacks.fast import searched
+from arn_purify.training.attacks import for_crafting, for_training
+from arn_purify.training.learning.config import Classifiers, RunOptions, TrainConfig
 from arn_purify.training.learning.recipes import RECIPES
-from arn_purify.training.learning.trainer import TrainConfig, Trainer
+from arn_purify.training.learning.trainer import Trainer
 
 from . import common, engine
 
@@ -44,11 +44,11 @@ def main() -> None:
     dataset, seen = data.load("digits"), tuple(for_training(attacks.get(name)) for name in ("PGD_N", "PGD_T"))
     natural, labels = dataset.train.batch(slice(0, batch), flags.device)
     bf16 = multiplies_bf16(flags.device)
-    target = searched(classifier, bf16)
+    target = for_crafting(classifier, bf16)
     crafted = [attack(target, natural, labels, 0).images for attack in seen]
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(purifier.config, recipe, seen, device=flags.device, mixed_precision=bf16)
-        trainer = Trainer(config, dataset, classifier, "", Path(folder))
+        trainer = Trainer(config, dataset, Classifiers(classifier, ""), RunOptions(Path(folder)))
         # Both end on the host, so that a GPU's work is done when the clock is read.
         craft = functools.partial(seen[0], target, natural, labels, 0)
         step = functools.partial(trainer.train_step, [natural, *crafted])

@@ -1,8 +1,10 @@
-"""ARN's networks and the checkpoints that ship with it. Stands on torch and safetensors alone."""
+"""ARN's networks and the released checkpoints. Stands on torch and safetensors alone."""
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 from pathlib import Path
 
 import torch
@@ -73,7 +75,7 @@ ZOO = Path(__file__).parent / "zoo"
 
 
 class Identity(nn.Module):
-    """The purifier that changes nothing, for any image: a baseline and a way to test what stands around a purifier."""
+    """The purifier that changes nothing, for any image: a baseline, and a way to test what surrounds a purifier."""
 
     card = Card(name="identity", kind="purifier", architecture="identity", config={}, dataset="", input_shape=(0, 0, 0))
 
@@ -83,41 +85,61 @@ class Identity(nn.Module):
 
 
 def available() -> list[str]:
-    """Names of the checkpoints that are released, sorted; ``load`` takes each of them, and ``identity``.
-
-    ``photo-efficientnet-lite0`` is one of them where the package with its weights is installed.
+    """Names of the released checkpoints, sorted; ``load`` takes each of them, ``identity``, and the classifier
+    ``photo-efficientnet-lite0``, whose weights a package brings.
     """
-    return sorted(
-        [*(path.stem for path in ZOO.glob("*.safetensors")), *([imagenet.NAME] if imagenet.weights_file() else [])]
-    )
+    return sorted(path.stem for path in ZOO.glob("*.safetensors"))
+
+
+def _file(name: str) -> Path:
+    if name in available():
+        return ZOO / f"{name}.safetensors"
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"no model {name!r}: neither a file nor one of {', '.join(['identity', *available()])}")
+    return Path(name)
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
-    """A shipped model by name, or any checkpoint by path, in eval mode with its ``.card``.
+    """A released model by name, or any checkpoint by path, in eval mode with its ``.card``.
 
     A purifier maps ``(N, C, H, W)`` float32 in [0, 1] to the same, a classifier to logits ``(N, classes)``.
 
     Raises:
-        FileNotFoundError: neither a shipped name nor a file.
-        CheckpointError: the file is truncated, renamed (a shipped name over another model), foreign or tampered with.
+        FileNotFoundError: neither a released name nor a file.
+        CheckpointError: the file is truncated, renamed (a released name over another model), foreign or tampered with.
     """
     name = os.fspath(name_or_path)
     if name == "identity":
         return Identity().eval().to(device)
     if name == imagenet.NAME:
         return imagenet.load(device)
-    if name in available():
-        model = checkpoint.load(ZOO / f"{name}.safetensors", device)
-        if card_of(model).name != name:
-            raise CheckpointError(f"{name}.safetensors is a renamed {card_of(model).name!r}")
-        return model
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"no model {name!r}: neither a file nor one of {', '.join(['identity', *available()])}")
-    return checkpoint.load(name, device)
+    path = _file(name)
+    model = checkpoint.load(path, device)
+    if path == ZOO / f"{name}.safetensors" and card_of(model).name != name:
+        raise CheckpointError(f"{name}.safetensors is a renamed {card_of(model).name!r}")
+    return model
+
+
+_loading = threading.Lock()  # threads that start together load a checkpoint once
+
+
+@functools.lru_cache(maxsize=4)
+def _unchanged(name: str, _state: tuple[Path, int, int]) -> nn.Module:
+    return load(name)
 
 
 def purify(x: Tensor, model: str | os.PathLike[str] = "mnist-transparent") -> Tensor:
-    """Purify images ``(N, C, H, W)``, float32 in [0, 1], in one call: ``arn_purify.purify(x)`` gives the same back."""
+    """Purify images ``(N, C, H, W)``, float32 in [0, 1], in one call: ``arn_purify.purify(x)`` gives the same back.
+
+    The last few checkpoints stay in memory; one whose file has changed is read anew. Raises what :func:`load` does.
+    """
+    name = os.fspath(model)
+    if name == "identity":
+        return x
+    path = _file(name).resolve()
+    found = path.stat()
+    with _loading:
+        network = _unchanged(name, (path, found.st_mtime_ns, found.st_size))
     with torch.inference_mode():
-        out: Tensor = load(model)(x)
+        out: Tensor = network(x)
     return out

@@ -6,12 +6,11 @@ changed after it was written does not load. The SHA-256 of the whole file names 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +43,7 @@ from .classifiers import (
 )
 from .config import ArnConfig
 from .efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from .files import write_atomically
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]
@@ -73,9 +73,10 @@ class CheckpointError(ValueError):
 class Card:
     """What a checkpoint says of itself.
 
-    ``input_shape`` is (C, H, W); ``seen_attacks`` lists ``{"attack", "eps", ...}``; ``metrics`` are error rates in
-    percent on so many ``images`` of the validation split, measured on the file that ships; ``curve`` what its run saw
-    on a part of that split after each epoch; ``sha256`` is the hash of the file read.
+    ``input_shape`` is (C, H, W); ``recipe`` names the run and ``run`` says the same in fields (``training.run_name``);
+    ``seen_attacks`` lists ``{"attack", "eps", ...}``; ``metrics`` are error rates in percent on so many ``images`` of
+    the validation split, measured on the file that ships; ``curve`` what its run saw on a part of that split after each
+    epoch; ``sha256`` is the hash of the file read.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Card:
     input_shape: tuple[int, int, int]
     profile: str = ""
     recipe: str = ""
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     seen_attacks: tuple[Mapping[str, Any], ...] = ()
     classifier_sha256: str = ""
@@ -126,24 +128,9 @@ def _content_sha256(card_json: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        # Not by way of numpy, which need not be installed to load a checkpoint.
+        digest.update(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader, or a kill, sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
 
 
 def save(model: nn.Module, card: Card, path: str | Path, dtype: torch.dtype = torch.float32) -> str:

@@ -33,8 +33,10 @@ class ArnConfig(Sizes):
             ``skips`` (ours for larger images; :mod:`arn_purify.models.colour`).
         channels: colour channels C of the images taken and given back.
         size: height and width in pixels that the network is trained and evaluated at; ours take any other too.
-        width: channels of the first stride-2 stage of ``compact``, doubled at the next; of the others at full size.
-        code_channels: channels of the code of ``compact`` at a quarter of the size, of the others at half of it.
+        width: channels of the first stride-2 stage of ``compact``, a quarter of them in ``released``, doubled at each
+            next; of the others at full size.
+        code_channels: channels of the code: of ``compact`` at a quarter of the size, of ``released`` a 64th of them, of
+            the others at half size.
         blocks: residual blocks on each side of the code of ``compact``; of the others, at quarter size.
 
     Raises:

@@ -62,9 +62,7 @@ class PhotoEncoder(Encoder):
         super().__init__()
         half, quarter, eighth = _scales(sizes)
         blocks = range(sizes.blocks)
-        self.fine = nn.Sequential(
-            nn.Conv2d(8 * sizes.channels, half, 3, padding=1), *(_Residual(half) for _ in blocks)
-        )
+        self.fine = nn.Sequential(nn.Conv2d(8 * sizes.channels, half, 3, padding=1), *(_Residual(half) for _ in blocks))
         self.middle = nn.Sequential(
             _Active(), nn.Conv2d(half, quarter, 3, stride=2, padding=1), *(_Residual(quarter) for _ in blocks)
         )

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from arn_purify import models
 from arn_purify.training import attacks
-from arn_purify.training.report.sheet import contact_sheet, save_png
+from arn_purify.training.sheet import contact_sheet, save_png
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "examples"

@@ -1,4 +1,4 @@
-"""Every way the service says no, drawn at the top, with one table from exception to status.
+"""Every error that the service answers, in one hierarchy, with its status.
 
 ServiceError
 ├── BadRequest
@@ -7,33 +7,33 @@ ServiceError
 │   ├── Unauthorized         401  no key in X-API-Key that ARN_API_KEY has
 │   ├── WrongAdminToken      401  X-Admin-Token is not ARN_ADMIN_TOKEN
 │   ├── UnknownModel         404  ?model= names none that is loaded
-│   ├── NotAcceptable        406  nothing in Accept that we produce
+│   ├── NotAcceptable        406  nothing in Accept can be produced
 │   ├── BodyTimeout          408  the body took longer than ARN_BODY_SECONDS; the connection is closed
 │   ├── SwapUnderWay         409  one model is being swapped already
 │   ├── BodyTooLarge         413  more bytes than ARN_MAX_BODY_BYTES
 │   ├── HeadTooLarge         431  a request's line and headers, or trailers, without end; the connection is closed
 │   ├── TooManyImages        413  more images than the whole queue holds
-│   ├── UnsupportedMedia     415  neither an image nor a tensor that we read
+│   ├── UnsupportedMedia     415  neither an image nor a tensor that is read
 │   ├── WrongSize            422  no loaded model takes this size
-│   ├── NoImage              422  a request to the model server in which no image can be told
-│   ├── TooManyPixels        422  more than ARN_MAX_PIXELS, told from the header; or decoded, than ARN_BODIES_BYTES
+│   ├── NoImage              422  a request to the model server without an image that a purifier takes
+│   ├── TooManyPixels        422  more than ARN_MAX_PIXELS in the header; or decoded, than ARN_BODIES_BYTES
 │   ├── DecodeTimeout        422  not decoded within ARN_DECODE_SECONDS
 │   ├── SwapRefused          422  a checkpoint that may not, or cannot, take a loaded model's place
 │   └── BadParameter         422  a query parameter or an array out of range
 ├── Busy
 │   ├── QueueFull            429  with Retry-After
-│   ├── ClientLimit          429  ARN_CLIENT_REQUESTS of this client's are under way already
+│   ├── ClientLimit          429  this client has ARN_CLIENT_REQUESTS under way
 │   ├── BodiesFull           429  ARN_BODIES_BYTES of bodies are in memory already
 │   ├── TooManyConnections   503  ARN_CONNECTIONS are open already
 │   ├── OutOfMemory          503  the device's memory does not hold one image, or the machine's its decoder
 │   ├── Warming              503
 │   └── Draining             503
-├── ClientGone               499  hung up; nobody reads this answer, the log and the metrics do
+├── ClientGone               499  disconnected; the answer is only for the log and the metrics
 ├── DeadlineExceeded         504  waited longer than ARN_DEADLINE_SECONDS
 ├── EngineFailure            500  the network failed on a batch; never caused by an upload alone
 └── DownstreamError
     ├── DownstreamUnreachable 502
-    ├── DownstreamOpen        503  failed repeatedly and is left alone for a moment; with Retry-After
+    ├── DownstreamOpen        503  failed repeatedly and is not asked for a moment; with Retry-After
     └── DownstreamTimeout     504
 """
 
@@ -60,7 +60,7 @@ class BadRequest(ServiceError):
 
 
 class BrokenImage(BadRequest):
-    """Bytes that are no complete image of a format we read."""
+    """Bytes that are no complete image of a format that is read."""
 
     status, code = 400, "broken_image"
 
@@ -83,7 +83,7 @@ class Unauthorized(BadRequest):
 
 
 class WrongAdminToken(BadRequest):
-    """Without ``ARN_ADMIN_TOKEN``'s word, or with another."""
+    """Without the token of ``ARN_ADMIN_TOKEN``, or with another."""
 
     status, code = 401, "wrong_admin_token"
 
@@ -112,7 +112,7 @@ class BodyTimeout(BadRequest):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that the answer carries; what is still to come is not waited for."""
+        """Headers that the answer carries; the rest of the body is not read."""
         return {**super().headers, "Connection": "close"}
 
 
@@ -210,7 +210,7 @@ class ClientLimit(Busy):
 
 
 class BodiesFull(Busy):
-    """No room in memory for another body, or for the rest of this one."""
+    """The memory for bodies does not hold another body, or the rest of this one."""
 
     status, code = 429, "bodies_full"
 
@@ -240,7 +240,7 @@ class Draining(Busy):
 
 
 class ClientGone(ServiceError):
-    """The client hung up before its answer was ready."""
+    """The client disconnected before its answer was ready."""
 
     status, code = 499, "client_gone"
 
@@ -258,7 +258,7 @@ class EngineFailure(ServiceError):
 
 
 class DownstreamError(ServiceError):
-    """The classifier behind us did not answer."""
+    """The model server did not answer."""
 
     refused_by = "downstream"
 
@@ -270,7 +270,7 @@ class DownstreamUnreachable(DownstreamError):
 
 
 class DownstreamOpen(DownstreamError):
-    """The server behind us failed repeatedly; it is asked again after ``retry_after`` seconds."""
+    """The model server failed repeatedly; it is asked again after ``retry_after`` seconds."""
 
     status, code = 503, "downstream_open"
 

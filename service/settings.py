@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mnist-transparent", "cifar10-transparent"),
         min_length=1,
-        description="comma list of purifiers to load: shipped names, paths, identity",
+        description="comma list of purifiers to load: names of released models, paths, identity",
     )
     classifier: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mnist-lenet5", "cifar10-resnet20"),
@@ -36,12 +36,12 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="torch's CPU threads; 0 leaves the choice to torch")
     max_batch_images: int = Field(64, ge=1, description="most images in one pass through the network")
     max_wait_seconds: float = Field(
-        0.0, ge=0, le=1, description="how long a batch waits for company; 0 starts whenever the device is free"
+        0.0, ge=0, le=1, description="how long a batch waits for more requests; 0 starts whenever the device is free"
     )
     queue_images: int = Field(1024, ge=1, description="most images waiting; more are refused with 429")
     deadline_seconds: float = Field(10.0, gt=0, description="longest wait in the queue before a 504")
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="largest request body")
-    max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, told from its header")
+    max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, read from its header")
     decode_seconds: float = Field(5.0, gt=0, description="longest decode of an image before its process is killed")
     sizes: Literal["evaluated", "any"] = Field(
         "evaluated", description="sizes that are taken: those that a purifier was evaluated at, or any that it can take"
@@ -57,13 +57,13 @@ class Settings(BaseSettings):
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
     drain_seconds: float = Field(20.0, ge=0, description="longest time to finish accepted requests after SIGTERM")
     downstream_url: str = Field(
-        "", description="the model server behind us: its base, or with protocol raw the address that takes images"
+        "", description="the model server: its base, or with protocol raw the address that takes images"
     )
     downstream_protocol: Literal["raw", "v1", "v2", "torchserve", "any"] = Field(
         "raw", description="raw: /classify posts a PNG to the URL; otherwise that protocol's own routes are served"
     )
     downstream_model: str = Field("", description="model there whose V2 metadata must fit the contract at start")
-    downstream_timeout_seconds: float = Field(10.0, gt=0, description="longest wait for the server behind us")
+    downstream_timeout_seconds: float = Field(10.0, gt=0, description="longest wait for the model server")
     downstream_grpc: str = Field("", description="host:port of its V2 gRPC; with it ours is served too")
     grpc_port: int = Field(8001, ge=0, le=65535, description="port for V2 gRPC, where downstream_grpc is set")
     input_name: str = Field("", description="input that holds the image; empty: every one that a purifier can take")
@@ -75,14 +75,14 @@ class Settings(BaseSettings):
     input_std: Annotated[tuple[float, ...], NoDecode] = Field((), description="and of each channel's deviation")
     input_colour: Literal["rgb", "bgr"] = Field("rgb", description="order of a tensor's three channels")
     on_failure: Literal["reject", "bypass"] = Field(
-        "reject", description="when an image cannot be purified: refuse, or forward it as it came and say so"
+        "reject", description="when an image cannot be purified: refuse, or forward it unpurified and say so"
     )
     purify_share: float = Field(1.0, ge=0, le=1, description="share of forwarded requests that are purified (canary)")
     shadow_share: float = Field(
         0.0, ge=0, le=1, description="share for which the server is asked about both images, to count label flips"
     )
     compare: bool = Field(
-        False, description="let X-ARN-Compare: true ask the server about both images and tell the client both labels"
+        False, description="let X-ARN-Compare: true ask the server about both images and answer with both labels"
     )
     demo_attacks: bool = Field(
         False, description="let the page at / attack the embedded classifier (POST /demo/attack)"
@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             parts = tuple(part.strip() for part in value.split(",") if part.strip())
             if value and not parts:
-                raise ValueError("a comma list without anything in it")  # an API key of "," must not open the door
+                raise ValueError("a comma list without anything in it")  # an API key of "," must not mean none
             return parts
         return value
 

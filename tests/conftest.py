@@ -1,5 +1,7 @@
 """What every test shares: one torch thread, so that the suite's processes do not fight over the cores."""
 
+import ctypes
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +17,14 @@ from arn_purify.service.settings import Settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 torch.set_num_threads(1)
+
+# Seconds that a test waits for what must come, however busy the machine is.
+PATIENCE = 300.0
+# The service's own clocks, as slow; a test of one sets it.
+PATIENT = {
+    "deadline_seconds": PATIENCE, "downstream_timeout_seconds": PATIENCE, "drain_seconds": PATIENCE,
+    "decode_seconds": PATIENCE, "head_seconds": PATIENCE, "body_seconds": PATIENCE,
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,10 +43,20 @@ def decoders_of(pid: int) -> set[int]:
     return found
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _little_memory() -> Iterator[None]:
+    """What a file's tests have freed goes back to the system, so that no process grows with the number of files."""
+    yield
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc's
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 @contextmanager
 def running(**settings) -> Iterator[TestClient]:
     """The service in this process, warm, over ASGI; in float32, so that its answers are the same on every machine."""
-    with TestClient(create_app(Settings(**{"precision": "fp32", **settings})), raise_server_exceptions=False) as client:
+    settings = Settings(**{"precision": "fp32", **PATIENT, **settings})
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         while (ready := client.get("/health/ready")).status_code != 200:
             assert ready.json()["status"] != "engine_failure", "the device's thread died while it warmed up"
             time.sleep(0.02)

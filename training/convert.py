@@ -21,20 +21,20 @@ class ConversionError(ValueError):
 
 
 def convert(source: str, target: Path) -> float:
-    """Write a model (shipped name or path) as ``target``, ``.onnx`` or ``.pt2``; the batch stays free.
+    """Write a model (released name or path) as ``target``, ``.onnx`` or ``.pt2``; the batch stays free.
 
     Returns the largest difference to torch's answers on random images, one and several at a time.
 
     Raises:
         ConversionError: that difference is more than ``TOLERANCE``.
-        ValueError: another ending, or a model without a size of its own.
+        ValueError: another ending, or a model for images of any size.
     """
     model = models.load(source).requires_grad_(False)
     card = models.card_of(model)
     if not all(card.input_shape):
         raise ValueError(f"{card.name} takes images of any size: nothing to convert")
     if target.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"{target.name}: the ending says what to write, .onnx or .pt2")
+        raise ValueError(f"{target.name}: the ending names the format, .onnx or .pt2")
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, *card.input_shape, generator=generator)
     batch = ({0: torch.export.Dim("batch")},)
@@ -57,13 +57,13 @@ def convert(source: str, target: Path) -> float:
 def _onnx(model: nn.Module, example: Tensor, batch: Any, card: models.Card, path: Path) -> Any:
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 (what torch's exporter needs)
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
         raise ValueError(f"{path.name}: {error}; the extra onnx brings it") from error
 
     output = "purified" if card.kind == "purifier" else "logits"
     exporter = logging.getLogger("torch.onnx._internal.exporter._registration")
-    exporter.setLevel(logging.ERROR)  # it tells at length that torchvision is not here
+    exporter.setLevel(logging.ERROR)  # it warns at length that torchvision is missing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -1,4 +1,4 @@
-"""From a run to a checkpoint that ships: rounded to fp16, measured as rounded, with a model card beside it."""
+"""From a run to a released checkpoint: rounded to fp16, measured as rounded, with a model card beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from arn_purify import models
 from arn_purify.models import Card, any_size, checkpoint
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 from .attacks import get
 from .data import Dataset
@@ -70,7 +70,7 @@ def export(
 
 
 def _curve(log: Path) -> tuple[dict[str, float], ...]:
-    """Epoch, step and error rates of a run's log, if there is one; of an epoch that was repeated the last."""
+    """Epoch, step and error rates of a run's log, if there is one; the last row of an epoch that was repeated."""
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     kept = ("epoch", "step", "error/")
     return tuple({row["epoch"]: {k: v for k, v in row.items() if k.startswith(kept)} for row in rows}.values())
@@ -122,12 +122,12 @@ def _after(name: str) -> tuple[bool, bool]:
 
 def _budget(seen: Mapping[str, Any]) -> list[str]:
     """At what strength an attack was seen, and through what."""
-    told = [] if seen["eps"] is None else [f"eps {seen['eps']:.4g}"]
+    parts = [] if seen["eps"] is None else [f"eps {seen['eps']:.4g}"]
     if "budgets" in seen:
-        told = ["eps {:.4g} to {:.4g}".format(*seen["budgets"])]
+        parts = ["eps {:.4g} to {:.4g}".format(*seen["budgets"])]
     if "moved" in seen:
-        told.append(f"({seen['moved']:.0%} moved)")
-    return told + ([f"through {seen['through']}"] if "through" in seen else [])
+        parts.append(f"({seen['moved']:.0%} moved)")
+    return parts + ([f"through {seen['through']}"] if "through" in seen else [])
 
 
 def _learned(card: Card) -> str:

@@ -1,11 +1,10 @@
 """The batched request queue. Knows no HTTP and no network: entries in, results out, one thread at the device.
 
-There is no timer unless one is asked for: a batch forms whenever the device is free, from whatever waits, oldest first.
-A caller that knows nobody else to be waiting may run its entry on its own thread: without company there is no batch to
-pay for two hand-overs between threads.
-Entries whose client left, or whose deadline passed, are dropped as the batch forms and never reach the device.
-A batch that the device's memory does not hold is run in halves, and one that fails otherwise entry by entry, so that
-nobody pays for another's request.
+A batch forms whenever the device is free, from the entries that wait, oldest first; there is no timer by default.
+A caller whose request is the only one may run its entry on its own thread, which saves two switches between threads.
+Entries whose client left, or whose deadline passed, are dropped when the batch forms and never reach the device.
+A batch that does not fit into the device's memory is run in halves. One that fails otherwise is run entry by entry, so
+that no request fails because of another.
 """
 
 from __future__ import annotations
@@ -22,21 +21,30 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from ..errors import DeadlineExceeded, Draining, EngineFailure, OutOfMemory, QueueFull, ServiceError, TooManyImages
+from ..errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineFailure,
+    OutOfMemory,
+    QueueFull,
+    ServiceError,
+    TooManyImages,
+    Warming,
+)
 from .codec import Images
 from .engine import Purified, Work
 
 logger = logging.getLogger(__name__)
 
-# How long batches stay as small as memory made them, before a full one is tried again.
+# How long batches stay at the size that fitted into memory before a full one is tried again.
 _SECONDS_HALVED = 60.0
-# As many images as a network needs at once to be nearly as quick as it ever is.
-_CROWD = 4
+# With this many images at once a network is nearly as fast per image as it gets.
+_EFFICIENT_BATCH = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A result with its own timings, which are recorded where the answer is sent and nowhere else."""
+    """A result with its own timings, which are recorded in one place: where the answer is sent."""
 
     result: Purified
     queue_seconds: float
@@ -62,12 +70,12 @@ class Batcher:
     """Collects entries of the same work and shape into batches of at most ``max_batch_images``.
 
     Args:
-        run: what the one thread calls with the work, the stacked images, and how many requests they are of.
+        run: called on the device's thread with the work, the stacked images, and the number of requests.
         max_batch_images: most images in one call of ``run``; a larger entry is run in pieces.
-        max_wait_seconds: how long the oldest entry may wait for company; 0 never waits.
+        max_wait_seconds: how long the oldest entry may wait for more entries; 0 never waits.
         queue_images: most images waiting.
-        on_batch: told the number of images of every call of ``run``.
-        on_halved: told of every batch that memory did not hold, which ``run`` says as ``MemoryError``.
+        on_batch: called with the number of images before every call of ``run``.
+        on_halved: called for every batch that did not fit into memory, where ``run`` raises ``MemoryError``.
         warm_up: called on the thread before it takes its first entry.
     """
 
@@ -87,7 +95,7 @@ class Batcher:
         self._queue_images = queue_images
         self._entries: deque[_Entry] = deque()
         self._changes: deque[tuple[Callable[[], object], Future[object]]] = deque()
-        self._halved: dict[tuple[object, ...], tuple[int, float]] = {}  # an entry's key: most images, until when
+        self._halved: dict[tuple[object, ...], tuple[int, float]] = {}  # an entry's key -> most images, until when
         self._waiting = 0
         self._images_a_second = 0.0
         self._closing = False
@@ -95,6 +103,9 @@ class Batcher:
         self._condition = threading.Condition()
         self._device = threading.Lock()  # held while something runs, on whichever thread
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+
+    def start(self) -> None:
+        """Start the device's thread, which warms up first."""
         self._thread.start()
 
     @property
@@ -108,21 +119,33 @@ class Batcher:
         return self._warm
 
     @property
-    def alive(self) -> bool:
-        """Whether the device's thread runs; false after a failed warm-up and after ``close``."""
-        return self._thread.is_alive()
+    def ended(self) -> bool:
+        """Whether the device's thread has run and ended: after a failed warm-up, and after ``close``."""
+        return self._thread.ident is not None and not self._thread.is_alive()
 
-    async def submit(self, work: Work, images: Images, deadline_seconds: float, here: bool = False) -> Answer:
-        """Queue images and wait for their result; with ``here`` run them on this thread if nothing waits or runs.
+    def check_warm(self) -> None:
+        """Check that entries are worked on.
+
+        Raises:
+            Warming: the models are not warm yet.
+            EngineFailure: the device's thread is gone; only a restart helps.
+        """
+        if self.ended:
+            raise EngineFailure("the device's thread has stopped")
+        if not self._warm:
+            raise Warming("the models are being warmed up")
+
+    async def submit(self, work: Work, images: Images, deadline_seconds: float, inline: bool = False) -> Answer:
+        """Queue images and wait for their result; with ``inline`` run them on this thread if nothing waits or runs.
 
         Cancelling the call takes the entry out of the queue.
 
         Raises:
             TooManyImages: more than the whole queue holds.
-            QueueFull: no room now; ``retry_after`` says when there should be.
+            QueueFull: the queue is full; ``retry_after`` estimates when it will not be.
             Draining: the batcher is closing.
             DeadlineExceeded: still waiting after ``deadline_seconds``.
-            OutOfMemory: the device's memory does not hold one of the images.
+            OutOfMemory: one of the images does not fit into the device's memory.
             EngineFailure: ``run`` raised, or answered another number of images.
         """
         loop = asyncio.get_running_loop()
@@ -131,12 +154,12 @@ class Batcher:
         with self._condition:
             self._event_loop = loop
             self.admit(len(images))
-            run_here = here and self._warm and not self._entries and self._device.acquire(blocking=False)
-            if not run_here:
+            run_inline = inline and self._warm and not self._entries and self._device.acquire(blocking=False)
+            if not run_inline:
                 self._entries.append(entry)
                 self._waiting += len(images)
                 self._condition.notify()
-        if run_here:
+        if run_inline:
             try:
                 [(_, outcome)] = self._outcomes([entry])
             finally:
@@ -165,7 +188,7 @@ class Batcher:
         await asyncio.wrap_future(done)
 
     def admit(self, images: int = 1) -> None:
-        """Whether so many images would be taken now: what is sure to be refused need not be read or decoded first.
+        """Check that so many images would be accepted now, before they are read and decoded.
 
         Raises:
             TooManyImages, QueueFull, Draining: as :meth:`submit` says.
@@ -180,20 +203,21 @@ class Batcher:
 
     @staticmethod
     def _expire(entry: _Entry) -> None:
-        if not entry.taken and not entry.future.done():  # what the device works on is about to be answered
+        if not entry.taken and not entry.future.done():  # a taken entry is about to be answered
             entry.future.set_exception(DeadlineExceeded("the request waited longer than its deadline"))
 
     def close(self, timeout_seconds: float) -> None:
-        """Refuse new entries, finish those that wait, and stop the thread; what is left after the time fails."""
+        """Refuse new entries, finish those that wait, and stop the thread; entries left after the timeout fail."""
         with self._condition:
             self._closing = True
             self._condition.notify()
-        self._thread.join(timeout_seconds)
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(timeout_seconds)
         with self._condition:
             left = list(self._entries)
             self._entries.clear()
             self._waiting = 0
-        self._tell([(entry, Draining("the service shut down before this request's turn")) for entry in left])
+        self._deliver([(entry, Draining("the service shut down before this request's turn")) for entry in left])
 
     # -- the thread that owns the device --------------------------------------------------------------------------
 
@@ -203,7 +227,7 @@ class Batcher:
         while batch := self._collect():
             with self._device:
                 outcomes = self._outcomes(batch)
-            self._tell(outcomes)
+            self._deliver(outcomes)
 
     def _outcomes(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Answer | ServiceError]]:
         started = time.perf_counter()
@@ -241,12 +265,12 @@ class Batcher:
             first = self._entries[0].key
             batch: list[_Entry] = []
             rest: deque[_Entry] = deque()
-            # Of a crowd half stays for the next batch: else all would be answered at once, ask again at once, and the
-            # device would rest while the event loop works, and the loop while the device does.
-            room = min(self._most(first), max(_CROWD, self._waiting // 2))
+            # When many wait, leave half for the next batch, so that the device and the event loop overlap. Otherwise
+            # all clients are answered at once and ask again at once, and each of the two idles while the other works.
+            room = min(self._most(first), max(_EFFICIENT_BATCH, self._waiting // 2))
             for entry in self._entries:
-                # The oldest entry always goes, whatever its size. Once one of its kind does not fit, none behind it
-                # overtakes, so that a large entry is never starved by small ones.
+                # The oldest entry is always taken, whatever its size. Once one of its kind does not fit, no later one
+                # overtakes it, so that small entries never starve a large one.
                 if entry.key == first and (not batch or len(entry.images) <= room):
                     entry.taken = True
                     batch.append(entry)
@@ -270,7 +294,7 @@ class Batcher:
                     done.set_exception(error)
 
     def _drop_dead(self) -> None:
-        """Forget entries whose client left or whose deadline passed."""
+        """Remove entries whose client left or whose deadline passed."""
         now = time.perf_counter()
         alive = deque(entry for entry in self._entries if not entry.future.done() and entry.deadline > now)
         if len(alive) < len(self._entries):
@@ -283,7 +307,7 @@ class Batcher:
         return images if time.monotonic() < until else self._max_batch_images
 
     def _results(self, batch: Sequence[_Entry]) -> Sequence[Purified | ServiceError]:
-        """What comes of each entry: of a batch that fails, what comes of each alone."""
+        """Each entry's result or error; the entries of a batch that fails are run one by one."""
         images = sum(len(entry.images) for entry in batch)
         failure: ServiceError
         try:
@@ -312,7 +336,7 @@ class Batcher:
         pieces: list[Purified] = []
         start = 0
         while start < len(images):
-            if pieces and all(entry.future.done() for entry in batch):  # the clients left: nobody waits for the rest
+            if pieces and all(entry.future.done() for entry in batch):  # all clients left
                 break
             piece = images[start : start + most]
             try:
@@ -322,7 +346,7 @@ class Batcher:
                     raise
                 most, halved = len(piece) // 2, True
                 self._on_halved()
-                continue  # outside of this block, where the error no longer holds what the device had allocated
+                continue  # after this block, where the error no longer keeps the device's memory allocated
             start += len(piece)
             if halved:
                 halved = False
@@ -330,7 +354,7 @@ class Batcher:
         return pieces[0] if len(pieces) == 1 else Purified.join(pieces)
 
     def _remember(self, key: tuple[object, ...], most: int) -> None:
-        """Form batches of what worked for a while."""
+        """Keep batches at the size that worked for a while."""
         now = time.monotonic()
         halved = {k: v for k, v in self._halved.items() if v[1] > now}
         if key not in halved:
@@ -344,7 +368,7 @@ class Batcher:
             raise RuntimeError(f"{len(images)} images went in, {len(result)} came out")
         return result
 
-    def _tell(self, outcomes: list[tuple[_Entry, Answer | ServiceError]]) -> None:
+    def _deliver(self, outcomes: list[tuple[_Entry, Answer | ServiceError]]) -> None:
         """Resolve futures on their own loop, all of a batch in one call to it."""
 
         def resolve() -> None:

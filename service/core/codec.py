@@ -1,6 +1,6 @@
 """Bytes to arrays and back: images through Pillow, ``.npy`` without pickle. Knows no HTTP and no model.
 
-Everything that an upload can be wrong about is told here, as one of the exceptions of :mod:`arn_purify.service.errors`.
+Whatever is wrong with an upload is raised here as one of the exceptions of :mod:`arn_purify.service.errors`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _EXIF_ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
 _ORIENTATION_CARRIERS = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 
-Image.MAX_IMAGE_PIXELS = None  # `open_image` checks the header itself, with a setting of ours
-# What Pillow has to say of a stranger's broken metadata is no matter for our log.
+Image.MAX_IMAGE_PIXELS = None  # `open_image` checks the header itself, against a setting
+# Pillow's warnings about broken metadata in a client's image do not belong into the log.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
-"""uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]; the dtype tells the layout."""
+"""uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]; the dtype decides the layout."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedImage:
-    """An image whose header alone was read. ``size`` is (height, width), as a viewer shows it.
+    """An image of which only the header was read. ``size`` is (height, width), as a viewer shows it.
 
-    ``oriented`` says that the header asks the viewer to turn or mirror it.
+    ``oriented``: the header asks the viewer to rotate or mirror it.
     """
 
     image: Image.Image
@@ -61,7 +61,7 @@ class OpenedImage:
             image = _flatten(upright).convert("L" if channels == 1 else "RGB")
             if resize_to and resize_to != (image.height, image.width):
                 image = image.resize((resize_to[1], resize_to[0]), Image.Resampling.LANCZOS)
-        except Exception as error:  # Pillow's decoders raise nearly everything on broken bytes
+        except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
             raise BrokenImage(f"the image cannot be decoded: {_sentence(error)}") from error
         return np.array(image).reshape(1, image.height, image.width, channels)
 
@@ -81,9 +81,9 @@ def open_image(data: bytes | bytearray, max_pixels: int) -> OpenedImage:
     if width * height > max_pixels:
         raise TooManyPixels(f"the image has {width}x{height} pixels, more than the {max_pixels} that are taken")
     try:
-        # An MPO is a phone's JPEG with a preview or gain map behind it: its first frame is the photograph.
+        # An MPO is a phone's JPEG followed by a preview or gain map: its first frame is the photograph.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        # Only where the header brought any: for a PNG without, Pillow would decode the image to look for it.
+        # Only where the header has metadata: otherwise Pillow would decode a whole PNG to look for it.
         described = not _ORIENTATION_CARRIERS.isdisjoint(image.info)
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if described else 1
     except Exception as error:
@@ -96,7 +96,7 @@ def open_image(data: bytes | bytearray, max_pixels: int) -> OpenedImage:
 
 def _flatten(image: Image.Image) -> Image.Image:
     """Eight bits a channel and no alpha."""
-    if image.mode.startswith("I"):  # 16-bit grey: 65535 is 255, as 257 grey levels of it are one of ours
+    if image.mode.startswith("I"):  # 16-bit grey: 65535 becomes 255, 257 levels become one
         levels = np.asarray(image).astype(np.float64)
         return Image.fromarray(np.round(levels / 257).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -147,7 +147,7 @@ def decode_npy(data: bytes | bytearray) -> Images:
             f"the array is {dtype} with {len(shape)} dimensions; uint8 (N, H, W, C) or float32 (N, C, H, W) are taken"
         )
     count = 1
-    for extent in shape:  # Python's integers: a lying header cannot overflow them
+    for extent in shape:  # in Python's integers, which a false header cannot overflow
         count *= int(extent)
     if min(shape) < 1 or any(type(extent) is not int for extent in shape):  # True is an extent to numpy
         raise BadParameter(f"the array of shape {shape} holds no images")

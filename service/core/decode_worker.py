@@ -1,11 +1,16 @@
-"""The process in which strangers' images are decoded: :mod:`service.decoder` starts it, feeds it and reads its answers.
+"""The process in which clients' images are decoded; :class:`arn_purify.service.core.decoder.Decoder` starts it.
 
-It may die at any time without harm: its address space has an end, and the kernel's alarm ends a decode that does not.
-Imports Pillow and numpy but no torch, so that it is small and starts in a fraction of a second.
+It may die at any time without harm: its address space is limited, and the kernel's alarm ends a decode that takes too
+long. It imports Pillow and numpy but not torch, so that it is small and starts in a fraction of a second.
 
-In comes the number of a file's bytes as a line, then the bytes; out goes the header as a line of JSON, ``size`` and
-``channels``; in comes how to decode it, ``[channels, resize_to]``, or ``null`` for not at all; out goes ``{}`` as a
-line, then the pixels. In the place of either answer there may be a line with the ``code`` and ``error`` of a refusal.
+The protocol, for each file:
+
+1. in: the number of bytes as a line, then the bytes;
+2. out: the header as a line of JSON, with ``size`` and ``channels``;
+3. in: a line of JSON, ``[channels, resize_to]``, or ``null`` to stop here;
+4. out: ``{}`` as a line, then the pixels.
+
+Instead of 2 or 4 it may answer a line with the ``code`` and ``error`` of a refusal.
 """
 
 from __future__ import annotations
@@ -30,12 +35,12 @@ def serve(channel: socket.socket, max_pixels: int, seconds: float) -> None:
     """Decode one image after another until the other end of the channel is closed."""
     stream = channel.makefile("rb")
 
-    def tell(**answer: Any) -> None:
+    def answer_with(**answer: Any) -> None:
         channel.sendall(json.dumps(answer).encode() + b"\n")
 
     def decode(size: int, stream: BinaryIO) -> NDArray[np.uint8] | None:
         opened = open_image(stream.read(size), max_pixels)
-        tell(size=opened.size, channels=opened.channels)
+        answer_with(size=opened.size, channels=opened.channels)
         how = json.loads(stream.readline())
         return opened.decode(*how) if how else None
 
@@ -45,22 +50,22 @@ def serve(channel: socket.socket, max_pixels: int, seconds: float) -> None:
         try:
             pixels = decode(int(line), stream)
         except ServiceError as error:
-            tell(code=error.code, error=str(error))
+            answer_with(code=error.code, error=str(error))
         except MemoryError:
-            tell(code=BrokenImage.code, error="the image takes more memory than its decoder has")
+            answer_with(code=BrokenImage.code, error="the image takes more memory than its decoder has")
         signal.setitimer(signal.ITIMER_REAL, 0)
         if pixels is not None:
-            tell()
+            answer_with()
             channel.sendall(pixels.data)
 
 
 def main() -> None:
     """``python -m arn_purify.service.core.decode_worker FD BYTES MAX_PIXELS SECONDS``: serve on an inherited socket."""
     descriptor, address_space, max_pixels, seconds = sys.argv[1:]
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; a drain still finishes what it accepted
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, while a drain still needs it
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    with contextlib.suppress(OSError):  # where memory runs out, Linux is to end this process and not the service
+    with contextlib.suppress(OSError):  # when memory runs out, Linux ends this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = int(address_space) if hard == resource.RLIM_INFINITY else min(int(address_space), hard)

@@ -1,7 +1,7 @@
-"""Images decoded in processes that may be killed: a pool of them, and the way of an image there and back.
+"""A pool of processes that decode images and may be killed.
 
-Neither :mod:`multiprocessing` nor a library on top of it: their children import the parent's main module, here torch
-and hundreds of megabytes, and a decoder that an image has taken over would have its answers unpickled.
+Not :mod:`multiprocessing` or a library on top of it: their children import the parent's main module, here torch with
+hundreds of megabytes, and the parent would unpickle the answers of a decoder that an image has taken over.
 """
 
 from __future__ import annotations
@@ -16,43 +16,46 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BrokenImage, DeadlineExceeded, DecodeTimeout, OutOfMemory, ServiceError, TooManyPixels
+from .selection import DecodePlan, Selection
 
 logger = logging.getLogger(__name__)
 
-# Where a container reads how much memory it may have: cgroup v2, v1.
+# Where a container's memory limit is read: cgroup v2, v1.
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-# A process that has closed its channel is about to end; how it does tells why. One that a file took over may not end.
+# A process that has closed its channel is about to end, and its exit status gives the reason. One that a file took over
+# may not end.
 _WORKER = "arn_purify.service.core.decode_worker"
 _SECONDS_TO_END = 1.0
 _REFUSALS = {kind.code: kind for kind in (BrokenImage, TooManyPixels)}
 
 
 def address_space(max_pixels: int, max_bytes: int) -> int:
-    """The limit of a process in bytes: what it has before the first image, copies of a file, and more for a pixel than
-    any took on its way through Pillow (16-bit grey, 30).
+    """The limit of a process's address space in bytes: its start, three copies of a file, and 48 bytes a pixel.
+
+    Pillow needs at most 30 bytes a pixel, for 16-bit grey.
     """
     return 256 * 2**20 + 3 * max_bytes + 48 * max_pixels
 
 
 def memory(max_pixels: int, max_bytes: int) -> int:
-    """The most that a process fills, in bytes: what it has before the first image, two copies of a file, and more for a
-    pixel than any took (16-bit grey and WebP, 30).
+    """The most memory that a process uses, in bytes: its start, two copies of a file, and 32 bytes a pixel.
+
+    Pillow needs at most 30 bytes a pixel, for 16-bit grey and WebP.
     """
     return 40 * 2**20 + 2 * max_bytes + 32 * max_pixels
 
 
 def processes(max_pixels: int, max_bytes: int) -> int:
-    """How many there may be at once: as many as processors, two to eight, if half of a container's memory holds them;
-    the other half is the service's. One at least.
+    """The largest number of processes: one a processor, two to eight, but no more than fit into half of a container's
+    memory; the other half is the service's. At least one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = min(8, max(2, cores))
@@ -62,28 +65,20 @@ def processes(max_pixels: int, max_bytes: int) -> int:
     return max(1, most)
 
 
-class Plan(NamedTuple):
-    """The model that an image goes to; how many channels that takes, and the (height, width) to resample to, if any."""
-
-    model: str
-    channels: int
-    resize_to: tuple[int, int] | None
-
-
-Planner = Callable[[tuple[int, int], int], Plan]
-"""From an image's (height, width) and the channels that are enough to show it; raises what it is refused with."""
+Decoded = tuple[DecodePlan, NDArray[np.uint8]]
+"""How an image was decoded, and its pixels ``(1, H, W, C)``."""
 
 
 class _Worker:
-    """A process, and our end of the channel to it."""
+    """A process, and the parent's end of the channel to it."""
 
     def __init__(self, *limits: float) -> None:
         self._channel, theirs = socket.socketpair()
         self._stream = self._channel.makefile("rb")
         environment = {
             "PYTHONPATH": os.pathsep.join(sys.path),
-            "OPENBLAS_NUM_THREADS": "1",  # each thread's buffers would be most of the address space
-            "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20),  # glibc: after a large image the rest goes back
+            "OPENBLAS_NUM_THREADS": "1",  # each thread's buffers would use up the address space
+            "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20),  # glibc: return memory after a large image
         }
         with theirs, contextlib.ExitStack() as undone:
             undone.callback(self._channel.close)
@@ -101,7 +96,7 @@ class _Worker:
         return self._process.poll() is None
 
     def close(self, seconds: float = 0) -> int | None:
-        """End the process, whatever it is at; returns how it ended by itself, if it did within ``seconds``."""
+        """End the process; returns its exit status if it ended by itself within ``seconds``."""
         ended = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             ended = self._process.wait(seconds)
@@ -111,13 +106,13 @@ class _Worker:
         self._process.wait()
         return ended
 
-    def decode(self, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
+    def decode(self, data: bytes | bytearray, selection: Selection) -> Decoded:
         """As :meth:`Decoder.decode`; ``EOFError`` or ``OSError`` where the process is gone."""
         self._channel.sendall(b"%d\n" % len(data))
         self._channel.sendall(data)
         header = self._answer()
         try:
-            plan = planner(tuple(header["size"]), header["channels"])
+            plan = selection.plan(tuple(header["size"]), header["channels"])
         except ServiceError:
             self._channel.sendall(b"null\n")
             raise
@@ -143,7 +138,7 @@ class _Died(Exception):
 
 
 class Decoder:
-    """A pool of processes, each started once there is an image that none of the others is free for.
+    """A pool of processes; one is started when an image arrives and no other is free.
 
     Args:
         seconds: longest decode.
@@ -155,45 +150,45 @@ class Decoder:
     def __init__(self, seconds: float, wait_seconds: float, max_pixels: int, max_bytes: int) -> None:
         self._seconds, self._wait_seconds = seconds, wait_seconds
         self._limits = (address_space(max_pixels, max_bytes), max_pixels, seconds)
-        # One thread at each process that is busy.
+        # One thread for each busy process.
         self._threads = ThreadPoolExecutor(processes(max_pixels, max_bytes), "decode")
         self._idle: list[_Worker] = []
 
-    async def decode(self, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
-        """Pixels as uint8 ``(1, H, W, channels)``, and the plan that was made for them once the header was read.
+    async def decode(self, data: bytes | bytearray, selection: Selection) -> Decoded:
+        """Pixels as uint8 ``(1, H, W, channels)``, and the plan that ``selection`` made once the header was read.
 
         Raises:
-            BrokenImage: not decodable, or its process died of it.
-            TooManyPixels: told from the header.
+            BrokenImage: not decodable, or its process crashed on it.
+            TooManyPixels: read from the header.
             DecodeTimeout: not decoded in time; its process was killed.
             DeadlineExceeded: no process was free in time.
-            OutOfMemory: none can be started, or Linux ended it, as it does where memory runs out.
-            ServiceError: whatever ``planner`` raises.
+            OutOfMemory: no process can be started, or Linux ended it for want of memory.
+            UnknownModel, WrongSize: as :meth:`Selection.choose` says.
         """
         latest = time.monotonic() + self._wait_seconds
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self._decode, data, planner, latest)
+            return await loop.run_in_executor(self._threads, self._decode, data, selection, latest)
         except _Died as died:
             logger.warning("a decoder ended with %s in the middle of an image of %d bytes", died, len(data))
             raise BrokenImage("the image cannot be decoded: its decoder died of it") from None
 
-    def _decode(self, data: bytes | bytearray, planner: Planner, latest: float) -> tuple[Plan, NDArray[np.uint8]]:
+    def _decode(self, data: bytes | bytearray, selection: Selection, latest: float) -> Decoded:
         if time.monotonic() > latest:
             raise DeadlineExceeded("no decoder was free before the request's deadline")
         worker = self._free()
         if worker is not None:
-            with contextlib.suppress(_Died):  # perhaps while it was idle, and not of this image: a new one will tell
-                return self._decode_by(worker, data, planner)
+            with contextlib.suppress(_Died):  # perhaps while it was idle: try the image in a new one
+                return self._decode_by(worker, data, selection)
         try:
             worker = _Worker(*self._limits)
         except OSError as error:
             raise OutOfMemory(f"no process to decode the image in can be started now: {error.strerror}") from error
-        return self._decode_by(worker, data, planner)
+        return self._decode_by(worker, data, selection)
 
-    def _decode_by(self, worker: _Worker, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
+    def _decode_by(self, worker: _Worker, data: bytes | bytearray, selection: Selection) -> Decoded:
         try:
-            decoded = worker.decode(data, planner)
+            decoded = worker.decode(data, selection)
         except ServiceError:
             self._idle.append(worker)
             raise
@@ -201,7 +196,7 @@ class Decoder:
             ended = worker.close(_SECONDS_TO_END)
             if ended == -signal.SIGALRM:
                 raise DecodeTimeout(f"the image is not decoded after {self._seconds:g} seconds") from None
-            if ended == -signal.SIGKILL:  # not ours: the kernel's, for want of memory
+            if ended == -signal.SIGKILL:  # sent by the kernel, for want of memory
                 logger.warning("a decoder was ended by the system, in the middle of an image of %d bytes", len(data))
                 raise OutOfMemory("the image's decoder was ended, as it is where memory runs out") from None
             raise _Died(ended) from error
@@ -212,7 +207,7 @@ class Decoder:
         return decoded
 
     def _free(self) -> _Worker | None:
-        """The process that was busy last and lives."""
+        """The process that was busy last and is still alive."""
         with contextlib.suppress(IndexError):
             while not (worker := self._idle.pop()).alive:
                 worker.close()

@@ -21,41 +21,33 @@ from torch import Tensor, nn
 
 from arn_purify import models
 from arn_purify.models import Card
-from arn_purify.models.folding import folded
+from arn_purify.models.inference import folded
 
-from ..routes import page as demo
+from .attack import Attack, pgd
 from .codec import Images
-from .onednn import packed
-from .precision import Wanted, lowered, resolve
+from .onednn import onednn
+from .precision import PrecisionSetting, resolve, to_bf16
 
 logger = logging.getLogger(__name__)
 
-# Fewer pixel values than this (64 digits) are quicker on one thread than it takes to wake the others, which then spin
-# for a while and take the cores from the event loop.
+# With fewer pixel values (64 digits) one thread is faster: the others would take longer to wake than to compute, and
+# then spin and take the cores from the event loop.
 _VALUES_WORTH_THREADS = 64 * 28 * 28
-# A batch of more requests leaves a core to the event loop, which reads and answers their likes meanwhile.
+# A batch of more requests leaves one core to the event loop, which reads and answers other requests meanwhile.
 _FEW_REQUESTS = 4
-# Images of a size that nobody evaluated go through the network so many pixel values at a time.
+# Images of a size that was not evaluated go through the network in passes of so many pixel values.
 _VALUES_A_PASS = 3 * 2**20
-# What a purifier of any size is warmed up with, and timed.
+# The size at which a purifier of any size is warmed up and timed.
 _OF_ANY_SIZE = (3, 32, 32)
-# A single image that takes no longer may be purified on the event loop while nobody else waits for it.
-_QUICK_SECONDS = 0.005
-# What torch says on a CPU, in CUDA's libraries, and inside a traced graph, which forgets the exception's class.
+# A single image that takes no longer may be purified on the event loop if no other request is under way.
+_INLINE_SECONDS = 0.005
+# Torch's messages on a CPU, in CUDA's libraries, and in a traced graph, where the exception's class is lost.
 _OUT_OF_MEMORY = re.compile(r"you tried to allocate|out of memory|ALLOC_FAILED")
 
 
 @dataclasses.dataclass(frozen=True)
-class Attack:
-    """An attack to show instead of purifying: on the classifier alone, or through the purifier too."""
-
-    eps: float
-    through_purifier: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class Work:
-    """What to do with a batch; entries travel together only when they ask for the same."""
+    """What to do with a batch; only entries with equal work share one."""
 
     model: str
     classify: bool = False
@@ -65,10 +57,10 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Purified:
-    """A batch's result: ``images`` in the dtype and layout they came in, one residual norm an image on [0, 1].
+    """A batch's result: ``images`` in the dtype and layout of the input, and two residual norms an image, on [0, 1].
 
-    ``probabilities`` ``(N, classes)`` of the purified images where classification was asked for, ``unpurified`` of the
-    images as they came where a comparison was. ``sha256`` and ``profile`` are those of the checkpoint that did it.
+    ``probabilities`` ``(N, classes)`` are the classifier's for the purified images, with ``Work.classify``;
+    ``unpurified`` those for the input, with ``Work.compare``. ``sha256`` and ``profile`` are the checkpoint's.
     """
 
     images: Images
@@ -84,7 +76,7 @@ class Purified:
 
     @staticmethod
     def join(pieces: Sequence[Purified]) -> Purified:
-        """Pieces of one entry, put together again."""
+        """Pieces of one entry, concatenated."""
 
         def joined(name: str) -> Any:
             return np.concatenate([getattr(piece, name) for piece in pieces])
@@ -100,8 +92,8 @@ class Purified:
 
 
 @contextmanager
-def _telling_of_memory() -> Iterator[None]:
-    """Torch's ways to say that memory does not suffice as Python's own, which numpy says too."""
+def _raising_memory_errors() -> Iterator[None]:
+    """Turn torch's out-of-memory errors into Python's ``MemoryError``, which numpy raises too."""
     try:
         yield
     except RuntimeError as error:
@@ -118,14 +110,19 @@ def resolve_device(device: str) -> str:
 
 
 class Engine:
-    """Purifiers by name, in the order they were asked for, and the embedded classifiers by what they take."""
+    """Purifiers by name, in the order of the settings, and the embedded classifiers by their input's shape."""
 
     def __init__(
-        self, names: tuple[str, ...], classifiers: tuple[str, ...], device: str, precision: Wanted, threads: int = 0
+        self,
+        names: tuple[str, ...],
+        classifiers: tuple[str, ...],
+        device: str,
+        precision: PrecisionSetting,
+        threads: int = 0,
     ) -> None:
         self._threads = threads or torch.get_num_threads()
         self._steps: dict[tuple[str, torch.dtype, bool], nn.Module] = {}
-        self._quick: set[str] = set()
+        self._inline: set[str] = set()
         self.device = resolve_device(device)
         self.precision = resolve(precision, self.device)
         self.purifiers = {
@@ -145,15 +142,15 @@ class Engine:
         return models.card_of(self.purifiers[name])
 
     def cards(self) -> Iterator[Card]:
-        """The cards of the loaded purifiers, in the order they were asked for."""
+        """The cards of the loaded purifiers, in the order of the settings."""
         return map(self.card, self.purifiers)
 
     def classifier_cards(self) -> Iterator[Card]:
-        """The cards of the embedded classifiers, in the order they were asked for."""
+        """The cards of the embedded classifiers, in the order of the settings."""
         return map(models.card_of, self.classifiers.values())
 
     def warm_up(self, max_batch_images: int) -> None:
-        """Run every purifier once at a single image and once at a full batch, so that no request pays for it."""
+        """Run every purifier once at a single image and once at a full batch, so that no request has to wait for it."""
         for name in self.purifiers:
             card = self.card(name)
             channels, height, width = card.input_shape if all(card.input_shape) else _OF_ANY_SIZE
@@ -162,18 +159,18 @@ class Engine:
                 self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
                 self.run(Work(name), np.zeros((count, channels, height, width), np.float32))
             seconds = math.inf
-            for _ in range(5):  # the best of some, as a candidate is warmed up beside one that serves
+            for _ in range(5):  # the best of five: a candidate is warmed up beside an engine that serves
                 started = time.perf_counter()
                 self.run(Work(name, classify, classify), np.zeros((1, height, width, channels), np.uint8))
                 seconds = min(seconds, time.perf_counter() - started)
-            if self.device == "cpu" and seconds < _QUICK_SECONDS:
-                self._quick.add(name)
+            if self.device == "cpu" and seconds < _INLINE_SECONDS:
+                self._inline.add(name)
 
-    def quick(self, work: Work, images: Images) -> bool:
-        """Whether this is done in a few milliseconds, on the calling thread."""
+    def runs_inline(self, work: Work, images: Images) -> bool:
+        """Whether this takes so few milliseconds that it may run on the event loop."""
         known = self._evaluated(work.model, images)
         timed = any(self.card(work.model).input_shape) or images.size <= math.prod(_OF_ANY_SIZE)
-        return len(images) == 1 and work.attack is None and work.model in self._quick and known and timed
+        return len(images) == 1 and work.attack is None and work.model in self._inline and known and timed
 
     def _evaluated(self, model: str, images: Images | Tensor) -> bool:
         """Whether ``images`` are of the size that the purifier was evaluated, warmed up and traced at."""
@@ -190,21 +187,21 @@ class Engine:
         model = _load(str(path), "purifier", self.device)
         model.card = dataclasses.replace(models.card_of(model), name=name)  # type: ignore[assignment]
         other = copy.copy(self)
-        other.purifiers, other._steps, other._quick = {name: model}, {}, set()
+        other.purifiers, other._steps, other._inline = {name: model}, {}, set()
         return other
 
     def adopt(self, candidate: Engine) -> None:
-        """Take a candidate's purifier, with its fast path, in the place of the one of its name."""
+        """Replace the purifier of the candidate's name by the candidate's, with its compiled graph."""
         kept = {key: step for key, step in self._steps.items() if key[0] not in candidate.purifiers}
         self.purifiers, self._steps = self.purifiers | candidate.purifiers, kept | candidate._steps
-        self._quick = self._quick - candidate.purifiers.keys() | candidate._quick
+        self._inline = self._inline - candidate.purifiers.keys() | candidate._inline
 
-    @_telling_of_memory()
+    @_raising_memory_errors()
     def run(self, work: Work, images: Images, requests: int = 1) -> Purified:
-        """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1], of so many requests.
+        """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1], from so many requests.
 
         Raises:
-            MemoryError: more than the device's memory holds.
+            MemoryError: the batch does not fit into the device's memory.
         """
         most = max(1, _VALUES_A_PASS // math.prod(images.shape[1:]))
         if len(images) > most and not self._evaluated(work.model, images):
@@ -215,7 +212,7 @@ class Engine:
         if work.attack:
             return self._attacked(work.model, work.attack, images)
         with torch.inference_mode():
-            # A tensor shares the array's memory; torch asks that it be writable, which a request's bytes are not.
+            # A tensor shares the array's memory, which torch wants writable and a request's bytes are not.
             given = torch.from_numpy(images if images.flags.writeable else images.copy()).to(self.device)
             x, purified, answer, linf, l2 = self._step(work.model, given)(given)
             probabilities = self._probabilities(purified) if work.classify else None
@@ -225,14 +222,14 @@ class Engine:
             return Purified(answer.cpu().numpy(), *norms, probabilities, unpurified, card.sha256, card.profile)
 
     def _attacked(self, model: str, attack: Attack, images: Images) -> Purified:
-        """Adversarial images in the place of purified ones, uint8 ``(N, H, W, C)``, inside the budget as rounded."""
+        """Adversarial images instead of purified ones, uint8 ``(N, H, W, C)``, within the budget after rounding."""
         x = torch.from_numpy(images.copy()).to(self.device).permute(0, 3, 1, 2).float() / 255
         classifier = self._classifier_of(x)
         with torch.no_grad():
             labels = classifier(x).argmax(1)
         target = nn.Sequential(self.purifiers[model], classifier) if attack.through_purifier else classifier
         levels, most = x.mul(255).round(), math.floor(attack.eps * 255 + 1e-6)
-        adversarial = demo.pgd(target, x, labels, attack.eps).mul(255).round().clamp(levels - most, levels + most)
+        adversarial = pgd(target, x, labels, attack.eps).mul(255).round().clamp(levels - most, levels + most)
         residual = (adversarial / 255 - x).flatten(1)
         answer = adversarial.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return Purified(answer, residual.abs().amax(1).cpu().numpy(), residual.norm(dim=1).cpu().numpy())
@@ -241,7 +238,7 @@ class Engine:
         """The whole pass for a model and a dtype, compiled at its first use; images of another size run eagerly."""
         key = (model, given.dtype, self._evaluated(model, given))
         if key not in self._steps:
-            network = (lowered if self.precision == "bf16" else folded)(self.purifiers[model])
+            network = (to_bf16 if self.precision == "bf16" else folded)(self.purifiers[model])
             step = _Step(network.to(memory_format=torch.channels_last), given.dtype == torch.uint8).eval()  # type: ignore[call-overload]
             self._steps[key] = _traced(step, given) if self.device == "cpu" and key[2] else step
         return self._steps[key]
@@ -263,7 +260,7 @@ class _Step(nn.Module):
         self.purifier, self.integral = purifier, integral
 
     def scaled(self, given: Tensor) -> Tensor:
-        """The network's input on [0, 1], NCHW by shape, in the order of memory that convolutions are fastest in."""
+        """The network's input on [0, 1], of shape NCHW, in the memory format in which convolutions are fastest."""
         x = given.permute(0, 3, 1, 2).float() / 255 if self.integral else given
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -272,7 +269,7 @@ class _Step(nn.Module):
         x = self.scaled(given)
         purified = self.purifier(x).float().clamp(0, 1)
         answer = purified.contiguous()
-        if self.integral:  # what is sent is what is measured and classified
+        if self.integral:  # the residual and the label are those of the rounded image that is sent
             levels = purified.mul(255).round()
             purified = levels / 255
             answer = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -281,13 +278,13 @@ class _Step(nn.Module):
 
 
 def _traced(step: _Step, example: Tensor) -> nn.Module:
-    """One graph that runs without Python, and so without the interpreter's lock that the event loop needs meanwhile.
+    """One graph that runs without Python, and so without the interpreter's lock, which the event loop needs meanwhile.
 
-    Where it cannot be had, or disagrees with the module on another batch size, the module itself.
+    Returns the module itself where tracing fails or the graph disagrees with it on another batch size.
     """
     other = torch.rand(3, *example.shape[1:]).mul(255 if example.dtype == torch.uint8 else 1).to(example.dtype)
     try:
-        fast = _Step(packed(step.purifier, step.scaled(example)), step.integral).eval()
+        fast = _Step(onednn(step.purifier, step.scaled(example)), step.integral).eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the shape checks of Arn.forward are the same for every batch
             graph: nn.Module = torch.jit.trace(fast, example, check_trace=False)
@@ -295,8 +292,8 @@ def _traced(step: _Step, example: Tensor) -> nn.Module:
             level = 1 if ours.dtype == torch.uint8 else 1 / 255
             torch.testing.assert_close(ours.float(), theirs.float(), atol=1.01 * level, rtol=1e-3)
     except Exception:
-        # Operators that are torch's own may change; and where warnings are errors, the tracer's may become one after
-        # all, since the filters belong to every thread. The plain module serves as well, more slowly.
+        # Torch's private operators may change. And where warnings are errors, another thread may reset the filter
+        # above, so that the tracer's warning is raised. The plain module gives the same answer more slowly.
         logger.warning("the network cannot be traced and runs eagerly", exc_info=True)
         return step
     return graph

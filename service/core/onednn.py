@@ -1,7 +1,7 @@
-"""Convolutions on a CPU whose weights are laid out once, as oneDNN wants them, and not at every call.
+"""Convolutions on a CPU whose weights are laid out once for oneDNN instead of at every call.
 
-The operators are those that torch.compile freezes a network into; here they stand in a traced graph, which needs no
-compiler where it runs.
+The operators are those that torch.compile uses for a frozen network. In a traced graph they need no compiler at run
+time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 _FEW_CHANNELS = 4
 
 
-def packed(network: nn.Module, example: Tensor) -> nn.Module:
-    """A copy in eval mode that answers as ``network`` does, quickest for images of ``example``'s size.
+def onednn(network: nn.Module, example: Tensor) -> nn.Module:
+    """A copy in eval mode that computes what ``network`` does, fastest for images of ``example``'s size.
 
     Raises:
-        RuntimeError, NotImplementedError, AttributeError: this build of torch, or this network, has no such form.
+        RuntimeError, NotImplementedError, AttributeError: not possible with this build of torch or this network.
     """
     out = copy.deepcopy(network).eval()
     shapes: dict[str, list[int]] = {}
@@ -45,7 +45,7 @@ def packed(network: nn.Module, example: Tensor) -> nn.Module:
     return out
 
 
-# Compiled, since a trace cannot hold these operators' list of numbers or none.
+# Compiled, since a trace cannot represent these operators' optional lists of numbers.
 _compiled = torch.jit.CompilationUnit("""
 def convolve(x, weight, bias: Optional[Tensor], padding: List[int],
              stride: List[int], dilation: List[int], groups: int):
@@ -60,7 +60,7 @@ def convolve_transposed(x, weight, bias: Optional[Tensor], padding: List[int], o
 
 
 class _Packed(nn.Module):
-    """One convolution, transposed or not, for inputs of about a shape."""
+    """One convolution, transposed or not, optimised for inputs of one shape."""
 
     weight: Tensor
 
@@ -91,7 +91,7 @@ def _is_doubling(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
 class _Doubling(nn.Module):
     """A transposed convolution of kernel 4, stride 2 and padding 1 as one of kernel 2.
 
-    Each of the four phases of its output sees 2x2 pixels of the input, so the weights fall apart into four kernels
+    Each of the four phases of its output sees 2x2 pixels of the input, so the weights split into four kernels
     (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009).
     """
 

@@ -1,4 +1,4 @@
-"""Inference in bfloat16: which devices gain by it, and the copy of a network that computes in it."""
+"""Inference in bfloat16: which devices are faster with it, and a copy of a network that computes in it."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from arn_purify.models.folding import folded
-from arn_purify.models.precision import multiplies_bf16
+from arn_purify.models.inference import folded, multiplies_bf16
 
 Precision = Literal["fp32", "bf16"]
-Wanted = Literal["auto", "fp32", "bf16"]
+PrecisionSetting = Literal["auto", "fp32", "bf16"]
+"""``Precision``, or ``auto``, which depends on the device."""
 
 
-def resolve(precision: Wanted, device: str) -> Precision:
-    """``auto`` is bf16 where the device multiplies it natively, and so faster than float32."""
+def resolve(precision: PrecisionSetting, device: str) -> Precision:
+    """The precision to compute in; ``auto`` is bf16 where the device has instructions for it, which makes it faster."""
     if precision != "auto":
         return precision
     return "bf16" if multiplies_bf16(device) else "fp32"
 
 
 def tolerance(precision: Precision, device: str) -> tuple[float, int]:
-    """Least share of a purified uint8 image within one grey level of the reference, and how far the rest may be.
+    """The least share of a purified uint8 image within one grey level of the reference, and the limit for the rest.
 
-    Where bf16 is emulated a value may go one level further.
+    Where bf16 is emulated a value may be off by one level more.
     """
     if precision == "fp32":
         return 1.0, 1
     return 0.99, 4 if multiplies_bf16(device) else 5
 
 
-def lowered(network: nn.Module) -> nn.Module:
+def to_bf16(network: nn.Module) -> nn.Module:
     """A folded copy that takes and gives float32 and computes in bfloat16 between its first and last convolution.
 
-    These two touch the pixels: in float32 they halve the deviation and cost next to nothing. What was folded before is
-    rounded once.
+    These two read and write the pixels: in float32 they halve the deviation at almost no cost. Weights are folded first
+    and rounded once.
     """
     out = folded(network)
     convolutions = {n: m for n, m in out.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}

@@ -1,4 +1,4 @@
-"""What HTTP needs here beyond Starlette: bounded bodies, clients that hang up, refusals, the outermost middleware."""
+"""HTTP beyond Starlette: bounded bodies, clients that disconnect, error answers, the outermost middleware."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,7 +21,7 @@ from ..telemetry import tracing
 from ..telemetry.log import REQUEST_ID, access
 from ..telemetry.metrics import Metrics
 
-# An answer is what its type says, and about nobody's images but the asker's.
+# An answer has the type that it declares, and belongs to one client: no sniffing, no caches.
 SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 QUIET = ("/metrics", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
@@ -32,12 +32,12 @@ async def read_body(request: Request, max_bytes: int) -> bytearray:
 
     Raises:
         BodyTooLarge: more than ``max_bytes``, declared or sent.
-        ClientGone: the client hung up in the middle.
+        ClientGone: the client disconnected in the middle.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise BodyTooLarge(f"the body has {declared} bytes; {max_bytes} are taken")
-    body = bytearray()  # writable, so that arrays over it are, as torch asks
+    body = bytearray()  # writable, so that arrays over it are, as torch wants them
     try:
         async for chunk in request.stream():
             if len(body) + len(chunk) > max_bytes:
@@ -50,10 +50,10 @@ async def read_body(request: Request, max_bytes: int) -> bytearray:
 
 @asynccontextmanager
 async def stopping_when_client_leaves(request: Request) -> AsyncIterator[None]:
-    """Cancel what is awaited inside when the client hangs up. The body must have been read before.
+    """Cancel what is awaited inside when the client disconnects. The body must have been read before.
 
     Raises:
-        ClientGone: it did.
+        ClientGone: the client disconnected.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -78,7 +78,7 @@ async def stopping_when_client_leaves(request: Request) -> AsyncIterator[None]:
 
 
 class _InMemoryParser(MultiPartParser):
-    # The body is in memory already and bounded; rolling parts over to disk would only block the event loop.
+    # The body is in memory already and bounded; writing parts to disk would only block the event loop.
     spool_max_size = 2**62
 
 
@@ -102,7 +102,7 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
             raise TooManyImages(f"more than {max_files} files in one request") from error
         raise BrokenBody(f"not a multipart/form-data body: {message}") from error
     parts = [value for _, value in form.multi_items() if not isinstance(value, str)]
-    # The charset is the client's to name, and some make of a name what UTF-8 cannot say.
+    # The client chooses the charset, and some charsets decode a name to what UTF-8 cannot encode.
     names = [(part.filename or "image").encode("utf-8", "replace").decode() for part in parts]
     files = [(name, await part.read()) for name, part in zip(names, parts, strict=True)]
     await form.close()
@@ -111,20 +111,25 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
     return files
 
 
+def error_body(sentence: str, code: str) -> dict[str, str]:
+    """The JSON of every error that the service answers in its own form."""
+    return {"error": sentence, "code": code}
+
+
 def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
-    """The answer that says no, counted, in the form of the protocol that ``path`` belongs to."""
+    """An error as an answer, counted, in the form of the protocol that ``path`` belongs to."""
     metrics.rejected.labels(error.code).inc()
     if path.startswith(("/predictions", "/ping")):  # TorchServe's
-        body = {"code": error.status, "type": type(error).__name__, "message": str(error)}
+        content: Mapping[str, object] = {"code": error.status, "type": type(error).__name__, "message": str(error)}
     else:
-        body = {"error": str(error), "code": error.code}
-    return JSONResponse(body, error.status, error.headers)
+        content = error_body(str(error), error.code)
+    return JSONResponse(content, error.status, error.headers)
 
 
 class RequestContext:
-    """Outermost, pure ASGI: takes or makes the request id, records and logs every answer.
+    """The outermost middleware, pure ASGI: sets the request id, counts and logs every answer.
 
-    Whatever ends a request, it is answered: with 503 where a shutdown gives it up, with 500 where we are at fault.
+    Every request is answered: with 503 where a shutdown abandons it, with 500 after an internal error.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool]) -> None:
@@ -158,7 +163,7 @@ class RequestContext:
         except asyncio.CancelledError:
             if not self.draining():
                 raise
-            if begun:  # a client that does not take its answer
+            if begun:  # the client does not read its answer
                 return
             given_up = Draining("the service is shutting down, and this request took too long")
             await refusal(scope["path"], given_up, self.metrics)(scope, receive, send_with_id)
@@ -166,9 +171,9 @@ class RequestContext:
             if not begun:
                 fault = ServiceError("an internal error; the log has it")
                 await refusal(scope["path"], fault, self.metrics)(scope, receive, send_with_id)
-            raise  # so that the traceback reaches the log, and nobody else
+            raise  # so that the traceback reaches the log, and only the log
         finally:
-            # The template, never the path: a scanner must not be able to make new series.
+            # The template, never the path: a scanner must not be able to create new series.
             route = getattr(scope.get("route"), "path", "unmatched")
             self.metrics.requests.labels(route, status).inc()
             level = logging.DEBUG if route in QUIET else logging.INFO

@@ -13,24 +13,21 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 from multidict import CIMultiDict
 
-from ..core import purifier as pipeline
-from ..core.purifier import Timings
+from ..core.limits import Reservation
+from ..core.purifier import BYTES_PER_PIXEL, Timings, run_off_loop
 from ..errors import BodyTooLarge, Draining, OutOfMemory, ServiceError, Unauthorized
 from ..telemetry import tracing
 from ..telemetry.log import REQUEST_ID, access
 from . import rest as gateway
 from .downstream import DownstreamAnswer
 from .protocols import Wire, v2_grpc
-
-if TYPE_CHECKING:
-    from ..app import Service
 
 logger = logging.getLogger("service.gateway")
 
@@ -63,7 +60,7 @@ _OWN_METADATA = re.compile(r"grpc-.*|:.*|user-agent|content-type|te|x-admin-toke
 class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base class has no types
     """The server at ``grpc_port`` and the channel to ``downstream_grpc``."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: gateway.Gateway) -> None:
         settings = service.settings
         receive, send = "grpc.max_receive_message_length", ("grpc.max_send_message_length", -1)
         self._service = service
@@ -111,7 +108,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 if len(request) > _MOST_PASSED_BYTES:
                     raise BodyTooLarge(f"the message has {len(request)} bytes, more than {_MOST_PASSED_BYTES}")
                 if _PASSED[method]:
-                    self._service.ready_batcher()  # ready only when both are
+                    self._service.lifecycle.check_ready()  # ready only when both are
                 return await call.pass_on(await self._ask(method, request, call, Timings()))
         else:
             return None
@@ -122,9 +119,9 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
 
             # Of a stream no message is read unless asked for.
             return grpc.stream_unary_rpc_method_handler(self._guarded(method, probed))
-        doors = self._service.doors
+        limits = self._service.limits
         try:
-            doors.authorise(str(dict(handler_call_details.invocation_metadata).get("x-api-key", "")).encode())
+            limits.authorise(str(dict(handler_call_details.invocation_metadata).get("x-api-key", "")).encode())
         except Unauthorized as error:
             refused = error
 
@@ -134,8 +131,8 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             return grpc.stream_unary_rpc_method_handler(self._guarded(method, refuse))
 
         async def admitted(request: bytes, call: _Call) -> bytes:
-            with doors.client(_address(call.context.peer())), doors.room(len(request)), doors.rooms() as keep:
-                return await handler(request, dataclasses.replace(call, keep=keep))
+            with limits.client(_address(call.context.peer())), limits.memory.reserve(len(request)) as memory:
+                return await handler(request, dataclasses.replace(call, memory=memory))
 
         return grpc.unary_unary_rpc_method_handler(self._guarded(method, admitted))
 
@@ -145,7 +142,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
 
         async def call(request: bytes, context: Any) -> bytes:
             service, started, status = self._service, time.perf_counter(), "UNKNOWN"
-            service.in_flight += 1
+            service.lifecycle.in_flight += 1
             arrived = _Call.of(context)
             REQUEST_ID.set(arrived.id)
             tracing.note(arrived.id)
@@ -171,7 +168,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 await context.abort(grpc.StatusCode[status], str(refusal), (*told, ("x-arn-code", refusal.code)))
                 raise AssertionError from caught  # abort raises
             finally:
-                service.in_flight -= 1
+                service.lifecycle.in_flight -= 1
                 service.metrics.requests.labels(f"grpc:{route}", status).inc()
                 level = logging.DEBUG if method in _OPEN else logging.INFO  # probes
                 access(level, arrived.id, "gRPC", route, status, time.perf_counter() - started)
@@ -184,25 +181,25 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         return traced
 
     async def _infer(self, request: bytes, call: _Call) -> bytes:
-        with pipeline.timed(self._service) as timings:
+        with self._service.purifier.timed() as timings:
             return await self._purified(request, call, timings)
 
     async def _purified(self, request: bytes, call: _Call, timings: Timings) -> bytes:
         service, settings = self._service, self._service.settings
-        if service.draining:
-            raise Draining("the service is shutting down")
+        service.lifecycle.check_accepting()
         if random.random() >= settings.purify_share:
             return await self._bypass(request, call, timings, "canary")
         try:
-            pixels = len(request) // gateway.BYTES_A_PIXEL
-            found = await pipeline.pooled(pixels, v2_grpc.find, Wire(request, {}))
-            wire, items = await gateway.purify(service, found, timings, call.keep)
+            pixels = len(request) // BYTES_PER_PIXEL
+            found = await run_off_loop(pixels, v2_grpc.find, Wire(request, {}))
+            assert call.memory is not None  # it was admitted
+            wire, items = await gateway.purify(service, found, timings, call.memory)
         except gateway.FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
             return await self._bypass(request, call, timings, error.code)
         answer = await self._ask(_INFER, bytes(wire.body), call, timings)
-        evidence = pipeline.evidence(service, items, timings)
+        evidence = service.purifier.answer_headers(items, timings)
         await call.pass_on(answer, tuple((name.lower(), value) for name, value in evidence.items()))
         if random.random() < settings.shadow_share:
 
@@ -212,7 +209,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                     other = (await self._ask(_INFER, request, call, Timings())).plain
                 gateway.compared(service, v2_grpc, items, answer.plain, other)
 
-            service.background(shadow, len(request))
+            service.background.start(shadow, len(request))
         return answer.body
 
     async def _bypass(self, request: bytes, call: _Call, timings: Timings, reason: str) -> bytes:
@@ -272,14 +269,14 @@ class _Answer:
 class _Call:
     """What outlives a call's context: its id, the metadata to pass on, and the client's deadline (monotonic).
 
-    ``keep`` finds room for so many bytes more until the call ends.
+    ``memory`` is reserved until the call ends, and grows by what it decodes.
     """
 
     context: Any
     id: str
     metadata: _Metadata
     deadline: float
-    keep: Callable[[int], None] = lambda _: None
+    memory: Reservation | None = None
 
     @staticmethod
     def of(context: Any) -> _Call:

@@ -8,6 +8,7 @@ other spelling of a path leads past the purifier.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import random
@@ -17,20 +18,19 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from multidict import CIMultiDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arn_purify.models import Card
-
 from ..core import codec
-from ..core import purifier as pipeline
-from ..core.purifier import Item, Sizes, Timings
+from ..core.background import Background
+from ..core.lifecycle import Lifecycle
+from ..core.limits import Limits, Reservation
+from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
 from ..edge.http import read_body, stopping_when_client_leaves
 from ..errors import (
     BodyTooLarge,
@@ -47,21 +47,18 @@ from ..errors import (
     UnsupportedMedia,
     WrongSize,
 )
+from ..settings import Settings
 from ..telemetry import tracing
-from .downstream import DownstreamAnswer
+from ..telemetry.metrics import Metrics
+from .downstream import Downstream, DownstreamAnswer
 from .preprocessing import Contract, Entered
 from .protocols import MAX_PLACES, Found, Images, Wire, torchserve, v1, v2
-
-if TYPE_CHECKING:
-    from ..app import Service
 
 logger = logging.getLogger("service.gateway")
 
 # What `bypass` forgives: our own troubles, and images that no purifier here takes. Never a body that cannot be read, or
 # a broken one would be the way past the purifier.
 FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
-# So many of a tensor's numbers are converted, or bytes of a body read, in the time that a PNG's pixel is decoded.
-NUMBERS_A_PIXEL = BYTES_A_PIXEL = 64
 _INFLATED_AT_ONCE = 4096  # compressed bytes; what a member leaves of them is copied, and members can be tiny
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
 # What a client's headers say of the bytes that it sent, which are others now.
@@ -69,6 +66,20 @@ _OF_THE_BODY = frozenset({"content-encoding", "content-md5", "content-digest", "
 _SAID_HERE = ("date", "server")  # of the server's headers; uvicorn writes its own
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
+
+
+@dataclasses.dataclass
+class Gateway:
+    """What the gateway stands on."""
+
+    settings: Settings
+    purifier: Purifier
+    lifecycle: Lifecycle
+    limits: Limits
+    metrics: Metrics
+    background: Background
+    contract: Contract
+    downstream: Downstream | None = None
 
 
 # -- the server behind us -----------------------------------------------------------------------------------------
@@ -83,7 +94,7 @@ def client_headers(request: Request) -> dict[str, str]:
 
 
 async def ask(
-    service: Service,
+    service: Gateway,
     timings: Timings,
     method: str,
     path: str,
@@ -139,17 +150,17 @@ def verbatim(answer: DownstreamAnswer, ours: Mapping[str, str]) -> Response:
 # -- one inference ------------------------------------------------------------------------------------------------
 
 
-async def infer(request: Request, service: Service, protocol: ModuleType, path: str) -> Response:
+async def infer(request: Request, service: Gateway, protocol: ModuleType, path: str) -> Response:
     """Purify the images of one request and pass it on; whatever the policies say besides."""
-    with pipeline.timed(service) as timings:
+    with service.purifier.timed() as timings:
         return await _infer(request, service, protocol, path, timings)
 
 
-async def _infer(request: Request, service: Service, protocol: ModuleType, path: str, timings: Timings) -> Response:
+async def _infer(request: Request, service: Gateway, protocol: ModuleType, path: str, timings: Timings) -> Response:
     settings = service.settings
-    if service.draining:
-        raise Draining("the service is shutting down")
-    headers, keep = client_headers(request), request.scope["state"]["keep"]
+    service.lifecycle.check_accepting()
+    headers = client_headers(request)
+    memory: Reservation = request.scope["state"]["memory"]
     came = await read_body(request, settings.max_body_bytes)
 
     async with stopping_when_client_leaves(request):
@@ -160,9 +171,9 @@ async def _infer(request: Request, service: Service, protocol: ModuleType, path:
             if encoding := headers.get("content-encoding", ""):  # a small body may be a large one
                 body = await asyncio.to_thread(inflate, came, encoding, settings.max_body_bytes)
                 if body is not came:
-                    keep(len(body))
-            found = await pipeline.pooled(len(body) // BYTES_A_PIXEL, protocol.find, Wire(body, headers))
-            purified, items = await purify(service, found, timings, keep)
+                    memory.add(len(body))
+            found = await run_off_loop(len(body) // BYTES_PER_PIXEL, protocol.find, Wire(body, headers))
+            purified, items = await purify(service, found, timings, memory)
         except FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
@@ -184,7 +195,7 @@ async def _infer(request: Request, service: Service, protocol: ModuleType, path:
         finally:
             if other:
                 other.cancel()
-    evidence = pipeline.evidence(service, items, timings)
+    evidence = service.purifier.answer_headers(items, timings)
     if compare:
         evidence |= compared(service, protocol, items, answer, unpurified)
     elif random.random() < settings.shadow_share:
@@ -192,14 +203,12 @@ async def _infer(request: Request, service: Service, protocol: ModuleType, path:
         async def shadow() -> None:
             compared(service, protocol, items, answer, await as_it_came())
 
-        service.background(shadow, len(came))
+        service.background.start(shadow, len(came))
     return verbatim(answer, evidence)
 
 
-async def purify(
-    service: Service, found: Found, timings: Timings, keep: Callable[[int], None]
-) -> tuple[Wire, list[Item]]:
-    """The request with its images purified; ``keep`` finds room for so many bytes more until it ends.
+async def purify(service: Gateway, found: Found, timings: Timings, memory: Reservation) -> tuple[Wire, list[Item]]:
+    """The request with its images purified; ``memory`` is reserved until it ends and grows by what is decoded.
 
     Raises:
         NoImage: none that the declared contract or a purifier's shape tells.
@@ -207,14 +216,10 @@ async def purify(
         ServiceError: an image that cannot be decoded, or does not fit the contract; the queue's refusals.
     """
     started = time.perf_counter()
-    contract, cards, sizes = service.contract, list(service.engine.cards()), service.settings.sizes
-
-    def takes(channels: int, height: int, width: int, among: Sequence[Card] = cards, sizes: Sizes = sizes) -> bool:
-        return any(pipeline.takes(card, (height, width), channels, sizes) for card in among)
-
+    contract, purifier = service.contract, service.purifier
     # A purifier of any size would see an image in every matrix: it is asked only where none of a fixed size sees one.
-    particular = partial(takes, among=[card for card in cards if any(card.input_shape)], sizes="evaluated")
-    chosen = contract.choose(found.slots, particular) or contract.choose(found.slots, takes)
+    chosen = contract.choose(found.slots, purifier.takes_as_evaluated)
+    chosen = chosen or contract.choose(found.slots, purifier.takes)
     if not chosen:
         wanted = f"as input {contract.input!r}" if contract.input else "of a shape that a loaded purifier takes"
         raise NoImage(f"no image in the request {wanted}")
@@ -222,20 +227,20 @@ async def purify(
         raise TooManyImages(f"{len(chosen)} images in one request; the queue holds {service.settings.queue_images}")
     items: list[Item] = []
     entered: list[Entered | None] = []
-    decoding = pipeline.Decoding(service, keep)
+    decoding, selection = purifier.decoding(memory), purifier.selection()
     for index in chosen:
         slot = found.slots[index]
         if isinstance(slot.images, bytes):
-            items.append(await decoding.decode(slot.images))
+            items.append(await decoding.decode(slot.images, selection))
             entered.append(None)
         else:
             size = 0 if slot.images is None else slot.images.size
-            tensor = await pipeline.pooled(size // NUMBERS_A_PIXEL, contract.enter, slot, takes)
-            card = pipeline.choose(service, None, tensor.size, tensor.channels)
+            tensor = await run_off_loop(size // BYTES_PER_PIXEL, contract.enter, slot, purifier.takes)
+            card = selection.choose(tensor.size, tensor.channels)
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(tensor)
     timings.stage("decode", started)
-    items = await pipeline.purify(service, items, timings)
+    items = await purifier.purify(items, timings)
     started = time.perf_counter()
 
     def write() -> Wire:
@@ -246,20 +251,20 @@ async def purify(
             )
         return found.put_back(new)
 
-    work = sum(i.images.size // (1 if t is None else NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
-    wire = await pipeline.pooled(work, write)
+    work = sum(i.images.size // (1 if t is None else BYTES_PER_PIXEL) for i, t in zip(items, entered, strict=True))
+    wire = await run_off_loop(work, write)
     timings.stage("encode", started)
     return wire, items
 
 
 async def bypass(
-    request: Request, service: Service, timings: Timings, path: str, body: bytes | bytearray, reason: str
+    request: Request, service: Gateway, timings: Timings, path: str, body: bytes | bytearray, reason: str
 ) -> Response:
     """The request as it came, marked and counted."""
     service.metrics.bypassed.labels(reason).inc()
     target = path + (f"?{request.url.query}" if request.url.query else "")
     answer = await ask(service, timings, request.method, target, client_headers(request), body)
-    timing = pipeline.server_timing(timings)
+    timing = server_timing(timings)
     return verbatim(answer, {"X-ARN-Purified": "false", "X-ARN-Bypass": reason, "Server-Timing": timing})
 
 
@@ -301,7 +306,7 @@ def inflate(body: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | b
 
 
 def compared(
-    service: Service, protocol: ModuleType, items: Sequence[Item], purified: DownstreamAnswer,
+    service: Gateway, protocol: ModuleType, items: Sequence[Item], purified: DownstreamAnswer,
     unpurified: DownstreamAnswer | None,
 ) -> dict[str, str]:  # fmt: skip
     """Count and log whether the server calls both images the same, and tell it as headers."""
@@ -339,7 +344,7 @@ def _listed(labels: Sequence[Any]) -> str:
 # -- the routes of each protocol ----------------------------------------------------------------------------------
 
 
-def routes(protocol: str) -> list[Route]:
+def routes(protocol: str, service: Gateway) -> list[Route]:
     """The routes that stand in for a server of ``v1``, ``v2`` or ``torchserve``; ``any`` for all three."""
     table: dict[str, list[tuple[str, list[str], ModuleType | None, bool]]] = {
         "v1": [
@@ -380,15 +385,13 @@ def routes(protocol: str) -> list[Route]:
     chosen = [row for name, rows in table.items() if protocol in (name, "any") for row in rows]
     # A template without a colon must not swallow `model:predict`: the more particular ones are tried first.
     chosen.sort(key=lambda row: (":" not in row[0], "{" in row[0]))
-    return [_route(*row) for row in chosen]
+    return [_route(service, *row) for row in chosen]
 
 
-def _route(template: str, methods: list[str], module: ModuleType | None, health: bool) -> Route:
+def _route(service: Gateway, template: str, methods: list[str], module: ModuleType | None, health: bool) -> Route:
     async def endpoint(request: Request) -> Response:
-        service: Service = request.app.state.service
         request.scope["route"] = route  # whose template is the metrics' label
-        service.in_flight += 1
-        try:
+        with service.lifecycle.request():
             path = template
             for name, value in request.path_params.items():
                 if not _SEGMENT.fullmatch(value) or value.strip(".") == "":
@@ -397,16 +400,14 @@ def _route(template: str, methods: list[str], module: ModuleType | None, health:
             if module is not None:
                 return await infer(request, service, module, path)
             return await _pass_through(request, service, path, health)
-        finally:
-            service.in_flight -= 1
 
     route = Route(template, endpoint, methods=methods)
     return route
 
 
-async def _pass_through(request: Request, service: Service, path: str, health: bool) -> Response:
+async def _pass_through(request: Request, service: Gateway, path: str, health: bool) -> Response:
     if health:
-        service.ready_batcher()  # ready only when both are
+        service.lifecycle.check_ready()  # ready only when both are
     body = bytes(await read_body(request, 64 * 2**10))
     target = path + (f"?{request.url.query}" if request.url.query else "")
     timings = Timings()
@@ -418,7 +419,7 @@ async def _pass_through(request: Request, service: Service, path: str, health: b
 # -- at start -----------------------------------------------------------------------------------------------------
 
 
-def check(service: Service) -> None:
+def check(service: Gateway) -> None:
     """Hold the declared contract against the V2 metadata of the model behind us, where there is one to ask.
 
     Raises:
@@ -434,12 +435,7 @@ def check(service: Service) -> None:
     except (OSError, ValueError) as error:
         logger.warning("the contract is not checked: %s does not answer (%s)", url, error)
         return
-    cards = list(service.engine.cards())
-
-    def takes(channels: int, height: int, width: int) -> bool:
-        return any(pipeline.takes(card, (height, width), channels, settings.sizes) for card in cards)
-
-    reason = mismatch(service.contract, metadata, takes)
+    reason = mismatch(service.contract, metadata, service.purifier.takes)
     if reason:
         raise ValueError(f"the model {settings.downstream_model!r} behind us does not fit: {reason}")
 

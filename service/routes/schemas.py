@@ -31,7 +31,7 @@ class PurifyAnswer(BaseModel):
 
 
 class Prediction(BaseModel):
-    """A classifier's word on one image."""
+    """A classifier's answer for one image."""
 
     label: int
     class_name: str | None = None
@@ -44,7 +44,7 @@ class Classification(Prediction):
     model: str
     classifier: str
     residual: Residual
-    unpurified: Prediction | None = Field(None, description="with ?compare=true: the image as it came")
+    unpurified: Prediction | None = Field(None, description="with ?compare=true: of the unpurified image")
 
 
 class ClassifyAnswer(BaseModel):
@@ -88,7 +88,7 @@ class ModelsAnswer(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Every refusal."""
+    """Every error."""
 
     error: str = Field(description="a sentence")
     code: str = Field(description="a slug")

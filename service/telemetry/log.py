@@ -1,4 +1,4 @@
-"""Log lines for people or, as one JSON object each, for machines. Both carry the id of the request they belong to."""
+"""Log lines as text or as JSON objects, each with the id of its request."""
 
 from __future__ import annotations
 

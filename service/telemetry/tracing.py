@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry. FastAPI makes the span of a request; its stages and the call of the server behind are ours.
+"""Traces by OpenTelemetry. FastAPI makes the span of a request; its stages and the model server's are made here.
 
-Sent where the extra ``otel`` is installed and the standard variables name a receiver; every ``OTEL_*`` variable is read
-by OpenTelemetry itself. Elsewhere spans are its no-ops, and nothing but its API, which FastAPI needs, is imported.
+They are sent where the extra ``otel`` is installed and the standard variables name a receiver; OpenTelemetry itself
+reads every ``OTEL_*`` variable. Otherwise spans are no-ops, and only the API, which FastAPI needs, is imported.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_FLUSH_SECONDS = 3.0  # a receiver that is gone must not hold a shutdown up
+_FLUSH_SECONDS = 3.0  # an unreachable receiver must not delay a shutdown
 
 _tracer = trace.get_tracer("arn-purify")
 
 
 def start(version: str) -> TracerProvider | None:
-    """Send the spans of this process, as OTLP over HTTP, where the environment asks for it and it can be had.
+    """Send the spans of this process, as OTLP over HTTP, where the environment asks for it and the extra is installed.
 
-    Returns what :func:`stop` is to be called with; None where nothing is sent, or somebody else sends it already.
+    Returns the argument of :func:`stop`; None where nothing is sent, or another provider is set already.
     """
     asked = [name for name in _ENDPOINTS if os.environ.get(name)]
     if not asked or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -58,14 +58,14 @@ def start(version: str) -> TracerProvider | None:
 
 
 def stop(provider: TracerProvider) -> None:
-    """Send what is left."""
+    """Send the remaining spans."""
     thread = threading.Thread(target=provider.shutdown, daemon=True)
     thread.start()
     thread.join(_FLUSH_SECONDS)
 
 
 def note(request_id: str) -> None:
-    """Tell the span under way which request it is, and the log which trace."""
+    """Write the request's id into the current span, and the trace's id into the log."""
     span = trace.get_current_span()
     if (context := span.get_span_context()).is_valid:
         span.set_attribute("arn.request_id", request_id)
@@ -73,9 +73,9 @@ def note(request_id: str) -> None:
 
 
 def stage(name: str, started: float, ended: float) -> None:
-    """A child span that is over; the times are those of ``time.perf_counter``."""
+    """Add a child span that has ended; times by ``time.perf_counter``."""
     if trace.get_current_span().is_recording():
-        # The thread may lose its turn between the two clocks, which makes the difference too small; hardly ever thrice.
+        # The thread may be interrupted between the two clocks, which makes the difference too small; rarely thrice.
         since = max(time.time_ns() - time.perf_counter_ns() for _ in range(3))
         _tracer.start_span(name, start_time=since + int(1e9 * started)).end(since + int(1e9 * ended))
 
@@ -89,7 +89,7 @@ def called(method: str, headers: Mapping[str, str]) -> Iterator[None]:
 
 
 def outcome(status: str, failed: bool) -> None:
-    """The status that the gRPC call under way is answered with; ``failed`` where that is no fault of the client's."""
+    """Write a gRPC call's status into its span; ``failed`` where the client is not to blame."""
     span = trace.get_current_span()
     span.set_attributes({"rpc.system.name": "grpc", "rpc.response.status_code": status})
     if failed:
@@ -98,7 +98,7 @@ def outcome(status: str, failed: bool) -> None:
 
 @contextmanager
 def asking(headers: Iterable[tuple[str, T]]) -> Iterator[Iterable[tuple[str, T | str]]]:
-    """The call of the server behind us as a client span: gives its headers, which name that span as their parent."""
+    """A client span around the call of the model server; yields the headers, which name the span as their parent."""
     if not trace.get_current_span().get_span_context().is_valid:
         yield headers
         return

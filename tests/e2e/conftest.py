@@ -1,5 +1,6 @@
 """The real command as a process of its own, on a loopback port."""
 
+import os
 import re
 import socket
 import subprocess
@@ -12,18 +13,20 @@ import grpc.aio
 import httpx2
 import pytest
 
+from ..conftest import PATIENCE, PATIENT
+
 
 class Served:
     """A running ``arn serve``."""
 
     def __init__(self, process, log, url, trusted):
         self.process, self.log, self.url = process, log, url
-        self.client = httpx2.Client(base_url=url, timeout=60, verify=trusted)
+        self.client = httpx2.Client(base_url=url, timeout=PATIENCE, verify=trusted)
 
     def connect(self):
         """A bare connection."""
         host, port = self.url.partition("://")[2].split(":")
-        return socket.create_connection((host, int(port)), timeout=30)
+        return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
     @property
     def said(self):
@@ -32,18 +35,21 @@ class Served:
     def stop(self):
         """End it as an orchestrator does; a request's log line may come after its answer, but not after this."""
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager
-def serving(tmp_path, *flags, command=(sys.executable, "-m", "arn_purify.service"), trusted=True, **how):
-    """``arn serve`` with flags, once it is ready; ``how`` goes to the process (``cwd``, ``env``)."""
+def serving(
+    tmp_path, *flags, command=(sys.executable, "-m", "arn_purify.service"), trusted=True, env=os.environ, **how
+):
+    """``arn serve`` with flags, once it is ready; its clocks are slow unless a flag or ``env`` sets them."""
+    environment = {f"ARN_{name.upper()}": str(seconds) for name, seconds in PATIENT.items()} | dict(env)
     log = tmp_path / "serve.log"
     served = None
     with log.open("w") as file:
-        process = subprocess.Popen([*command, "serve", "--port", "0", *flags], stderr=file, **how)
+        process = subprocess.Popen([*command, "serve", "--port", "0", *flags], stderr=file, env=environment, **how)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (found := re.search(r"running on (https?://[\d.:]+)", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

@@ -20,7 +20,9 @@ from PIL import Image
 
 from arn_purify import models
 from arn_purify.service.core import codec
-from tests.e2e.conftest import serving
+
+from ..conftest import PATIENCE
+from .conftest import serving
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "adversarial_3.png"
@@ -68,9 +70,9 @@ def prometheus(programs, served, tmp_path):
             [programs["prometheus"], f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'tsdb'}",
              "--web.listen-address=127.0.0.1:19099"], stderr=file,
         )  # fmt: skip
-    client = httpx2.Client(base_url="http://127.0.0.1:19099", timeout=10)
+    client = httpx2.Client(base_url="http://127.0.0.1:19099", timeout=PATIENCE)
 
-    def ask(expression, wanted=lambda value: True, within=40.0):
+    def ask(expression, wanted=lambda value: True, within=PATIENCE):
         deadline = time.monotonic() + within
         values = None
         while time.monotonic() < deadline:
@@ -101,9 +103,7 @@ def test_prometheus_scrapes_the_service_and_answers(query, served, programs):
     query('sum(arn_requests_total{route="/purify",status="200"})', lambda value: value == 5)
     query('arn_rejected_total{reason="broken_image"}', lambda value: value == 1)
     query('arn_residual_linf_count{model="mnist-transparent"}', lambda value: value == 5)
-    query(
-        'histogram_quantile(0.5, sum by (le) (arn_stage_seconds_bucket{stage="infer"}))', lambda value: 0 < value < 10
-    )
+    query('histogram_quantile(0.5, sum by (le) (arn_stage_seconds_bucket{stage="infer"}))', lambda value: value > 0)
     query("count(arn_model_info)", lambda value: value == 2)
     text = served.client.get("/metrics").text
     lint = subprocess.run([programs["promtool"], "check", "metrics"], input=text, capture_output=True, text=True)
@@ -163,7 +163,7 @@ async def load(url, stop, seen):
     digit = EXAMPLE.read_bytes()
     pixels = (np.array(Image.open(EXAMPLE), np.float32) / 255).tolist()
     flood = codec.encode_npy(np.zeros((8, 1, 28, 28), np.float32))
-    async with httpx2.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE) as client:
         while not stop.is_set():
             answers = await asyncio.gather(
                 *(client.post("/purify", content=digit) for _ in range(8)),
@@ -193,7 +193,7 @@ def test_every_panel_and_every_alert_has_data_under_load(programs, tmp_path):
             thread.start()
             try:
                 ask("up", lambda value: value == 1)
-                empty, deadline = list(expressions()), time.monotonic() + 60
+                empty, deadline = list(expressions()), time.monotonic() + PATIENCE
                 while empty and time.monotonic() < deadline:
                     empty = [pair for pair in empty if not answered(ask, pair[1])]
             finally:

@@ -16,6 +16,8 @@ from PIL import Image
 
 from arn_purify.service.core import codec
 
+from ..conftest import PATIENCE
+
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -72,7 +74,7 @@ def pixels(content):
 
 def test_a_large_image_is_decoded_beside_a_replica(ray_serve):
     large = codec.encode_image(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))
-    answer = httpx2.post(f"{URL}/purify?resize=true", content=large, timeout=30)
+    answer = httpx2.post(f"{URL}/purify?resize=true", content=large, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     assert pixels(answer.content).shape == (28, 28)
 
@@ -84,7 +86,7 @@ def test_a_replica_killed_under_load_makes_no_answer_wrong(ray_serve):
     answered, failed, wrong = [], [], []
 
     async def client(start, until):
-        async with httpx2.AsyncClient(base_url=URL, timeout=30) as http:
+        async with httpx2.AsyncClient(base_url=URL, timeout=PATIENCE) as http:
             number = start
             while time.monotonic() < until:
                 digit, number = number % 10, number + 1
@@ -114,7 +116,7 @@ def test_a_replica_killed_under_load_makes_no_answer_wrong(ray_serve):
     assert len([t for t in answered if t < killed]) > 50
     assert len([t for t in answered if t > killed + 2]) > 50, "the other replica goes on, and a new one comes"
     assert len(failed) <= 16, "only what was under way in the killed replica"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while tell(ray_serve, "count") < 2 and time.monotonic() < deadline:
         time.sleep(0.5)
     assert tell(ray_serve, "count") == 2

@@ -22,7 +22,7 @@ from arn_purify import models
 from arn_purify.service.core import codec
 from arn_purify.service.edge.connection import MAX_HEAD_BYTES
 
-from ..conftest import decoders_of
+from ..conftest import PATIENCE, decoders_of
 from ..fuzz import slow_png
 from .conftest import serving
 
@@ -84,14 +84,14 @@ def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits_cleanly(t
         accepted.join()
         assert answers[0].status_code == 200
         assert np.load(io.BytesIO(answers[0].content)).shape == (200, 1, 28, 28)
-        assert served.process.wait(20) == 0
+        assert served.process.wait(PATIENCE) == 0
         assert "Traceback" not in served.said
 
 
 def test_a_shutdown_gives_up_in_time_what_hangs_and_says_so(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         behind = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        flags = ("--downstream-url", behind, "--downstream-timeout-seconds", "60", "--drain-seconds", "2")
+        flags = ("--downstream-url", behind, "--downstream-timeout-seconds", str(3 * PATIENCE), "--drain-seconds", "2")
         with serving(tmp_path, *flags) as served:
             answers = []
             asking = threading.Thread(
@@ -99,9 +99,7 @@ def test_a_shutdown_gives_up_in_time_what_hangs_and_says_so(tmp_path):
             )
             asking.start()
             with silent.accept()[0]:
-                started = time.monotonic()
-                assert served.stop() == 0
-                assert time.monotonic() - started < 8
+                assert served.stop() == 0  # and not once the server's time is up
                 asking.join()
             assert (answers[0].status_code, answers[0].json()["code"]) == (503, "draining")
             assert answers[0].headers["x-request-id"]
@@ -137,11 +135,10 @@ def gone(pids):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_sigterm_finishes_what_is_being_decoded_and_leaves_no_process(tmp_path):
-    patient = ("--decode-seconds", "60", "--drain-seconds", "60")
-    with decoding(tmp_path, 200, *patient) as (served, workers, asking, answers):
+    with decoding(tmp_path, 200) as (served, workers, asking, answers):
         for pid in (*workers, served.process.pid):  # to all of them, as a terminal or a supervisor sends it
             os.kill(pid, signal.SIGTERM)
-        assert served.process.wait(60) == 0
+        assert served.process.wait(PATIENCE) == 0
         asking.join()
         assert answers[0].status_code == 200
         assert gone(workers)
@@ -153,7 +150,7 @@ def test_a_service_that_is_killed_leaves_no_decoder(tmp_path):
     with decoding(tmp_path, 5000, "--decode-seconds", "5") as (served, workers, _, _):
         served.process.kill()
         served.process.wait()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not gone(workers):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -193,19 +190,19 @@ def test_a_client_that_hangs_up_takes_its_images_out_of_the_queue(tmp_path, slow
 def test_a_head_without_end_is_cut_off_before_it_takes_memory(served):
     host, port = served.url.removeprefix("http://").split(":")
     start = b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Big: "
-    with socket.create_connection((host, int(port)), timeout=10) as client, contextlib.suppress(ConnectionError):
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client, contextlib.suppress(ConnectionError):
         client.sendall(start)
         for _ in range(200):  # the end may come while we still send
             client.sendall(b"a" * 65536)
         pytest.fail("13 MB of one header were taken")
-    with socket.create_connection((host, int(port)), timeout=10) as client:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
         # One byte too many: nothing is left unread when the connection closes, so that the answer is not lost.
         client.sendall(start.ljust(MAX_HEAD_BYTES + 1, b"a"))
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 431 ")
     assert json.loads(body)["code"] == "head_too_large"
-    with socket.create_connection((host, int(port)), timeout=10) as client:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
         client.sendall(start + b"a" * 40_000 + b"\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 200 ")
 
@@ -224,7 +221,7 @@ def test_a_start_that_cannot_be_ends_with_one_line_and_status_2(flags, message, 
     whole = (models.ZOO / "mnist-transparent.safetensors").read_bytes()
     (tmp_path / "corrupt.safetensors").write_bytes(whole[: len(whole) // 2])
     command = [sys.executable, "-m", "arn_purify.service", "serve", "--port", "0", *flags]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert finished.returncode == 2
     (line,) = finished.stderr.splitlines()
     assert line.startswith("arn: ")
@@ -264,7 +261,7 @@ def test_json_logs_carry_the_id_of_their_request(tmp_path):
 
 def test_the_list_of_models_may_be_cut_short():
     listed = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m service models | head -1; exit ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{sys.executable} -m arn_purify.service models | head -1; exit ${{PIPESTATUS[0]}}"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert (listed.returncode, listed.stderr) == (0, "")

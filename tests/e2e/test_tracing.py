@@ -18,7 +18,9 @@ import grpc.aio
 import pytest
 
 from arn_purify.service.gateway.protocols import v2_grpc
-from tests.e2e.conftest import behind_grpc, serving
+
+from ..conftest import PATIENCE
+from .conftest import behind_grpc, serving
 
 trace_service = pytest.importorskip(
     "opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="the extra otel is not installed"
@@ -178,9 +180,9 @@ async def test_a_call_over_grpc_is_traced_like_a_request(tmp_path, receiver):
             (port,) = re.findall(r"gRPC on [\d.]+:(\d+)", served.said)
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
                 ask = channel.unary_unary(f"/{v2_grpc.SERVICE}/ServerMetadata")
-                assert ask(b"", metadata=tuple(CLIENTS.items()), timeout=20) == b""
+                assert ask(b"", metadata=tuple(CLIENTS.items()), timeout=PATIENCE) == b""
                 with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
-                    channel.unary_unary(f"/{v2_grpc.SERVICE}/ModelInfer")(b"", timeout=20)
+                    channel.unary_unary(f"/{v2_grpc.SERVICE}/ModelInfer")(b"", timeout=PATIENCE)
             assert served.stop() == 0
 
     async with behind_grpc(answer) as address:
@@ -204,7 +206,7 @@ def test_a_receiver_that_is_gone_costs_no_answer_and_no_shutdown(tmp_path, recei
         assert served.client.post("/purify", content=PNG).status_code == 200
         started = time.monotonic()
         assert served.stop() == 0
-    assert time.monotonic() - started < 10  # of 30 that OpenTelemetry would take
+    assert time.monotonic() - started < 25  # of 30 that OpenTelemetry would take
 
 
 @pytest.mark.parametrize("variables", [{}, {"OTEL_SDK_DISABLED": "true"}])

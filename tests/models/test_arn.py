@@ -4,15 +4,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from arn_purify import models
 from arn_purify.models import Arn, ArnConfig, AttackDiscriminator, ImageDiscriminator
-from arn_purify.models.folding import folded
+from arn_purify.models.inference import folded
+
+from ..networks import THIN_RELEASED
 
 
 @pytest.fixture(params=["compact", "released", "colour", "skips"])
 def config(request):
-    colour = request.param in ("colour", "skips")
-    return ArnConfig.preset(request.param, *((3, 32) if colour else (1, 28)))
+    if request.param == "released":
+        return THIN_RELEASED
+    return ArnConfig.preset(request.param, *((3, 32) if request.param in ("colour", "skips") else (1, 28)))
 
 
 def images(config, count):
@@ -64,6 +66,7 @@ def test_the_released_network_is_the_authors():
     with torch.device("meta"):
         model = Arn(ArnConfig("released"))
     assert parameters(model) == 121_921_027
+    assert model.config.code_shape == (2048, 1, 1)
     assert parameters(model) - parameters(model.encoder.log_variance) == pytest.approx(88.4e6, rel=1e-3)
 
 
@@ -110,27 +113,9 @@ def test_the_discriminators_answer_one_logit_a_domain_and_one_an_image(config):
     assert ImageDiscriminator(config)(images(config, 4)).shape == (4,)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"architecture": "huge"}, "unknown architecture"),
-        ({"architecture": "released", "size": 32}, "28x28"),
-        ({"size": 30}, "multiple of 4"),
-    ],
-)
-def test_a_configuration_that_cannot_be_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ArnConfig(**arguments)
-
-
 def test_other_channels_are_refused():
     with pytest.raises(ValueError, match=r"expected \(N, 1, H, W\)"):
         Arn(ArnConfig())(torch.rand(1, 3, 28, 28))
-
-
-def test_one_line_purifies():
-    assert models.purify(torch.rand(4, 1, 28, 28)).shape == (4, 1, 28, 28)
-    assert {"mnist-lenet5", "mnist-transparent"} <= set(models.available())
 
 
 def test_folding_batch_normalisation_changes_nothing(config):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from arn_purify import models
-from arn_purify.models import Arn, ArnConfig, Card, CheckpointError, checkpoint
+from arn_purify.models import Arn, ArnConfig, Card, CheckpointError, checkpoint, files
 from arn_purify.service.core.engine import Engine
 
 
@@ -107,8 +107,8 @@ def test_an_unknown_name_lists_what_there_is():
 
 def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
     before = path.read_bytes()
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]

@@ -8,14 +8,37 @@ image is what arrives. The ball: rows of pi sum to the natural pixels, the cost 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.datasets import spec_of
+from .base import Attack, budget_of
+
 _BISECTIONS = 20  # of the dual variable: 2^-20 of its bracket
 _LARGEST_DUAL = 2.0**20
 _GAMMA = 1e-3  # of the Frank-Wolfe variant, as its authors set it
+_BATCH = 100  # the coupling has a window's worth of entries for each pixel
+
+
+class Wasserstein(Attack):
+    """FWA_N, by projected gradient with dual projection."""
+
+    @classmethod
+    def preset(cls, name: str, dataset: str) -> Self:
+        """40 steps within a window of 5x5 pixels."""
+        settings = {"iterations": 40, "step": 0.1, "window": 5}
+        source = "Wu, Wang & Yu, ICML 2020, projected gradient with dual projection"
+        eps = budget_of(name, spec_of(dataset).attacks.wasserstein_eps)
+        return cls(name, "untargeted", "wasserstein", eps, settings, source)
+
+    def perturb(self, classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """See :func:`attack`; a few images at a time."""
+        parts = zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
+        iterations, step, window = (self.settings[key] for key in ("iterations", "step", "window"))
+        return torch.cat([attack(classifier, x, y, self.budget, int(iterations), step, int(window)) for x, y in parts])
 
 
 def window_cost(window: int) -> Tensor:

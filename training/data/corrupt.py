@@ -1,6 +1,6 @@
-"""Damage that no attacker did, for training inputs: what restores it carries over to attacks unlike the seen ones.
+"""Random damage for training inputs: a purifier that restores it does better on attacks that it has not seen.
 
-Every function takes images ``(N, C, H, W)`` in [0, 1] and a generator, and draws how bad it gets for each image.
+Every function takes images ``(N, C, H, W)`` in [0, 1] and a generator, and draws a strength for each image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CHANGED = 1 / 255  # what is kept of an attack is rounded to float16
+_CHANGED = 1 / 255  # crafted images are stored as float16
 
 
 def specks(x: Tensor, generator: torch.Generator) -> Tensor:

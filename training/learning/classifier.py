@@ -33,9 +33,8 @@ from arn_purify.models import (
     WideResNetConfig,
 )
 
-from ..attacks import Attack, at_budget, get, seed_of
-from ..attacks.fast import searched
-from ..data import Dataset, Split, flip_images, shift_images
+from ..attacks import Attack, at_budget, for_crafting, get, seed_of
+from ..data import Dataset, Split, flip_images, shift_images, spec_of
 from ..deadline import OutOfTime, is_near
 from .recipes import check_length, one_cycle
 from .state import ConfigurationError, load_state, save_state, weights_sha256
@@ -89,14 +88,14 @@ class ClassifierRecipe:
 
 
 def natural(arch: str = "lenet5", dataset: str = "mnist") -> ClassifierRecipe:
-    """The ordinary classifier of an architecture. CIFAR-10's photographs are mirrored; signs and digits read one way.
+    """The ordinary classifier of an architecture. Images are mirrored where the data set allows it.
 
-    On colour: SGD with Nesterov's momentum over one cycle in bf16. Targets keep hard labels: smoothed ones bend the
-    loss that attacks climb. The wide ones, which no attack is trained on, take .1.
+    On colour: SGD with Nesterov's momentum over one cycle in bf16. Targets keep hard labels: smoothed ones change the
+    loss that attacks climb. The wide ones, which no purifier is trained with, take .1.
     """
     if arch in _SMALL:
         return ClassifierRecipe()
-    flip = dataset == "cifar10"
+    flip = spec_of(dataset).mirrored
     if arch == "lisa-cnn":
         return ClassifierRecipe(
             epochs=60, batch_size=128, learning_rate=1e-3, weight_decay=0.01, shift=3, flip=flip, mixed_precision=True
@@ -124,10 +123,10 @@ def at_pgd(arch: str = "lenet5", dataset: str = "mnist") -> ClassifierRecipe:
 
 
 def doa(arch: str = "lenet5", dataset: str = "mnist", rows: int = 7, columns: int = 7) -> ClassifierRecipe:
-    """DOA (Wu, Tong & Vorobeychik, ICLR 2020), to go on from an ordinary classifier: SGD at .01 against ROA.
+    """DOA (Wu, Tong & Vorobeychik, ICLR 2020), fine-tuned from an ordinary classifier: SGD at .01 against ROA.
 
-    LISA-CNN, which had learned by AdamW, fell to one class for all signs at that rate, and still did worse by SGD at
-    .001 than by AdamW at 3e-4: 31.4 and 9.4 % of the validation signs wrong after 48 steps.
+    LISA-CNN, trained by AdamW before, predicted one class for all signs at that rate. By SGD at .001 it had 31.4 %
+    error on the validation signs after 48 steps, by AdamW at 3e-4 9.4 %.
     """
     of_signs = arch == "lisa-cnn"
     return ClassifierRecipe(
@@ -135,7 +134,7 @@ def doa(arch: str = "lenet5", dataset: str = "mnist", rows: int = 7, columns: in
         learning_rate=3e-4 if of_signs else 0.01, weight_decay=0.0, shift=0,
         optimiser="adamw" if of_signs else "sgd",
         adversary=get("ROA_N", dataset).with_settings(rows=rows, columns=columns),
-        flip=dataset == "cifar10", mixed_precision=arch not in _SMALL,
+        flip=spec_of(dataset).mirrored, mixed_precision=arch not in _SMALL,
     )  # fmt: skip
 
 
@@ -153,90 +152,117 @@ def train_classifier(
 ) -> nn.Module:  # fmt: skip
     """Train an ``arch`` on ``dataset``, from ``initial``'s weights if given, and return it frozen, in eval mode.
 
-    With ``out`` the state is saved there after each epoch, and a run that was killed goes on from it. ``compiled``
+    With ``out`` the state is saved there after each epoch, and a run that was killed continues from it. ``compiled``
     runs forward and backward through torch.compile.
 
     Raises:
         ConfigurationError: ``arch`` cannot take the images or ``initial``'s weights.
         OutOfTime: the deadline would come before the next epoch's end.
     """
-    torch.manual_seed(recipe.seed)
+    model: nn.Module = _network(arch, dataset, recipe.seed, initial)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = _optimiser(model, recipe)
+    batches = -(-len(dataset.train) // recipe.batch_size)
+    state_path = out / "state.safetensors" if out else None
+    fingerprint = repr((arch, weights_sha256(initial), recipe, dataset.train.sha256()))
+    step = load_state(state_path, {"model": model}, {"model": optimiser}, fingerprint) if state_path else 0
+    epochs = _Epochs(recipe, dataset.train.to(device), model, optimiser, device, compiled)
+    seconds = 0.0
+    for epoch in range(step // batches, recipe.epochs):
+        if is_near(seconds):
+            raise OutOfTime(f"{epoch} of {recipe.epochs} epochs")
+        started = time.monotonic()
+        mean = epochs.train(epoch)
+        if state_path:
+            save_state(state_path, {"model": model}, {"model": optimiser}, (epoch + 1) * batches, fingerprint)
+        seconds = time.monotonic() - started
+        speed = len(dataset.train) / seconds
+        logger.info("epoch %d of %d: loss %.4f, %.0f images a second", epoch + 1, recipe.epochs, mean, speed)
+    model.eval().requires_grad_(False)
+    return model
+
+
+def _network(arch: str, dataset: Dataset, seed: int, initial: nn.Module | None) -> nn.Module:
+    """The network as training begins with it."""
+    torch.manual_seed(seed)
     model: nn.Module = NETWORKS[arch](dataset.shape, len(dataset.class_names))
     try:
         if initial is not None:
             model.load_state_dict(initial.state_dict())
         with torch.no_grad():
-            model.eval()(dataset.train.batch(slice(0, 2))[0])
+            model.eval()(dataset.train.images_of(slice(0, 2)))
     except RuntimeError as error:
         what = str(error).splitlines()[0]
         raise ConfigurationError(
             f"{arch} does not fit {dataset.name}'s images, or not --init's weights: {what}"
         ) from None
     model.train()
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    forward = torch.compile(model) if compiled else model
-    optimiser: torch.optim.Optimizer
-    if recipe.optimiser == "sgd":
-        optimiser = torch.optim.SGD(
-            model.parameters(), recipe.learning_rate, 0.9, weight_decay=recipe.weight_decay,
-            nesterov=bool(recipe.weight_decay),
-        )  # fmt: skip
-    else:
-        optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    batches = -(-len(dataset.train) // recipe.batch_size)
-    total = recipe.epochs * batches
-    state_path = out / "state.safetensors" if out else None
-    fingerprint = repr((arch, weights_sha256(initial), recipe, dataset.train.sha256()))
-    step = load_state(state_path, {"model": model}, {"model": optimiser}, fingerprint) if state_path else 0
-    train, seconds = dataset.train.to(device), 0.0
-    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.mixed_precision)
-    attacked = searched(model, recipe.mixed_precision)  # once: on CUDA a graph belongs to it
-    for epoch in range(step // batches, recipe.epochs):
-        if is_near(seconds):
-            raise OutOfTime(f"{epoch} of {recipe.epochs} epochs")
-        started = time.monotonic()
-        generator = torch.Generator().manual_seed(seed_of(recipe.seed, "classifier", epoch))
-        order = torch.randperm(len(dataset.train), generator=generator)
-        progress = tqdm(order.split(recipe.batch_size), desc=f"classifier {epoch + 1}/{recipe.epochs}", mininterval=2)
-        losses = []
-        for indices in progress:
-            images, labels = train.batch(indices, device)
-            offsets = torch.randint(0, 2 * recipe.shift + 1, (len(indices), 2), generator=generator)
-            images = shift_images(images, offsets, recipe.shift)
-            if recipe.flip:
-                images = flip_images(images, torch.rand(len(indices), generator=generator) < 0.5)
-            if recipe.adversary:
-                images = _attacked(recipe, model, attacked, images, labels, step, total)
-            optimiser.param_groups[0]["lr"] = one_cycle(recipe.learning_rate, step, total)
-            with autocast:
-                logits = forward(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            step += 1
-            losses.append(loss.detach())
-        if state_path:
-            save_state(state_path, {"model": model}, {"model": optimiser}, step, fingerprint)
-        seconds = time.monotonic() - started
-        mean, speed = float(torch.stack(losses).mean()), len(train) / seconds
-        logger.info("epoch %d of %d: loss %.4f, %.0f images a second", epoch + 1, recipe.epochs, mean, speed)
-    model.eval().requires_grad_(False)
     return model
 
 
-def _attacked(
-    recipe: ClassifierRecipe, model: nn.Module, target: nn.Module, images: Tensor, labels: Tensor, step: int, total: int
-) -> Tensor:
-    assert recipe.adversary is not None
-    attack = recipe.adversary
-    if recipe.ramp and attack.eps:
-        attack = at_budget(attack, min(1.0, (step + 1) / (recipe.ramp * total)) * attack.eps)
-    # As it will stand when it is deployed; what is crafted must not move BatchNorm's statistics.
-    model.eval().requires_grad_(False)
-    adversarial = attack(target, images, labels, seed_of(recipe.seed, "adversary", step)).images
-    model.train().requires_grad_(True)
-    return adversarial
+def _optimiser(model: nn.Module, recipe: ClassifierRecipe) -> torch.optim.Optimizer:
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), recipe.learning_rate, 0.9, weight_decay=recipe.weight_decay,
+            nesterov=bool(recipe.weight_decay),
+        )  # fmt: skip
+    return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+class _Epochs:
+    """Epochs over ``train`` by a recipe."""
+
+    def __init__(
+        self, recipe: ClassifierRecipe, train: Split, model: nn.Module, optimiser: torch.optim.Optimizer,
+        device: str, compiled: bool,
+    ) -> None:  # fmt: skip
+        self.recipe, self.split, self.model, self.optimiser = recipe, train, model, optimiser
+        self.device, self.batches = device, -(-len(train) // recipe.batch_size)
+        self.steps = recipe.epochs * self.batches
+        self.forward = torch.compile(model) if compiled else model
+        self.attacked = for_crafting(model, recipe.mixed_precision)  # once: on CUDA a graph belongs to it
+
+    def train(self, epoch: int) -> float:
+        """One epoch; returns its mean loss."""
+        recipe, step = self.recipe, epoch * self.batches
+        generator = torch.Generator().manual_seed(seed_of(recipe.seed, "classifier", epoch))
+        order = torch.randperm(len(self.split), generator=generator)
+        autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=recipe.mixed_precision)
+        losses = []
+        batches = order.split(recipe.batch_size)
+        for indices in tqdm(batches, desc=f"classifier {epoch + 1}/{recipe.epochs}", mininterval=2):
+            images, labels = self._batch(indices, generator, step)
+            self.optimiser.param_groups[0]["lr"] = one_cycle(recipe.learning_rate, step, self.steps)
+            with autocast:
+                logits = self.forward(images)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.smoothing)
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+            step += 1
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    def _batch(self, indices: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, Tensor]:
+        """Images shifted, mirrored and attacked as the recipe says, and their labels."""
+        recipe = self.recipe
+        images, labels = self.split.batch(indices, self.device)
+        offsets = torch.randint(0, 2 * recipe.shift + 1, (len(indices), 2), generator=generator)
+        images = shift_images(images, offsets, recipe.shift)
+        if recipe.flip:
+            images = flip_images(images, torch.rand(len(indices), generator=generator) < 0.5)
+        if recipe.adversary:
+            images = self._attack(recipe.adversary, images, labels, step)
+        return images, labels
+
+    def _attack(self, attack: Attack, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        if self.recipe.ramp and attack.eps:
+            attack = at_budget(attack, min(1.0, (step + 1) / (self.recipe.ramp * self.steps)) * attack.eps)
+        # The network as it will be deployed; crafting must not move BatchNorm's statistics.
+        self.model.eval().requires_grad_(False)
+        adversarial: Tensor = attack(self.attacked, images, labels, seed_of(self.recipe.seed, "adversary", step)).images
+        self.model.train().requires_grad_(True)
+        return adversarial
 
 
 @torch.inference_mode()

@@ -6,28 +6,8 @@ No label is used: the classifier's own answer for the natural crop is what its a
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
 import logging
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
-from arn_purify.models import Arn, ArnConfig, AttackDiscriminator
-
-from ..data.pictures import Crops, Endless, centre_crop
-from ..deadline import is_near
-from . import losses
-from .state import load_state, save_state
 
 logger = logging.getLogger(__name__)
 

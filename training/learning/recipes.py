@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+from ..data import spec_of
+
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
@@ -55,7 +57,7 @@ class Recipe:
     (:func:`arn_purify.training.data.corrupt.moved`), for stickers.
     ``flip`` mirrors half of the images of each generation. ``budgets``: each batch is attacked at one drawn from this
     range instead of the attack's own.
-    ``continues``: the recipe whose run it is meant to go on from (``--init``).
+    ``continues``: the recipe whose run it is meant to be fine-tuned from (``--init``).
     ``inner_steps``: with 0 the seen attacks see f alone. Otherwise each batch is attacked by that many steps, the
     first of ``inner_step`` times the budget and the others smaller, through f after g as it stands; the budget goes
     from ``eps_from`` to ``eps_to`` times the attack's own over the first ``ramp`` of the run. ``ema``: the weights that
@@ -143,7 +145,7 @@ def transparent() -> Recipe:
 
 
 def augmented() -> Recipe:
-    """Ours, what ships: goes on from ``transparent`` with half of its inputs damaged at random besides.
+    """Ours, the released one: fine-tuned from ``transparent`` with half of its inputs damaged at random as well.
 
     1,284 steps, 16 minutes on two CPU cores. Validation error in percent, before and after: natural .66 and .64, PGD_N
     1.18 and 1.10; on the test split natural .59 and .69, PGD_N 1.54 and 1.37. ``docs/results.md`` has the attacks and
@@ -227,7 +229,7 @@ def hgd() -> Recipe:
 
 
 def hardened() -> Recipe:
-    """Ours: E and G against attacks that go through f after g, from the shipped transparent purifier (``--init``).
+    """Ours: E and G against attacks that go through f after g, from the released transparent purifier (``--init``).
 
     f stays frozen and ordinary. Cross-entropy holds f's answer, L1 holds the picture, so that g restores the image
     instead of writing a class into it.
@@ -260,7 +262,7 @@ def cifar10() -> Recipe:
 
     With L_att at .1 and L_nor at 1e-5 the code of ``skips`` grew without end to escape D_A. With L1 at 10 and the
     logits at 1, as on MNIST, the logits outweighed the picture: purified images were tinted. Beside L1 at 40 they are
-    not, and err far less, on ``colour`` with the logits at 2 and L_nor at 1e-5 (``docs/training.md``).
+    not, and have far less error, on ``colour`` with the logits at 2 and L_nor at 1e-5 (``docs/training.md``).
     """
     return Recipe(
         name="cifar10",
@@ -275,7 +277,7 @@ def cifar10() -> Recipe:
 
 
 def cifar10_wide() -> Recipe:
-    """``cifar10`` at budgets from 2 to 12 grey levels, meant to go on from it (``--init``); what ships learned here."""
+    """``cifar10`` at budgets from 2 to 12 grey levels, fine-tuned from it (``--init``); released models use it."""
     return dataclasses.replace(cifar10(), name="cifar10-wide", budgets=(2 / 255, 12 / 255))
 
 
@@ -295,7 +297,7 @@ def lisa() -> Recipe:
 
 
 def lisa_moved() -> Recipe:
-    """``lisa`` with three of four stickers moved from where they were made, to go on from it (``--init``): it ships."""
+    """``lisa`` with three of four stickers moved to another place, fine-tuned from it (``--init``): released."""
     return dataclasses.replace(lisa(), name="lisa-moved", moved=0.75)
 
 
@@ -339,6 +341,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 def default_recipe(arch: str, dataset: str) -> str:
     """The recipe that a network trains by on a data set where none is named."""
-    ours = {"cifar10": "cifar10", "digits-colour": "cifar10", "lisa": "lisa", "lisa-track": "lisa"}.get(dataset, "")
-    baseline = arch if arch in ("ape-g", "hgd") else ""
-    return "-".join(part for part in (ours, baseline) if part) or "transparent"
+    ours = spec_of(dataset).recipe
+    if arch not in ("ape-g", "hgd"):
+        return ours
+    baseline = f"{ours}-{arch}"
+    return baseline if baseline in RECIPES else arch

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

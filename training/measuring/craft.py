@@ -1,4 +1,4 @@
-"""Static crafted sets: every image of a split attacked once, with provenance, resumable, the same bytes every time."""
+"""Crafted sets: every image of a split attacked once, with provenance; resumable, and the same bytes every time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
-from ..attacks import Attack, seed_of
-from ..attacks.fast import searched
+from ..attacks import Attack, for_crafting, seed_of
 from ..data import Split
 from ..deadline import OutOfTime, is_near
 
@@ -31,7 +30,7 @@ CHUNK = 500
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a measured number depends on."""
+    """Versions of the packages that a measured number depends on."""
     found = {"python": platform.python_version()}
     for package in ("torch", "numpy", "scipy", "advertorch", "pyautoattack"):
         found[package] = metadata.version(package)
@@ -57,10 +56,13 @@ def crafted_set(
     device: str = "cpu",
     fast: bool = False,
 ) -> CraftedSet:
-    """Craft ``attack`` against ``classifier`` for a whole split, or read it back from ``root`` if it is there.
+    """Craft ``attack`` against ``classifier`` for a whole split, or read the set from ``root`` if it is there.
 
-    A run that was killed goes on at the chunk it had reached; each chunk has a seed of its own, so the result is that
-    of an unbroken run. ``fast`` searches in bf16, for training sets.
+    A run that was killed resumes at its last chunk. Each chunk has its own seed, so the result is that of an unbroken
+    run. ``fast`` crafts in bf16, for training sets.
+
+    Raises:
+        OutOfTime: the deadline is near; the chunks so far are kept.
     """
     provenance = {
         **attack.describe(),
@@ -82,7 +84,7 @@ def crafted_set(
     mode = "r+" if state["done"] else "w+"
     images = np.lib.format.open_memmap(images_path, mode, np.float32, tuple(split.images.shape))
     succeeded = np.lib.format.open_memmap(succeeded_path, mode, np.bool_, (len(split),))
-    target = searched(classifier, fast)
+    target = for_crafting(classifier, fast)
     progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
     started, first = time.monotonic(), state["done"]
     with progress:

@@ -1,4 +1,4 @@
-"""Error rates of a classifier behind a purifier, each with its threat model, as records."""
+"""Evaluate a classifier behind a purifier: error rates, each with its threat model, as records."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Purify = Callable[[Tensor], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Subject(Defended):
-    """What is evaluated, and how images reach g.
+    """What is evaluated, and how images reach the purifier.
 
-    ``transport``: ``in-process``, or what :func:`over_http` sends; then ``purify`` differs from ``purifier``, which a
-    white-box attacker still holds.
+    ``transport`` is ``in-process``, or the form that :func:`over_http` sends. In the latter case ``purify`` asks the
+    service, and ``purifier`` is the network that a white-box attacker differentiates through.
     """
 
     purify: Purify | None = None
@@ -47,10 +47,11 @@ def over_http(url: str, form: str, sha256: str = "") -> Purify:
     Args:
         url: the service, ``http://host:port``; with ``?model=`` where it holds several.
         form: ``npy`` or ``png``.
-        sha256: of the checkpoint that the service is to answer with; empty asks nothing.
+        sha256: of the checkpoint that the service must answer with; empty accepts any.
 
     Raises:
-        ValueError: by what it returns, where the service cannot be asked, refuses, or has another checkpoint.
+        ValueError: no such form. The purifier raises it too: the service cannot be reached, refuses, or has another
+            checkpoint.
     """
     client = httpx2.Client(timeout=60)
     base, _, query = url.partition("?")
@@ -94,8 +95,8 @@ def measure(
 ) -> tuple[int, dict[str, float]]:
     """How many of ``images`` ``(N, C, H, W)`` f gets wrong after purification, and a record's ``measures``.
 
-    Every image counts. PSNR is that of the mean squared error over all of them, which is lower than the mean of their
-    PSNRs; it is left out where nothing was changed at all.
+    Every image counts. PSNR is that of the mean squared error over all images, which is lower than the mean of their
+    PSNRs; there is none where nothing was changed.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
@@ -134,7 +135,7 @@ def evaluate(
     if attack is None:
         images: Tensor = natural
     else:
-        # The gradient goes through the target; what is counted went through the transport, as in every other row.
+        # The attack goes through the target; errors are counted through the transport, as in every other row.
         found = crafted_set(split, attack, target.by(attack), target.identity, crafted, seed, device)
         images, failures = found.images, int((~found.succeeded).sum())
         flags = (*flags, *found.provenance.get("flags", ()))
@@ -148,6 +149,7 @@ def evaluate(
         defence=subject.name,
         recipe=card.recipe if card.kind == "purifier" else "",
         checkpoint=card.name,
+        run=card.run if card.kind == "purifier" else {},
         attack=attack.name if attack else "none",
         eps=attack.eps if attack else None,
         norm=attack.norm if attack else None,

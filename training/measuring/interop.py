@@ -1,4 +1,4 @@
-"""Our purifiers as other toolboxes know them."""
+"""Adapters: purifiers for RobustBench and the adversarial-robustness-toolbox."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Defended(nn.Sequential):
+class PurifiedClassifier(nn.Sequential):
     """Classifier after purifier as one module, ``(N, C, H, W)`` in [0, 1] to logits: what RobustBench evaluates.
 
-    ``robustbench.benchmark(Defended(g, f), dataset="cifar10", threat_model="Linf", eps=8 / 255)``
+    ``robustbench.benchmark(PurifiedClassifier(g, f), dataset="cifar10", threat_model="Linf", eps=8 / 255)``
     """
 
     def __init__(self, purifier: nn.Module, classifier: nn.Module) -> None:

@@ -1,7 +1,8 @@
-"""Detection by local intrinsic dimensionality, and whether it still sees what was purified (section 4.3 of the paper).
+"""Detection by local intrinsic dimensionality (LID), before and after purification (section 4.3 of the paper).
 
-Source: Ma et al., "Characterizing adversarial subspaces using local intrinsic dimensionality", ICLR 2018: an estimate
-at every layer from the distances to the k nearest of a clean minibatch, a logistic regression on them.
+Source: Ma et al., "Characterizing adversarial subspaces using local intrinsic dimensionality", ICLR 2018. At every
+layer an image's LID is estimated from its distances to the k nearest of a clean minibatch; a logistic regression on
+these estimates is the detector.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ NEIGHBOURS = 20
 def intrinsic_dimensionality(points: Tensor, reference: Tensor, k: int = NEIGHBOURS, paired: bool = False) -> Tensor:
     """-k / sum_i log(r_i / r_k) of each of ``points`` ``(N, D)`` from its k nearest in ``reference`` ``(M, D)``.
 
-    A point that is itself in ``reference`` is not its own neighbour; with ``paired`` nor is what the i-th was made of,
-    the i-th of ``reference``, be it attacked, restored or as it was. Answers ``(N,)``.
+    A point that is itself in ``reference`` is not its own neighbour. With ``paired`` the i-th of ``reference``, the
+    natural image that the i-th point was made from, is not its neighbour either. Returns ``(N,)``.
     """
     distances = torch.cdist(points.double(), reference.double(), compute_mode="donot_use_mm_for_euclid_dist")
     distances = torch.where(distances < 1e-9, torch.inf, distances)
@@ -39,7 +40,7 @@ def intrinsic_dimensionality(points: Tensor, reference: Tensor, k: int = NEIGHBO
 
 @torch.no_grad()
 def layer_outputs(classifier: nn.Module, x: Tensor) -> list[Tensor]:
-    """What every layer with weights gives for ``x`` ``(N, C, H, W)``, each flattened to ``(N, D)``."""
+    """The output of every layer with weights for ``x`` ``(N, C, H, W)``, each flattened to ``(N, D)``."""
     found: list[Tensor] = []
     layers = [m for m in classifier.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(lambda _m, _i, out: found.append(out.flatten(1))) for layer in layers]
@@ -52,17 +53,17 @@ def layer_outputs(classifier: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def characteristics(classifier: nn.Module, images: Tensor, natural: Tensor) -> NDArray[np.float32]:
-    """The estimate at every layer, ``(N, layers)``, minibatch by minibatch beside its ``natural`` images.
+    """The estimate at every layer, ``(N, layers)``, each minibatch against its own ``natural`` images.
 
     Raises:
-        ValueError: no more images than the neighbours that an estimate takes.
+        ValueError: too few images for the neighbours that an estimate takes.
     """
     if len(images) <= NEIGHBOURS:
         raise ValueError(f"{len(images)} images are too few: an estimate takes {NEIGHBOURS} neighbours")
     rows = []
     for x, clean in zip(images.split(MINIBATCH), natural.split(MINIBATCH), strict=True):
         if len(clean) <= NEIGHBOURS:
-            break  # too few neighbours: the tail of the split is left out
+            break  # too few neighbours in the last minibatch of the split
         pairs = zip(layer_outputs(classifier, x), layer_outputs(classifier, clean), strict=True)
         rows.append(torch.stack([intrinsic_dimensionality(a, b, paired=True) for a, b in pairs], 1))
     out: NDArray[np.float32] = torch.cat(rows).numpy()
@@ -123,12 +124,12 @@ def detect(
 
 
 def record(detection: Detection, fields: dict[str, Any], path: Path) -> None:
-    """Write what was detected beside what it was measured on."""
+    """Write a detection with ``fields`` that say what it was measured on."""
     write_sealed(path, {**fields, "detection": dataclasses.asdict(detection)})
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What :func:`record` wrote.
+    """Read what :func:`record` wrote.
 
     Raises:
         ValueError: it was changed since.

@@ -1,35 +1,34 @@
-"""Signs that a robustness number may not mean what it says (arXiv 1902.06705, 2202.13711), written into its record."""
+"""Red flags: signs that a robustness number may be wrong (arXiv 1902.06705, 2202.13711), written into its record."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..attacks import AttackName
 from .records import Record, read_all
 from .threats import Defended
 
 _BETWEEN = "beside the other records: "
-# Half of the range: every pixel can be made grey, so that nothing of the image needs to be left.
+# Half of the range: every pixel can be made grey, so nothing of the image need remain.
 _LARGE_EPS = 0.5
-# Points by which AutoAttack may do better than the strongest gradient attack, beyond the intervals: it is stronger.
-_FAR = 5
+# Points by which AutoAttack, the stronger attack, may beat the strongest gradient attack beyond the intervals.
+_AUTOATTACK_MARGIN = 5
 
 
 def of_model(defended: Defended, images: Tensor) -> tuple[str, ...]:
-    """Of a defence by itself: a random answer, or a gradient that vanished at some of ``images`` ``(N, C, H, W)``."""
+    """Flags of a defence alone: a random answer, or a zero gradient at some of ``images`` ``(N, C, H, W)``."""
     flags = []
     with torch.no_grad():
         if not torch.equal(defended.purifier(images), defended.purifier(images)):
             flags.append("random: two purifications of the same images differ")
     x = images.clone().requires_grad_(True)
     moved = defended.deployed(defended.purifier(x)).logsumexp(1).sum()
-    # Not the cross-entropy, which is 0 in float32 where a classifier is sure; nothing at all where g detaches.
+    # Not the cross-entropy: in float32 it is 0 where a classifier is sure. There is no gradient where g detaches.
     slopes = torch.autograd.grad(moved, x, allow_unused=True)[0] if moved.requires_grad else None
     if slopes is None or bool((slopes.flatten(1).abs().amax(1) == 0).any()):
         flags.append("zero gradient: the logits do not move with some of the inputs")
@@ -37,51 +36,74 @@ def of_model(defended: Defended, images: Tensor) -> tuple[str, ...]:
 
 
 def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
-    """Of each record (by its place) beside the others of its defence; intervals that overlap raise nothing.
+    """Flags of each record, by its index, in comparison with the others of its defence.
 
-    An attack on f alone, through another purifier or with an approximate gradient that does better than the same one
-    with the full gradient; a black-box attack that does better than every gradient attack, or AutoAttack by far; an
-    error that falls as the budget or the iterations grow; a white-box error short of 100 % at a budget that leaves
-    nothing of the image.
+    Flagged are: an attack on f alone, through another purifier or with an approximate gradient that does better than
+    the same attack with the full gradient; a black-box attack that does better than every gradient attack, or
+    AutoAttack that does by far; an error that falls as the budget or the iterations grow; a white-box error below
+    100 % at a budget that can erase the image. Overlapping intervals raise no flag.
     """
-    flags: dict[int, list[str]] = {index: [] for index in range(len(records))}
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, record in enumerate(records):
         key = (record.dataset, record.classifier, record.defence, record.recipe, str(record.settings["transport"]))
         groups.setdefault(key, []).append(index)
+    flags: dict[int, tuple[str, ...]] = {}
     for members in groups.values():
-        for index in members:
-            record = records[index]
-            if record.threat_model != "white_box" or record.defence == "none" or _is_black_box(record):
-                continue
-            rivals = [records[i] for i in members if _is_rival(records[i], record)]
-            strongest = max(rivals, key=lambda rival: rival.error_rate, default=None) == record
-            for other in (records[i] for i in members):
-                same_attack = (
-                    other.threat_model != "white_box"
-                    and (_base(other), other.eps) == (_base(record), record.eps)
-                    and (other.iterations or 0) <= (record.iterations or 0)
-                )
-                beyond = strongest and other.threat_model == "white_box" and other.eps == record.eps
-                score_based = beyond and _is_black_box(other)
-                autoattack = beyond and other.attack.startswith("AA_N")
-                comparable = (same_attack or score_based or autoattack) and _aim(record) == _aim(other)
-                if comparable and other.ci95[0] > record.ci95[1] + (_FAR if autoattack else 0):
-                    flags[index].append(
-                        f"{other.attack} {other.threat_model} does better: {other.error_rate:.2f} % against "
-                        f"{record.error_rate:.2f} %"
-                    )
-            if record.eps is not None and record.norm == "linf" and record.eps >= _LARGE_EPS and record.ci95[1] < 99:
-                flags[index].append(f"{record.error_rate:.2f} %, not 100 %, at a budget of {record.eps}")
-        for first, second in itertools.permutations(members, 2):
-            a, b = records[first], records[second]
-            grows = a.eps is not None and b.eps is not None and a.eps < b.eps
-            if grows and (_sweep(a), a.iterations) == (_sweep(b), b.iterations) and b.ci95[1] < a.ci95[0]:
-                flags[second].append(f"falls with the budget: {a.error_rate:.2f} % at {a.eps}")
-            longer = a.iterations is not None and b.iterations is not None and a.iterations < b.iterations
-            if longer and (_sweep(a), a.eps) == (_sweep(b), b.eps) and b.ci95[1] < a.ci95[0]:
-                flags[second].append(f"falls with the iterations: {a.error_rate:.2f} % after {a.iterations}")
-    return {index: tuple(_BETWEEN + flag for flag in sorted(found)) for index, found in flags.items()}
+        group = [records[index] for index in members]
+        for index, record in zip(members, group, strict=True):
+            found = [*_beaten(record, group), *_survives_any_budget(record), *_falls(record, group)]
+            flags[index] = tuple(_BETWEEN + flag for flag in sorted(found))
+    return flags
+
+
+def _beaten(record: Record, group: Sequence[Record]) -> Iterator[str]:
+    """Attacks that should be weaker than a white-box gradient attack, and do better."""
+    if not _is_judged(record):
+        return
+    rivals = [other for other in group if _is_rival(other, record)]
+    strongest = max(rivals, key=lambda rival: rival.error_rate, default=None) == record
+    for other in group:
+        same_attack = (
+            other.threat_model != "white_box"
+            and (AttackName.base_of(other.attack), other.eps) == (AttackName.base_of(record.attack), record.eps)
+            and (other.iterations or 0) <= (record.iterations or 0)
+        )
+        against_strongest = strongest and other.threat_model == "white_box" and other.eps == record.eps
+        score_based = against_strongest and _is_black_box(other)
+        autoattack = against_strongest and other.attack.startswith("AA_N")
+        comparable = (same_attack or score_based or autoattack) and _aim(record) == _aim(other)
+        if comparable and other.ci95[0] > record.ci95[1] + (_AUTOATTACK_MARGIN if autoattack else 0):
+            yield (
+                f"{other.attack} {other.threat_model} does better: {other.error_rate:.2f} % against "
+                f"{record.error_rate:.2f} %"
+            )
+
+
+def _survives_any_budget(record: Record) -> Iterator[str]:
+    """A white-box error below 100 % at a budget that can erase the image."""
+    large = record.eps is not None and record.norm == "linf" and record.eps >= _LARGE_EPS
+    if _is_judged(record) and large and record.ci95[1] < 99:
+        yield f"{record.error_rate:.2f} %, not 100 %, at a budget of {record.eps}"
+
+
+def _falls(record: Record, group: Sequence[Record]) -> Iterator[str]:
+    """Weaker settings of the same attack that do better."""
+    for other in group:
+        if record.ci95[1] >= other.ci95[0] or _sweep(other) != _sweep(record):
+            continue
+        if other.iterations == record.iterations and _is_less(other.eps, record.eps):
+            yield f"falls with the budget: {other.error_rate:.2f} % at {other.eps}"
+        if other.eps == record.eps and _is_less(other.iterations, record.iterations):
+            yield f"falls with the iterations: {other.error_rate:.2f} % after {other.iterations}"
+
+
+def _is_less(first: float | None, second: float | None) -> bool:
+    return first is not None and second is not None and first < second
+
+
+def _is_judged(record: Record) -> bool:
+    """Whether it is a white-box gradient attack on a defence."""
+    return record.threat_model == "white_box" and record.defence != "none" and not _is_black_box(record)
 
 
 def _is_black_box(record: Record) -> bool:
@@ -89,7 +111,7 @@ def _is_black_box(record: Record) -> bool:
 
 
 def _is_rival(record: Record, other: Record) -> bool:
-    """Whether both climb the loss by its gradient, at one budget: AutoAttack does, but holds a black-box attack too."""
+    """Whether both are gradient attacks at one budget; AutoAttack does not count, since it has a black-box part."""
     alike = (record.threat_model, record.norm, record.goal, record.eps) == ("white_box", *_budget(other))
     return alike and not record.attack.startswith(("AA_", "SQUARE"))
 
@@ -102,20 +124,15 @@ def _aim(record: Record) -> tuple[object, ...]:
     return (record.norm, record.goal)
 
 
-def _base(record: Record) -> str:
-    """The attack without its budget, iterations and restarts."""
-    return re.sub(r"(@[0-9.]+)?(x[0-9]+)?(r[0-9]+)?$", "", record.attack).removesuffix("_eps2")
-
-
 def _sweep(record: Record) -> tuple[object, ...]:
-    """What two records share that differ in their budget and iterations alone."""
-    base = _base(record)
-    beside = tuple(record.settings.get(key) for key in ("surrogate", "backward", "restarts"))
-    return (base, record.threat_model, record.norm, *beside)
+    """A key that two records share if only their budget and iterations differ."""
+    base = AttackName.base_of(record.attack)
+    settings = tuple(record.settings.get(key) for key in ("surrogate", "backward", "restarts"))
+    return (base, record.threat_model, record.norm, *settings)
 
 
 def annotate(root: Path) -> list[Record]:
-    """Every record below ``root`` with the flags that follow from all of them, written back where they changed."""
+    """Every record below ``root`` with up-to-date flags, written back where these changed."""
     annotated = []
     records = list(read_all(root))
     for record, changed in zip(records, with_flags(records), strict=True):

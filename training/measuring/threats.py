@@ -1,4 +1,4 @@
-"""Threat models as types: what an attacker differentiates through. No number is printed without the name of one."""
+"""Threat models as types: what an attacker differentiates through. Every number is printed with its threat model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from arn_purify.models import Card
 
 from ..attacks import Attack
 from ..attacks.adaptive import frozen
-
-ThreatName = Literal["oblivious", "gray_box", "white_box", "bpda"]
+from .records import ThreatName
 
 
 @dataclasses.dataclass(frozen=True)
 class Defended:
     """A classifier behind a purifier.
 
-    ``classifier`` is the ordinary f that an oblivious attacker sees. ``robust`` stands in its place where the defence
-    is a classifier (AT_PGD, DOA); the purifier is the identity then.
+    ``classifier`` is the ordinary f that an oblivious attacker sees. Where the defence is a classifier (AT_PGD, DOA)
+    ``robust`` answers in its place, and the purifier is the identity.
     """
 
     classifier: nn.Module
@@ -39,12 +38,12 @@ class Defended:
 
     @property
     def defence_card(self) -> Card:
-        """The card of what defends."""
+        """The card of the purifier or of the robust classifier that defends."""
         return self.purifier_card if self.robust_card is None else self.robust_card
 
     @property
     def name(self) -> str:
-        """The paper's name of the row: the method, and what it saw."""
+        """The paper's name of the row: the method, and the attacks seen in training."""
         card = self.defence_card
         if card.name == "identity":
             return "none"
@@ -54,7 +53,7 @@ class Defended:
         if method is None:
             return card.name
         if card.profile in ("hardened", "joint"):
-            return f"{method}_W"  # what it saw went through itself: a white box
+            return f"{method}_W"  # trained on white-box attacks
         if any("budgets" in attack for attack in card.seen_attacks):
             return f"{method}_wide"
         seen = frozenset(str(attack["attack"]) for attack in card.seen_attacks)
@@ -71,23 +70,24 @@ _SEEN = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is attacked: a module from images in [0, 1] to logits, an ``identity`` that its crafted sets are kept by,
-    ``attacked`` in words, and what belongs into a record's settings.
+    """What is attacked: a module from images in [0, 1] to logits.
 
-    ``exact`` is the module as it answers, where ``module`` is the same function but for rounding; ``purify`` the
-    purification by which to count, where that is not the purifier as it is.
+    Crafted sets are stored under its ``identity``. ``attacked`` describes it in words, and ``settings`` go into the
+    record. ``as_deployed`` is the module that answers, where ``module`` is the same function in another memory layout,
+    equal but for rounding. ``purify`` is the purification that errors are counted after, where it is not the
+    purifier's.
     """
 
     module: nn.Module
     identity: str
     attacked: str
     settings: Mapping[str, Any]
-    exact: nn.Module | None = None
+    as_deployed: nn.Module | None = None
     purify: Callable[[Tensor], Tensor] | None = None
 
     def by(self, attack: Attack) -> nn.Module:
-        """What the attack goes through: a search for the smallest change ends where rounding decides."""
-        return self.exact if self.exact is not None and attack.smallest else self.module
+        """The module that ``attack`` goes through; a minimum-norm attack ends where rounding decides."""
+        return self.as_deployed if self.as_deployed is not None and attack.is_minimum_norm else self.module
 
 
 class ThreatModel(Protocol):
@@ -106,9 +106,9 @@ class Oblivious:
     name: ClassVar[ThreatName] = "oblivious"
 
     def target(self, defended: Defended) -> Target:
-        """F."""
+        """The classifier f."""
         f = defended.classifier
-        return Target(_quick(f), defended.classifier_card.sha256, "f", {}, f)
+        return Target(_in_fast_layout(f), defended.classifier_card.sha256, "f", {}, f)
 
 
 class WhiteBox:
@@ -117,13 +117,13 @@ class WhiteBox:
     name: ClassVar[ThreatName] = "white_box"
 
     def target(self, defended: Defended) -> Target:
-        """F after g."""
+        """The classifier f after the purifier g."""
         if defended.robust is not None and defended.robust_card is not None:
             robust = defended.robust
-            return Target(_quick(robust), defended.robust_card.sha256, "the robust classifier", {}, robust)
+            return Target(_in_fast_layout(robust), defended.robust_card.sha256, "the robust classifier", {}, robust)
         parts = defended.purifier, defended.classifier
         identity = f"{defended.classifier_card.sha256} after {defended.purifier_card.sha256}"
-        return Target(_quick(*parts), identity, "f after g", {}, nn.Sequential(*parts))
+        return Target(_in_fast_layout(*parts), identity, "f after g", {}, nn.Sequential(*parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class GrayBox:
     name: ClassVar[ThreatName] = "gray_box"
 
     def target(self, defended: Defended) -> Target:
-        """F after the surrogate."""
+        """The classifier f after the surrogate."""
         behind = Defended(defended.classifier, defended.classifier_card, self.surrogate, self.card)
         found = WhiteBox().target(behind)
         which = {"surrogate": behind.name, "surrogate_recipe": self.card.recipe, "surrogate_sha256": self.card.sha256}
@@ -154,7 +154,7 @@ class Bpda:
     name: ClassVar[ThreatName] = "bpda"
 
     def target(self, defended: Defended) -> Target:
-        """F after g, with the approximate gradient."""
+        """The classifier f after the purifier g, with the approximate gradient."""
         from ..attacks.advertorch_shim import BPDAWrapper
 
         g = defended.purifier
@@ -182,8 +182,8 @@ class ExpectationOverTransformation(nn.Module):
         return torch.stack([self.module(x) for _ in range(self.draws)]).mean(0)
 
 
-def _quick(*parts: nn.Module) -> nn.Module:
-    """The parts in a row, where they are ours in a layout that is the same function in less time on a CPU."""
+def _in_fast_layout(*parts: nn.Module) -> nn.Module:
+    """The parts in a row; networks of this package in a layout that is the same function and faster on a CPU."""
     ours = all(type(part).__module__.startswith("arn_purify.models.") for part in parts)
     return frozen(*parts) if ours else nn.Sequential(*parts) if len(parts) > 1 else parts[0]
 

@@ -1,6 +1,6 @@
-"""The paper's figures from what may be shown: plots from the records, pictures from scikit-learn's digits.
+"""The paper's figures: plots from the records, pictures from scikit-learn's digits, which may be published.
 
-Every file says in its metadata what it was made from, so that one older than its records or checkpoints is noticed.
+The metadata of each file has a hash of what it was made from, so that an outdated figure is noticed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from arn_purify.models import Card, checkpoint
-from arn_purify.models.checkpoint import write_atomically
+from arn_purify.models.files import write_atomically
 
 from .. import attacks
 from ..attacks import ATTACKS, seed_of
-from ..measuring.records import Record, ablation, sweep
+from ..data.datasets import DATASETS
+from ..measuring.records import Record
 from ..measuring.threats import Defended, WhiteBox
-from .sheet import contact_sheet, save_png
+from ..sheet import contact_sheet, save_png
+from .selection import AblationRow, ablation, sweep
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 _COLOURS = ("#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
@@ -59,8 +61,9 @@ def pictures(classifier: Card, purifier: Card) -> dict[str, str]:
 
 
 def has_sheet(card: Card) -> bool:
-    """Whether a checkpoint is a purifier of digits, such as the examples, which alone may be shown."""
-    return card.kind == "purifier" and card.dataset in ("mnist", "digits") and bool(card.seen_attacks)
+    """Whether a checkpoint is a purifier that takes the example digits, the only images that may be published."""
+    example_digits = card.dataset in DATASETS and DATASETS[card.dataset].example_digits
+    return card.kind == "purifier" and example_digits and bool(card.seen_attacks)
 
 
 def sheets(classifier: Card, cards: Sequence[Card]) -> dict[str, str]:
@@ -83,7 +86,7 @@ def stale(folder: Path, wanted: Mapping[str, str]) -> list[Path]:
 
 
 def draw_plots(records: Sequence[Record], folder: Path) -> None:
-    """Draw again what :func:`stale` finds among the plots."""
+    """Draw the plots that are out of date."""
     wanted = plots(records)
     for path in stale(folder, wanted):
         (dataset,) = {
@@ -96,7 +99,7 @@ def draw_plots(records: Sequence[Record], folder: Path) -> None:
 
 
 def draw_pictures(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: int = 0) -> None:
-    """Draw again what :func:`stale` finds among the pictures: the paper's Figures 1 and 3, and its appendix C."""
+    """Draw the pictures that are out of date: the paper's Figures 1 and 3, and its appendix C."""
     f_card, g_card = checkpoint.card_of(classifier), checkpoint.card_of(purifier)
     wanted = pictures(f_card, g_card)
     out_of_date = {path.name: path for path in stale(folder, wanted)}
@@ -122,7 +125,7 @@ def draw_pictures(classifier: nn.Module, purifier: nn.Module, folder: Path, seed
 
 
 def draw_sheet(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: int = 0) -> None:
-    """Draw a purifier's contact sheet, four rows a seen attack, where :func:`stale` finds that it has none."""
+    """Draw a purifier's contact sheet where it is out of date: four rows for each seen attack."""
     card = checkpoint.card_of(purifier)
     wanted = sheets(checkpoint.card_of(classifier), [card])
     for path in stale(folder, wanted):
@@ -138,7 +141,7 @@ def draw_sheet(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: i
 
 
 def _digits() -> tuple[Tensor, Tensor]:
-    """The ten example digits of the repository, scikit-learn's in MNIST's frame, and what they show."""
+    """The ten example digits of the repository, scikit-learn's in MNIST's frame, and their labels."""
     paths = [EXAMPLES / f"natural_{digit}.png" for digit in range(10)]
     images = [torch.from_numpy(np.array(Image.open(path), np.float32))[None] / 255 for path in paths]
     return torch.stack(images), torch.arange(10)
@@ -153,7 +156,7 @@ def _figure(width: float, height: float, **grid: Any) -> tuple[Any, Any]:
     return plt.subplots(figsize=(width, height), layout="constrained", **grid)
 
 
-def _ablation_plot(groups: Mapping[tuple[str, str, int], Sequence[Record]]) -> Any:
+def _ablation_plot(groups: Mapping[AblationRow, Sequence[Record]]) -> Any:
     bases = sorted({base for base, _, _ in groups})
     figure, axes = _figure(9, 3.2 * len(bases), nrows=len(bases), squeeze=False)
     for axis, base in zip(axes[:, 0], bases, strict=True):
@@ -194,7 +197,7 @@ def _sweep_plot(records: Sequence[Record]) -> Any:
 
 
 def _features_figure(classifier: nn.Module, natural: Tensor, adversarial: Mapping[str, Tensor]) -> Any:
-    """The paper's Figure 1: image, the first layer's features after ReLU, and how they differ from the natural's."""
+    """The paper's Figure 1: image, a feature of the first layer after ReLU, and its difference to the natural one."""
     digit, names = 7, [name for name in ("PGD_N", "AA_N", "STA_N") if name in adversarial]
     layer = next(m for m in classifier.modules() if isinstance(m, nn.Conv2d))
     columns = [("natural", natural[digit]), *((name, adversarial[name][digit]) for name in names)]
@@ -218,7 +221,7 @@ def _features_figure(classifier: nn.Module, natural: Tensor, adversarial: Mappin
 def _restored_figure(
     purifier: nn.Module, classifier: nn.Module, natural: Tensor, adversarial: Mapping[str, Tensor]
 ) -> Any:
-    """Adversarial above restored, a pair of rows an attack, with the class that the classifier gives to each."""
+    """For each attack a row of adversarial and one of restored images, with the predicted classes."""
     from matplotlib.patheffects import withStroke
 
     rows: list[tuple[str, Tensor]] = [("natural", natural)]

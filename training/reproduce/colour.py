@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from ..data import spec_of
 from .plan import Plan, Scale, Step
 
 # What two cores allow: a stand-in for the target, a fifth of the training images, every k-th test image.
@@ -16,7 +17,7 @@ CIFAR10_CPU = Scale(
     first=("--epochs", "4", "--with", "refresh_epochs=3,learning_rate=0.001", "--weights", "l1=10,logit=1"),
     compared=("--epochs", "7"), continued=("--epochs", "6"),
     skips=("--every", "4", "--epochs", "12", "--with", "refresh_epochs=4", "--weights", "l1=20,logit=1"),
-    ships=("--every", "1", "--epochs", "10", "--with", "refresh_epochs=5,learning_rate=0.0015"),
+    released=("--every", "1", "--epochs", "10", "--with", "refresh_epochs=5,learning_rate=0.0015"),
     hardened=(
         "--arch", "compact", "--every", "5", "--epochs", "10", "--batch-size", "64", "--with", "inner_steps=3",
         "--watched", "200",
@@ -24,7 +25,7 @@ CIFAR10_CPU = Scale(
 )  # fmt: skip
 CIFAR10_GPU = Scale(
     epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10,
-    continued=("--epochs", "15"), skips=("--epochs", "15", "--weights", "l1=20,logit=1"), ships=("--epochs", "15"),
+    continued=("--epochs", "15"), skips=("--epochs", "15", "--weights", "l1=20,logit=1"), released=("--epochs", "15"),
 )  # fmt: skip
 LISA_CPU = Scale(
     epochs=12,
@@ -33,7 +34,7 @@ LISA_CPU = Scale(
     slower=10,
     thorough=20,
     purifier=("--batch-size", "64", "--with", "refresh_epochs=4"),
-    ships=("--epochs", "24"),
+    released=("--epochs", "24"),
 )
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(
@@ -69,16 +70,17 @@ class ColourPlan(Plan):
     @property
     def target(self) -> str:
         """The target's name within the data set."""
-        return "cnn" if self.dataset.startswith("lisa") else self.arch
+        return self.arch
 
     def kept(self, name: str) -> str:
-        """In the zoo where it ships."""
-        ships = self.dataset in ("cifar10", "lisa") and name in (self.target, "transparent")
-        return f"models/zoo/{self.dataset}-{name}.safetensors" if ships else super().kept(name)
+        """In the zoo where it is released."""
+        spec = spec_of(self.dataset)
+        released = spec.owns(spec.purifier) and name in (self.target, "transparent")
+        return f"models/zoo/{self.dataset}-{name}.safetensors" if released else super().kept(name)
 
     @property
     def common(self) -> tuple[str, ...]:
-        """What every command is told: the target too."""
+        """The flags of every command: the target too."""
         return (*super().common, "--classifier", self.kept(self.target))
 
     def classifier(self, name: str, arch: str, *more: str, every: int = 1) -> Iterator[Step]:
@@ -117,7 +119,7 @@ class Cifar10Plan(ColourPlan):
         """See :meth:`Plan.steps`."""
         pp, dp, beside = "PGD_N,PGD_T", "PGD_N,DDN_N", self.scale.compared
         yield from self.classifier(self.target, self.arch)
-        yield from self.oblivious("identity")  # crafts what all others share
+        yield from self.oblivious("identity")  # crafts the sets that all others share
         yield from self._ours(pp)
         yield from self._skips(pp)
         yield from self._hardened()
@@ -146,11 +148,11 @@ class Cifar10Plan(ColourPlan):
         yield self.measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, None, kind=kind)
 
     def _ours(self, seen: str) -> Iterator[Step]:
-        """The strict network: at the paper's budget, at many, and what is to ship, which the logits weigh more in."""
+        """The strict network: at the paper's budget, at many, and to release, with more weight on the logits."""
         wide, weights = ("--recipe", "cifar10-wide"), ("--weights", "logit=2,nor=1e-5")
         yield from self.purifier("arn-pp", seen, "colour", *self.scale.compared)
         yield from self.purifier("strict", seen, "colour", *wide, *self.scale.continued, "--init", self.kept("arn-pp"))
-        more = (*wide, *weights, *self.scale.ships, "--init", self.kept("strict"))
+        more = (*wide, *weights, *self.scale.released, "--init", self.kept("strict"))
         yield from self.purifier("transparent", seen, "colour", *more)
 
     def _skips(self, seen: str) -> Iterator[Step]:
@@ -193,13 +195,18 @@ class Cifar10Plan(ColourPlan):
 class LisaPlan(ColourPlan):
     """Table 2's stickers in front of LISA-CNN, AP_1 and AP_2 seen."""
 
+    @property
+    def target(self) -> str:
+        """The target's name within the data set."""
+        return "cnn"
+
     def steps(self) -> Iterator[Step]:
         """See :meth:`Plan.steps`."""
         seen = "AP_1,AP_2"
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")
         recipe = ("--recipe", "lisa")
-        moved = ("--recipe", "lisa-moved", *self.scale.ships, "--init", self.kept("plain"))
+        moved = ("--recipe", "lisa-moved", *self.scale.released, "--init", self.kept("plain"))
         yield from self.purifier("plain", seen, "skips", *recipe)
         yield from self.purifier("transparent", seen, "skips", *moved)
         bpda = ("--threat-models", "bpda")

@@ -1,4 +1,4 @@
-"""The hardened profile on MNIST, from its training to what a sceptic asks of it."""
+"""The hardened profile on MNIST, from its training to its stress tests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from .plan import Plan, Step
 
 @dataclasses.dataclass(frozen=True)
 class HardenedScale:
-    """How much of the hardened profile: flags of its ``own`` run, of what goes on from it, of the same ``again`` with
-    another seed or f tuned too, of each ``choice`` and of the classifiers.
+    """The size of the hardened plan.
 
-    Strides over the test split: ``quick`` for what is oblivious, ``slow`` for AutoAttack and 40 steps, ``slower`` for
-    restarts, Square alone and AutoAttack through other classifiers. ``choices`` names some where not all are run.
+    Flags: of the profile's ``own`` run, of ``more``, a run fine-tuned from it, of the same run ``again`` with another
+    seed or f tuned too, of each ``choice`` and of the classifiers. Strides over the test split: ``quick`` for oblivious
+    attacks, ``slow`` for AutoAttack and 40 steps, ``slower`` for restarts, Square alone and AutoAttack through other
+    classifiers. ``choices`` names the choices to run; empty runs all.
     """
 
     own: tuple[str, ...] = ()
@@ -49,93 +50,99 @@ SMOKE = HardenedScale(
 
 @dataclasses.dataclass(frozen=True)
 class HardenedPlan(Plan):
-    """The hardened profile: classifiers that it never sees, its own run, what a sceptic asks, and what choices buy."""
+    """The hardened profile: its own run, stress tests, classifiers that it never saw, and what each choice changes."""
 
-    much: HardenedScale = CPU
+    hardened: HardenedScale = CPU
 
     def steps(self) -> Iterator[Step]:
-        """In order of worth, a plan that is cut short leaves the most that it could."""
-        much, init = self.much, ("--init", "models/zoo/mnist-transparent.safetensors")
-        shipped = dataclasses.replace(self, zoo=Path("models/zoo")) if self.dataset == "mnist" else self
-        yield from shipped.trained("hardened", "purifier", 5400, "--recipe", "hardened", *init, *much.own)
-        ours = shipped.kept("hardened")
-        yield self.measure(ours, "none,PGD_N,PGD_T", much.quick, 300)
-        yield from self._asked(ours)
+        """See :meth:`Plan.steps`."""
+        hardened, init = self.hardened, ("--init", "models/zoo/mnist-transparent.safetensors")
+        released = dataclasses.replace(self, zoo=Path("models/zoo")) if self.dataset == "mnist" else self
+        yield from released.trained("hardened", "purifier", 5400, "--recipe", "hardened", *init, *hardened.own)
+        ours = released.kept("hardened")
+        yield self.measure(ours, "none,PGD_N,PGD_T", hardened.quick, 300)
+        yield from self._stress_tests(ours)
         unseen = (("lenet5-b", "lenet5", ("--seed", "1")), ("mlp", "mlp", ()), ("resnet8", "resnet8", ()))
         for name, arch, more in unseen:
-            yield from self.trained(name, "classifier", 300, "--arch", arch, *more, *much.classifier)
+            yield from self.trained(name, "classifier", 300, "--arch", arch, *more, *hardened.classifier)
             for purifier in (ours, "mnist-transparent", "identity"):
                 yield from self._in_front_of(self.kept(name), purifier)
-        at_pgd = ("--arch", "lenet5", "--recipe", "at-pgd", *(much.classifier or ("--every", str(self.scale.robust))))
+        at_pgd = (
+            "--arch",
+            "lenet5",
+            "--recipe",
+            "at-pgd",
+            *(hardened.classifier or ("--every", str(self.scale.robust))),
+        )
         yield from self.trained("at-pgd", "classifier", 900, *at_pgd)
         for purifier in ("identity", "mnist-transparent", ours):
             yield from self._in_front_of(self.kept("at-pgd"), purifier)
         yield from self._reach(ours)
         # What was measured before fidelity was a part of the records, once more.
-        yield self.measure("mnist-transparent", "none,PGD_N", much.quick, 60)
+        yield self.measure("mnist-transparent", "none,PGD_N", hardened.quick, 60)
         white = ("--threat-models", "white_box")
-        yield self.measure("mnist-transparent", "PGD_N", much.quick, 600, *white)
-        yield self.measure("mnist-transparent", "PGDM_N,PGD_Nx100r10", much.slower, 60, *white)
+        yield self.measure("mnist-transparent", "PGD_N", hardened.quick, 600, *white)
+        yield self.measure("mnist-transparent", "PGDM_N,PGD_Nx100r10", hardened.slower, 60, *white)
         # Another run of the same recipe is the surrogate nearest to the purifier itself; on a CPU it is a shorter one,
         # and its steps stand in its name.
         yield from self.trained(
-            "hardened-b", "purifier", 1800, "--recipe", "hardened", "--seed", "1", *init, *much.again
+            "hardened-b", "purifier", 1800, "--recipe", "hardened", "--seed", "1", *init, *hardened.again
         )
         gray = ("--threat-models", "gray_box", "--surrogate", self.kept("hardened-b"))
-        yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", much.slow, 60, *gray)
+        yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", hardened.slow, 60, *gray)
         pair = self.run("joint", "purifier")
-        tuned = ("--recipe", "joint", *init, *much.again)
+        tuned = ("--recipe", "joint", *init, *hardened.again)
         f = self.run("joint", "classifier")  # the last that a run leaves
         yield Step(("train", *self.common, "--out", str(pair.parent), *tuned), 1200, f)
         yield from self._in_front_of(str(f), str(pair))
         yield from self._choices()
 
-    def _asked(self, ours: str) -> Iterator[Step]:
+    def _stress_tests(self, ours: str) -> Iterator[Step]:
         """The white box from every side, in front of the classifier that it was trained with."""
-        much, white = self.much, ("--threat-models", "white_box")
-        yield self.measure(ours, "PGD_N,PGD_T,PGDM_N,PGDM_T,MATCH_N", much.slow, 400, *white)
-        yield self.measure(ours, "AA_N", much.slow, 4200, *white)
-        yield self.measure(ours, "SQUARE_N", much.slower, 600, *white)
+        hardened, white = self.hardened, ("--threat-models", "white_box")
+        yield self.measure(ours, "PGD_N,PGD_T,PGDM_N,PGDM_T,MATCH_N", hardened.slow, 400, *white)
+        yield self.measure(ours, "AA_N", hardened.slow, 4200, *white)
+        yield self.measure(ours, "SQUARE_N", hardened.slower, 600, *white)
         restarts = "PGD_Nx100r10,PGD_Tx100r10,PGDM_Nx100r10,PGDM_Tx100r10,MATCH_Nr10"
-        yield self.measure(ours, restarts, much.slower, 2400, *white)
-        yield self.measure(ours, ",".join(f"PGD_Nx{n}" for n in (1, 5, 10, 20, 100, 200)), much.slower, 300, *white)
+        yield self.measure(ours, restarts, hardened.slower, 2400, *white)
+        yield self.measure(ours, ",".join(f"PGD_Nx{n}" for n in (1, 5, 10, 20, 100, 200)), hardened.slower, 300, *white)
         sweep = "PGD_N@0.1,PGD_N@0.2,PGD_N@0.35,PGD_N@0.4,PGD_N@0.5,PGD_N@0.7,PGD_T@0.5"
-        yield self.measure(ours, sweep, much.slow, 500, *white)
-        yield self.measure(ours, "DDN_N,STA_N,FWA_N,FWA_Nx200,ROA_N", much.slower, 1200, *white)
-        yield self.measure(ours, "FWA_N", much.slower, 120, "--threat-models", "bpda")
+        yield self.measure(ours, sweep, hardened.slow, 500, *white)
+        yield self.measure(ours, "DDN_N,STA_N,FWA_N,FWA_Nx200,ROA_N", hardened.slower, 1200, *white)
+        yield self.measure(ours, "FWA_N", hardened.slower, 120, "--threat-models", "bpda")
         for approximate in ("bpda", "bpda_through"):
-            yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", much.slow, 300, "--threat-models", approximate)
-        yield self.measure(ours, "DDN_N,AA_N,PGD_N_eps2,AA_N_eps2,FWA_N,FWA_N_eps2", much.quick, 3600)
+            yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", hardened.slow, 300, "--threat-models", approximate)
+        yield self.measure(ours, "DDN_N,AA_N,PGD_N_eps2,AA_N_eps2,FWA_N,FWA_N_eps2", hardened.quick, 3600)
         yield self.measure(ours, "CW_N", self.scale.slow, 500)
         yield self.measure(ours, "JSMA_T,STA_N,STA_T", self.scale.slower, 2400)
 
     def _in_front_of(self, classifier: str, purifier: str, thorough: bool = True) -> Iterator[Step]:
         """A pair by itself: natural, oblivious, and attacked as that pair; ``thorough`` by AutoAttack too."""
-        much, f, white = self.much, ("--classifier", classifier), ("--threat-models", "white_box")
-        yield self.measure(purifier, "none,PGD_N", much.quick, 200, *f)
+        hardened, f, white = self.hardened, ("--classifier", classifier), ("--threat-models", "white_box")
+        yield self.measure(purifier, "none,PGD_N", hardened.quick, 200, *f)
         if purifier != "identity" or "at-pgd" in classifier:
-            yield self.measure(purifier, "PGD_N", much.slow, 60, *f, *white)
+            yield self.measure(purifier, "PGD_N", hardened.slow, 60, *f, *white)
             if thorough:
-                yield self.measure(purifier, "AA_N", much.slower, 1200, *f, *white)
+                yield self.measure(purifier, "AA_N", hardened.slower, 1200, *f, *white)
 
     def _reach(self, ours: str) -> Iterator[Step]:
-        """A run that goes on from ``ours`` through an MLP as well: what that gives with the MLP that stays unseen."""
-        much, reach, white = self.much, self.kept("hardened-reach"), ("--threat-models", "white_box")
-        yield from self.trained("mlp-b", "classifier", 300, "--arch", "mlp", "--seed", "1", *much.classifier)
+        """A run fine-tuned from ``ours`` through an MLP as well, measured with another MLP that stays unseen."""
+        hardened, reach, white = self.hardened, self.kept("hardened-reach"), ("--threat-models", "white_box")
+        yield from self.trained("mlp-b", "classifier", 300, "--arch", "mlp", "--seed", "1", *hardened.classifier)
         seen = ("--classifier", f"mnist-lenet5,{self.kept('mlp-b')}", "--with", "learning_rate=0.001,ramp=0")
         yield from self.trained(
-            "hardened-reach", "purifier", 1800, "--recipe", "hardened", "--init", ours, *much.more, *seen
+            "hardened-reach", "purifier", 1800, "--recipe", "hardened", "--init", ours, *hardened.more, *seen
         )
-        yield self.measure(reach, "none,PGD_N", much.quick, 60)
-        yield self.measure(reach, "PGD_N", much.slow, 60, *white)
-        yield self.measure(reach, "AA_N", much.slower, 1200, *white)
+        yield self.measure(reach, "none,PGD_N", hardened.quick, 60)
+        yield self.measure(reach, "PGD_N", hardened.slow, 60, *white)
+        yield self.measure(reach, "AA_N", hardened.slower, 1200, *white)
         for name in ("mlp", "lenet5-b", "resnet8"):
             yield from self._in_front_of(self.kept(name), reach, thorough=name == "mlp")
 
     def _choices(self) -> Iterator[Step]:
         """Short runs that differ from ``base`` by one thing each, ``wide`` from ``from-nothing``."""
-        much, seen = self.much, [self.kept(name) for name in ("mlp", "resnet8")]
-        base = ("--recipe", "hardened", *much.choice)
+        hardened, seen = self.hardened, [self.kept(name) for name in ("mlp", "resnet8")]
+        base = ("--recipe", "hardened", *hardened.choice)
         init = ("--init", "models/zoo/mnist-transparent.safetensors")
         choices: dict[str, tuple[str, ...]] = {
             "base": init,
@@ -157,13 +164,13 @@ class HardenedPlan(Plan):
             "three-classifiers": (*init, "--classifier", ",".join(("mnist-lenet5", *seen))),
         }
         for name, flags in choices.items():
-            if much.choices and name not in much.choices:
+            if hardened.choices and name not in hardened.choices:
                 continue
             trained = self.run(f"hardened-{name}", "purifier")
             yield Step(("train", *self.common, "--out", str(trained.parent), *base, *flags), 300, trained)
-            yield self.measure(str(trained), "none,PGD_N", much.quick, 60)
-            yield self.measure(str(trained), "PGD_N", much.slow, 50, "--threat-models", "white_box")
-            yield self.measure(str(trained), "PGDM_Nx100", much.slower, 40, "--threat-models", "white_box")
+            yield self.measure(str(trained), "none,PGD_N", hardened.quick, 60)
+            yield self.measure(str(trained), "PGD_N", hardened.slow, 50, "--threat-models", "white_box")
+            yield self.measure(str(trained), "PGDM_Nx100", hardened.slower, 40, "--threat-models", "white_box")
             # To the three, the MLP and the ResNet-8 are not unseen.
             unseen = {"base": ("lenet5-b", "mlp"), "three-classifiers": ("lenet5-b",)}.get(name, ("mlp",))
             for classifier in unseen:

@@ -1,4 +1,4 @@
-"""What a plan is made of: how much of everything, one command, and the commands that every data set shares."""
+"""The parts of a plan: its scale, one command, and the commands that every data set shares."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How much of everything: what two cores allow, what a GPU allows, or a toy run that shows that it works.
+    """The size of a plan: for two cores, for a GPU, or a toy run that shows that it works.
 
     Strides over the training split: ``every`` for the purifiers of the comparison, ``robust`` for the classifiers,
-    ``static`` for what learns from STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
+    ``static`` for purifiers that see STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
     attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
-    other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 leaves a
-    recipe its own. Flags: ``batch`` of all training, ``ablation_batch`` of Figure 4's besides, ``purifier`` of the
-    purifiers'. On colour ``compared`` of what learns at the paper's budget alone, ``continued`` of the strict network's
-    second run, ``ships`` of what ships, ``first`` and ``skips`` of the first and the last run with skips, ``hardened``
-    of the hardened profile.
+    other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 keeps
+    the recipe's own.
+
+    Flags: ``batch`` of all training, ``ablation_batch`` of Figure 4's as well, ``purifier`` of the purifiers'. On
+    colour: ``compared`` of purifiers that see the paper's budget alone, ``continued`` of the strict network's second
+    run, ``released`` of the released purifier, ``first`` and ``skips`` of the first and the last run with skips,
+    ``hardened`` of the hardened profile.
     """
 
     every: int = 1
@@ -38,7 +40,7 @@ class Scale:
     purifier: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     skips: tuple[str, ...] = ()
-    ships: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
     hardened: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
     continued: tuple[str, ...] = ()
@@ -48,7 +50,7 @@ class Scale:
 class Step:
     """One ``arn-train`` command, the seconds that it took on two CPU cores if that is known, and the file it leaves.
 
-    ``made_from``: what that file must not be older than. ``kept``: what makes the command superfluous besides.
+    ``made_from``: that file must not be older than this one. ``kept``: another file that makes the command superfluous.
     """
 
     arguments: tuple[str, ...]
@@ -80,12 +82,12 @@ class Plan:
     device: str
 
     def steps(self) -> Iterator[Step]:
-        """In order of worth: a plan that is cut short leaves the most that it could."""
+        """The commands, the most important first, so that a plan that is cut short leaves the most useful results."""
         raise NotImplementedError
 
     @property
     def common(self) -> tuple[str, ...]:
-        """What every command is told."""
+        """The flags of every command."""
         device = () if self.device == "cpu" else ("--device", self.device)
         return ("--dataset", self.dataset, *device)
 
@@ -98,7 +100,7 @@ class Plan:
         return self.runs / f"{self.dataset}-{name}" / f"{file}.safetensors"
 
     def trained(self, name: str, file: str, seconds: int | None, *arguments: str) -> Iterator[Step]:
-        """Train, and round to fp16 what is kept."""
+        """Train, and round the checkpoint to fp16."""
         found, kept = self.run(name, file), Path(self.kept(name))
         yield Step(("train", *self.common, "--out", str(found.parent), *arguments), seconds, found, kept=kept)
         every = 1 if file == "classifier" else self.scale.slow

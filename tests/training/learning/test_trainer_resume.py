@@ -1,0 +1,124 @@
+"""Runs from the command line: killed and resumed, in two processes, named by what was changed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from arn_purify import models
+from arn_purify.training.learning.state import ConfigurationError
+
+from .toy import config, small
+from .toy import trainer as make
+
+
+def command(out, **extra):
+    flags = {"dataset": "digits", "epochs": 3, "batch-size": 64, "out": out, "recipe": "paper", **extra}
+    return [
+        sys.executable,
+        "-m",
+        "arn_purify.training",
+        "train",
+        *(part for k, v in flags.items() for part in (f"--{k}", str(v))),
+    ]
+
+
+def test_a_run_folder_of_another_configuration_is_not_resumed(digits, classifier, tmp_path):
+    make(config(epochs=1), small(digits, 64), classifier, tmp_path / "run").fit()
+    other = make(config(epochs=2), small(digits, 64), classifier, tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="another configuration"):
+        other.fit()
+    state = tmp_path / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ConfigurationError, match="is damaged"):
+        other.fit()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param({"recipe": "paper"}, marks=pytest.mark.slow),
+        {"recipe": "transparent"},
+        pytest.param({"recipe": "joint", "with": "inner_steps=2"}, marks=pytest.mark.slow),
+    ],
+    ids=["paper", "transparent", "joint"],
+)
+def test_a_run_killed_half_way_and_resumed_gives_the_weights_of_an_unbroken_one(extra, tmp_path):
+    whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    extra |= {"every": 4}
+    subprocess.run(command(whole, **extra), check=True, **quiet)
+    process = subprocess.Popen(command(broken, **extra, **{"save-seconds": 0}), **quiet)
+    log = broken / "metrics.jsonl"
+    while process.poll() is None and not log.exists():  # killed in its second epoch
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (broken / "purifier.safetensors").exists()
+    subprocess.run(command(broken, **extra), check=True, **quiet)
+    kept = [path.name for path in whole.glob("*r.safetensors")]
+    assert len(kept) == (2 if extra["recipe"] == "joint" else 1)
+    for file in kept:
+        expected, resumed = (models.load(out / file).state_dict() for out in (whole, broken))
+        assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+
+
+TOGETHER = """
+import sys, torch
+import torch.distributed as dist
+from arn_purify.training import cli
+from arn_purify.training.learning import trainer as train
+
+def checked(self, fit=train.Trainer.fit):
+    fitted = fit(self)
+    mine = torch.cat([parameter.detach().flatten() for parameter in self.purifier.parameters()])
+    theirs = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(theirs, mine)
+    assert torch.equal(*theirs)
+    return fitted
+
+train.Trainer.fit = checked
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(tmp_path):
+    program = tmp_path / "together.py"
+    program.write_text(TOGETHER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29511", str(program)]
+    arguments = command(tmp_path / "run", epochs=1, recipe="paper")[3:]
+    subprocess.run([*launch, *arguments], check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    assert models.load(tmp_path / "run" / "purifier.safetensors")(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
+
+
+@pytest.mark.slow
+def test_the_authors_own_network_runs_from_the_same_command(tmp_path):
+    run = command(tmp_path / "run", arch="released", recipe="released", epochs=1, **{"batch-size": 32, "every": 20})
+    subprocess.run(run, check=True)
+    model = models.load(tmp_path / "run" / "purifier.safetensors")
+    assert model.config.architecture == "released"
+    assert model(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
+
+
+def test_the_flags_of_a_hardened_run_are_in_its_name(tmp_path):
+    out = tmp_path / "run"
+    more = {
+        "every": 10,
+        "width": 8,
+        "blocks": 2,
+        "watched": 50,
+        "with": "inner_steps=2,ema=0",
+        "weights": "kl=2",
+        "batch-size": 64,
+    }
+    subprocess.run(command(out, recipe="hardened", epochs=1, **more), check=True, capture_output=True)
+    card = models.card_of(models.load(out / "purifier.safetensors"))
+    assert card.recipe == "hardened-kl2-inner_steps2-ema0-width8-blocks2-2-from-nothing"
+    assert (card.config["width"], card.config["blocks"], card.loss_weights["kl"]) == (8, 2, 2.0)
+    assert card.seen_attacks[0]["settings"]["iterations"] == 2

@@ -1,0 +1,1 @@
+"""The commands of ``arn-train``, a file each: ``add_parser`` declares its flags, ``run`` carries it out."""

@@ -1,0 +1,125 @@
+"""``arn-train evaluate``: error rates as records."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import attacks
+from ..attacks import Attack
+from ..data import Split, spec_of
+from ..measuring.evaluate import Subject, evaluate, over_http
+from ..measuring.records import Record, read_all
+from ..measuring.redflags import annotate
+from ..measuring.threats import Bpda, GrayBox, Oblivious, ThreatModel, WhiteBox
+from . import options
+
+
+def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("evaluate", parents=[common], help="error rates as records")
+    parser.add_argument("--purifier", help="name (mnist-transparent), path, identity or module:function")
+    parser.add_argument("--robust-classifier", metavar="SPEC", help="a classifier that defends in --classifier's place")
+    parser.add_argument("--surrogate", metavar="SPEC", help="the purifier that a gray_box attacker holds")
+    parser.add_argument("--attacks", type=options.names, default=("none", "PGD_N", "PGD_T", "DDN_N"))
+    parser.add_argument(
+        "--threat-models", type=options.names, default=("oblivious",), metavar="A,B",
+        help="of oblivious, gray_box, white_box, bpda, bpda_through",
+    )  # fmt: skip
+    parser.add_argument("--split", default="test", choices=["validation", "test"])
+    parser.add_argument("--via", metavar="URL", help="purify through this running service")
+    parser.add_argument("--transport", default="npy", choices=["npy", "png"], help="how --via sends images")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--force", action="store_true", help="measure again what has a record")
+    parser.set_defaults(run=run)
+
+
+def run(flags: argparse.Namespace, command: str) -> None:
+    """Measure each attack under each threat model; on the test split each number becomes a record."""
+    split = options.split(flags)
+    subject = _subject(flags, split)
+    chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
+    threat_models = [_threat_model(name, flags, split.shape) for name in flags.threat_models]
+    records = list(read_all(flags.out)) if flags.split == "test" else []
+    for threat_model in threat_models:
+        beside = {**threat_model.target(subject).settings, "transport": subject.transport}
+        for attack in chosen:
+            if attack is None and threat_model.name != "oblivious":
+                continue  # natural images have no attacker
+            known = _measured(records, subject, split, attack, threat_model, beside, flags.dataset)
+            if known and spec_of(flags.dataset).kept_records and not flags.force:
+                other = "" if known.seed == flags.seed else f", with seed {known.seed}"
+                print(f"{known.attack} {threat_model.name}: measured already, n {known.n}{other}")
+                continue
+            record = evaluate(
+                subject, split, attack, threat_model,
+                dataset=flags.dataset, crafted=flags.crafted, seed=flags.seed, device=flags.device, command=command,
+            )  # fmt: skip
+            low, high = record.ci95
+            print(
+                f"{record.defence:8} {record.attack:12} {record.threat_model:10} {record.error_rate:6.2f} % "
+                f"[{low:.2f}, {high:.2f}]  n {record.n}  {' '.join(record.flags)}"
+            )
+            if flags.split == "test":
+                record.write(flags.out)
+    if flags.split == "test":
+        annotate(flags.out)
+
+
+def _subject(flags: argparse.Namespace, split: Split) -> Subject:
+    """What defends, and how images reach it."""
+    f, f_card = options.load(flags, options.classifier(flags), "classifier", split.shape)
+    robust = flags.robust_classifier
+    if robust and flags.purifier not in (None, "identity"):
+        raise ValueError("--robust-classifier is a defence of its own: no --purifier beside it")
+    g, g_card = options.load(flags, "identity" if robust else options.purifier(flags), "purifier", split.shape)
+    r, r_card = options.load(flags, robust, "classifier", split.shape) if robust else (None, None)
+    blind = [name for name in flags.threat_models if name not in ("oblivious", "white_box")]
+    if robust and (blind or flags.via):
+        raise ValueError(f"--robust-classifier has no purifier for {blind[0] if blind else '--via'}")
+    purify, transport = None, "in-process"
+    if flags.via:
+        purify, transport = over_http(flags.via, flags.transport, g_card.sha256), f"http+{flags.transport}"
+    return Subject(f, f_card, g, g_card, r, r_card, purify, transport)
+
+
+def _threat_model(name: str, flags: argparse.Namespace, shape: Sequence[int]) -> ThreatModel:
+    match name:
+        case "oblivious":
+            return Oblivious()
+        case "white_box":
+            return WhiteBox()
+        case "bpda":
+            return Bpda()
+        case "bpda_through":
+            return Bpda("g")
+        case "gray_box" if flags.surrogate:
+            return GrayBox(*options.load(flags, flags.surrogate, "purifier", shape))
+        case "gray_box":
+            raise ValueError("gray_box needs the purifier that the attacker holds: --surrogate")
+    raise ValueError(f"no threat model {name!r}: oblivious, gray_box, white_box, bpda, bpda_through")
+
+
+def _measured(
+    records: Sequence[Record], subject: Subject, split: Split, attack: Attack | None, threat_model: ThreatModel,
+    beside: Mapping[str, Any], dataset: str,
+) -> Record | None:  # fmt: skip
+    """The record that makes measuring superfluous, if there is one.
+
+    Fewer images or other random numbers do not replace it. As many images do where it is older than the measures.
+    """
+    name, eps, settings = (attack.name, attack.eps, attack.settings) if attack else ("none", None, {})
+    hashes = {"classifier": subject.classifier_card.sha256, "checkpoint": subject.defence_card.sha256}
+    for record in records:
+        same = (
+            (record.dataset, record.attack, record.threat_model, record.eps) == (dataset, name, threat_model.name, eps)
+            and {**settings, **beside}.items() <= record.settings.items()
+            and all(record.sha256[key] == value for key, value in hashes.items())
+        )
+        # The oldest records have no hash of their data.
+        if same and (record.n != len(split) or record.sha256.get("data") in (None, split.sha256())):
+            enough = record.n > len(split) or (record.n == len(split) and bool(record.measures))
+            return record if enough else None
+    return None

@@ -1,0 +1,77 @@
+"""Flags that several commands have, and what is read from them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from arn_purify.models import Card
+from arn_purify.models.checkpoint import Kind
+
+from .. import data
+from ..data import DATASETS, Dataset, Split, spec_of
+from ..load import load_model
+
+Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers() gives
+
+
+def common() -> argparse.ArgumentParser:
+    """The flags of every command that reads a data set."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--dataset", default="mnist", choices=tuple(DATASETS))
+    parser.add_argument("--data-dir", type=Path, help="where the data are, or are downloaded to (ARN_DATA_DIR, data/)")
+    parser.add_argument("--size", type=int, default=28, help="pixels that images of --dataset folder are resized to")
+    parser.add_argument("--classifier", help="target f: name, path or module:function (the data set's released one)")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="take every k-th image of the split")
+    parser.add_argument("--crafted", type=Path, default=Path("data/crafted"), help="folder of crafted sets")
+    return parser
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The parts of a list with commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none: cpu, cuda or cuda:INDEX")
+    return text
+
+
+def dataset(flags: argparse.Namespace) -> Dataset:
+    """The data set of ``--dataset``."""
+    if flags.every < 1:
+        raise ValueError("--every counts from 1")
+    return data.load(flags.dataset, flags.data_dir, flags.size)
+
+
+def split(flags: argparse.Namespace) -> Split:
+    """The images of ``--split`` and ``--every``."""
+    return dataset(flags).split(flags.split).every(flags.every)
+
+
+def classifier(flags: argparse.Namespace) -> str:
+    """``--classifier``, or the one that is released for the data set."""
+    return flags.classifier or _released(spec_of(flags.dataset).classifier, "classifier", flags)
+
+
+def purifier(flags: argparse.Namespace) -> str:
+    """``--purifier``, or the one that is released for the data set."""
+    return flags.purifier or _released(spec_of(flags.dataset).purifier, "purifier", flags)
+
+
+def _released(name: str, flag: str, flags: argparse.Namespace) -> str:
+    if not name:
+        raise ValueError(f"no {flag} is released for {flags.dataset}: name one by --{flag}")
+    return name
+
+
+def load(flags: argparse.Namespace, spec: str, kind: Kind, shape: Sequence[int] = ()) -> tuple[nn.Module, Card]:
+    """A model on ``--device`` for images of ``--dataset``, and its card."""
+    return load_model(spec, kind, flags.dataset, flags.device, shape)

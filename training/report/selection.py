@@ -1,0 +1,82 @@
+"""Which records a table or a plot shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..attacks import AttackName
+from ..data.datasets import DATASETS, spec_of
+from ..measuring.records import Record
+from ..run_name import describe
+
+
+class AblationRow(NamedTuple):
+    """The recipe with its steps, what was taken out of its loss and what was left, and the training seed."""
+
+    recipe: str
+    variant: str
+    seed: int
+
+
+def in_page_order(datasets: Iterable[str]) -> list[str]:
+    """Data sets in the order of their table."""
+    known = list(DATASETS)
+    return sorted(datasets, key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def by_count(names: Iterable[str]) -> list[str]:
+    """Each name once, the most frequent first."""
+    return [name for name, _ in Counter(names).most_common()]
+
+
+def target_of(records: Sequence[Record], dataset: str) -> str:
+    """The classifier that the tables of a data set are about: the paper's, a stand-in, or the most measured one."""
+    measured = by_count(record.classifier for record in records)
+    return next((name for name in spec_of(dataset).targets if name in measured), next(iter(measured), ""))
+
+
+def of_target(records: Sequence[Record]) -> list[Record]:
+    """The records in front of each data set's target."""
+    by_dataset = {d: [r for r in records if r.dataset == d] for d in {r.dataset for r in records}}
+    targets = {dataset: target_of(chosen, dataset) for dataset, chosen in by_dataset.items()}
+    return [r for r in records if r.classifier == targets[r.dataset]]
+
+
+def missing_target(records: Sequence[Record], dataset: str) -> str:
+    """The paper's target where another classifier stands in for it; otherwise empty."""
+    papers = next(iter(spec_of(dataset).targets), "")
+    return "" if target_of(records, dataset) == papers else papers
+
+
+def is_variant(record: Record) -> bool:
+    """Whether it is of a row of the ablation or of the hardened recipe's choices, not of the main tables."""
+    return record.run_name.has_other_weights or record.run_name.is_hardened_variant
+
+
+def ablation(records: Iterable[Record]) -> dict[AblationRow, list[Record]]:
+    """The oblivious records of recipes with other loss weights."""
+    groups: dict[AblationRow, list[Record]] = {}
+    for record in records:
+        run = record.run_name
+        if record.threat_model != "oblivious" or not run.has_other_weights or run.is_hardened_variant:
+            continue
+        if not record.in_process:
+            continue
+        without = ", ".join(f"without L_{term}" for term, weight in run.weights if not weight)
+        left = ", ".join(f"{term} {weight:g}" for term, weight in run.weights if weight)
+        base = describe(dataclasses.replace(run, weights=(), seed=0))
+        recipe = base if record.defence == "ARN_PP" else f"{record.defence} {base}"
+        row = AblationRow(recipe, (without or "all terms") + (f" ({left})" if left else ""), run.seed)
+        groups.setdefault(row, []).append(record)
+    return groups
+
+
+def sweep(records: Iterable[Record]) -> list[Record]:
+    """White-box PGD_N of 40 steps at every budget, of the defences that were measured at more than the usual ones."""
+    named = [(r, AttackName.parse(r.attack)) for r in records if r.threat_model == "white_box" and r.iterations == 40]
+    chosen = [(r, name) for r, name in named if name and name == AttackName("PGD_N", name.eps)]
+    swept = {(r.defence, r.recipe) for r, name in chosen if name.eps is not None}
+    return [r for r, _ in chosen if (r.defence, r.recipe) in swept]
