@@ -89,6 +89,11 @@ class EfficientNetLite(Classifier):
                 found.append(x)
         return [*found, F.relu6(self.head(x)).mean((2, 3))]
 
+    def all_answers(self, x: Tensor) -> list[Tensor]:
+        """What :meth:`stages` gives, and last the logits ``(N, classes)``, in one pass."""
+        found = self.stages(x)
+        return [*found, self.linear(found[-1])]
+
     def features(self, x: Tensor) -> Tensor:
         """``(N, 3, H, W)`` to ``(N, 1280)``."""
         return self.stages(x)[-1]

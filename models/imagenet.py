@@ -24,6 +24,11 @@ def weights_file() -> Path | None:
     return next((Path(spec.origin).parent / "models").glob("*.pth"), None)
 
 
+def class_names() -> tuple[str, ...]:
+    """English names of the 1,000 classes, in the order of their numbers."""
+    return tuple((Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines())
+
+
 def load(device: str | torch.device = "cpu") -> EfficientNetLite:
     """The classifier in eval mode with its ``.card``: ``(N, 3, 224, 224)`` in [0, 1] to logits ``(N, 1000)``.
 
@@ -42,7 +47,7 @@ def load(device: str | torch.device = "cpu") -> EfficientNetLite:
         config=dataclasses.asdict(model.config),
         dataset="photos",
         input_shape=(3, 224, 224),
-        class_names=tuple((Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines()),
+        class_names=class_names(),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )  # type: ignore[assignment]
     return model.eval().to(device)

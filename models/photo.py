@@ -71,9 +71,6 @@ class PhotoEncoder(Encoder):
         )
         self.active = _Active()
         self.mean, self.log_variance = self._heads(sizes), self._heads(sizes)
-        for head in self.log_variance:  # with a deviation of 1 from the start the code is noise, and G learns nothing
-            nn.init.zeros_(head.weight)
-            nn.init.constant_(head.bias, -6.0)
 
     @staticmethod
     def _heads(sizes: Sizes) -> nn.ModuleList:

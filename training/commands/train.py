@@ -26,7 +26,7 @@ from ..learning.trainer import Trainer
 from ..load import load_model
 from ..measuring.craft import versions
 from ..run_name import RunName, describe
-from . import options
+from . import options, train_photos
 
 _PURIFIERS = (*ARCHITECTURES, "ape-g", "hgd")
 # Those that a recipe of ours is for; which of them depends on the images.
@@ -94,6 +94,13 @@ def _add_flags_of_purifiers(parser: argparse.ArgumentParser) -> None:
         "--with", type=_fields, default=(), dest="fields", metavar="FIELD=NUMBER,...",
         help="other numbers of the recipe: inner_steps=20,ema=0",
     )  # fmt: skip
+    parser.add_argument(
+        "--photo-recipe", default="", dest="numbers", metavar="FIELD=NUMBER,...",
+        help="of a run on photographs: steps=20000,crop=160",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pictures", type=Path, nargs="*", default=(), help="more folders of photographs to learn from, without labels"
+    )
     parser.add_argument("--watched", type=int, default=1000, help="validation images evaluated after each epoch")
     parser.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     parser.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
@@ -102,6 +109,9 @@ def _add_flags_of_purifiers(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, command: str) -> None:
     """Train to the end; the checkpoint is left in ``--out``."""
+    if spec_of(flags.dataset).from_disk:
+        train_photos.run(flags, command)
+        return
     flags.device = join_process_group(flags.device)
     dataset = options.dataset(flags)
     dataset = dataclasses.replace(dataset, train=dataset.train.every(flags.every))

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .loaders import cifar10, digits, image_folder, lisa, mnist
+from .loaders import cifar10, digits, image_folder, lisa, mnist, photos
 from .splits import DataError, Dataset
 
 Loader = Callable[[Path, int], Dataset]
@@ -53,6 +53,9 @@ class DatasetSpec:
     ``same_images_as``: data sets that split the same images otherwise, whose models may have learned from test images.
     ``kept_records``: whether a record stands for the data set; not where its name says nothing of its images.
 
+    ``from_disk``: whether training reads pictures from disk as it needs them, without labels
+    (:mod:`training.learning.photos`).
+
     Of tables and pages: ``title``, where it is not the name; ``columns``, each a table's, of oblivious attacks;
     ``targets``, the classifier of the paper and those that stand in for it, as records name them, and
     ``paper_target`` as the paper's tables do; ``overview``, the columns of the README's table, where it is shown there,
@@ -73,6 +76,7 @@ class DatasetSpec:
     seen: tuple[str, ...] = ()
     same_images_as: tuple[str, ...] = ()
     kept_records: bool = True
+    from_disk: bool = False
     columns: tuple[tuple[str, ...], ...] = (_IMPERCEPTIBLE, _MOVING, STICKERS)
     targets: tuple[str, ...] = ()
     paper_target: str = ""
@@ -133,6 +137,12 @@ DATASETS: dict[str, DatasetSpec] = {
             "digits-colour", digits.load_colour, "", 3, 32,
             # JSMA would search for hours for an image that it cannot change enough.
             dataclasses.replace(_GREY_DIGITS, jsma_gamma=0.02), "mnist-lenet5", "mnist-transparent", "cifar10",
+        ),
+        DatasetSpec(
+            "photos", photos.load, "Photographs", 3, photos.SIZE, AttackSettings(linf_eps=(8 / 255, 16 / 255)),
+            "photo-efficientnet-lite0", mirrored=True, from_disk=True,
+            columns=(("none", "PGD_N@0.01569", "PGD_N", "PGD_N_eps2", "PGD_T", "MI_N"),),
+            targets=("efficientnet-lite0",),
         ),
         DatasetSpec(
             "folder", image_folder.load, classifier="mnist-lenet5", purifier="mnist-transparent",

@@ -36,7 +36,8 @@ def find_pictures(folder: Path) -> list[Path]:
 
 def split_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Training and validation pictures. Names decide, so that a picture stays on its side when others are added."""
-    train, validation = [], []
+    train: list[Path] = []
+    validation: list[Path] = []
     for path in paths:
         held_out = hashlib.sha256(path.name.encode()).digest()[0] < _VALIDATION_SHARE
         (validation if held_out else train).append(path)

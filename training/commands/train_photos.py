@@ -1,0 +1,64 @@
+"""``arn-train train`` for data sets whose pictures are read from disk, without labels."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arn_purify.models import Arn, ArnConfig
+
+from .. import data
+from ..data.loaders import photos
+from ..data.pictures import find_pictures, split_pictures
+from ..data.splits import DataError
+from ..learning.photos import PhotoRecipe, PhotoTrainer
+from ..load import load_model
+from . import options
+
+_SHAPE = (3, photos.SIZE, photos.SIZE)
+
+
+def recipe_fields(text: str) -> dict[str, Any]:
+    """``FIELD=NUMBER,...`` for the numbers of a :class:`PhotoRecipe`."""
+    kinds = {field.name: field.default for field in dataclasses.fields(PhotoRecipe)}
+    found: dict[str, Any] = {}
+    for part in options.names(text):
+        name, _, value = part.partition("=")
+        default = kinds.get(name)
+        if not isinstance(default, int | float):
+            numbers = ", ".join(name for name, value in kinds.items() if isinstance(value, int | float))
+            raise ValueError(f"the numbers of a run on photographs are {numbers}, not {name}")
+        found[name] = type(default)(value)
+    return found
+
+
+def run(flags: argparse.Namespace, command: str) -> None:
+    """Train on ``photos/train`` of the data folder, or else on all pictures in it, and in ``--pictures``."""
+    root = data.folder(flags.data_dir)
+    own = root / "photos" / "train"
+    paths = [path for folder in (own if own.is_dir() else root, *flags.pictures) for path in find_pictures(folder)]
+    train, validation = split_pictures(paths)
+    if not validation:
+        raise DataError(f"{len(paths)} pictures are too few: none is left for validation")
+    classifier, card = load_model(options.classifier(flags), "classifier", flags.dataset, flags.device, _SHAPE)
+    purifier = _purifier(flags)
+    recipe = dataclasses.replace(PhotoRecipe(), **recipe_fields(flags.numbers))
+    stride = max(1, len(validation) // min(flags.watched, 100))
+    PhotoTrainer(purifier, recipe, classifier, card.sha256, Path(flags.out), flags.device, flags.seed, command).fit(
+        train, validation[::stride]
+    )
+
+
+def _purifier(flags: argparse.Namespace) -> Arn:
+    """``--init``, or a network that has learned nothing."""
+    if not flags.init:
+        torch.manual_seed(flags.seed)
+        return Arn(ArnConfig.preset("photo", 3, photos.SIZE))
+    found = load_model(str(flags.init), "purifier", flags.dataset, "cpu", _SHAPE)[0].requires_grad_(True)
+    if not isinstance(found, Arn) or found.config.architecture != "photo":
+        raise ValueError(f"{flags.init} is no purifier of the architecture photo")
+    return found
