@@ -140,7 +140,8 @@ def attacked(
 
 
 def _norms(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    norms: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    return norms.clamp_min(1e-12)
 
 
 def _images(pixels: Tensor, device: torch.device) -> Tensor:

@@ -1,0 +1,110 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+import arn_purify
+from arn_purify.models import Airbench, AirbenchConfig, Arn, ArnConfig
+from arn_purify.training import cli, deadline
+from arn_purify.training.deadline import OutOfTime
+from arn_purify.training.learning.photos import KINDS, PhotoRecipe, PhotoTrainer, Pool, attacked
+
+RECIPE = PhotoRecipe(steps=12, crop=32, batch_size=4, pool=24, crafted=4, crafted_every=4, pixels_only=4, ramp=2)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The two photographs that scikit-learn brings, cut into pieces of 128 pixels."""
+    root = tmp_path_factory.mktemp("photographs")
+    for number, pixels in enumerate(load_sample_images().images):
+        for top in range(0, 384, 128):
+            for left in range(0, 640, 128):
+                piece = Image.fromarray(pixels[top : top + 128, left : left + 128])
+                piece.save(root / f"{number}-{top}-{left}.png")
+    return sorted(root.iterdir())
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    return Airbench(AirbenchConfig(8)).eval().requires_grad_(False)
+
+
+def trainer(classifier, out, recipe=RECIPE):
+    torch.manual_seed(0)
+    purifier = Arn(ArnConfig.preset("photo", 3, 32))
+    return PhotoTrainer(purifier, recipe, classifier, "0" * 64, out, workers=0)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_an_attack_keeps_to_its_budget_and_raises_the_loss(classifier, kind):
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    logits, eps = classifier(x), 8 / 255
+    moved = attacked(classifier, x, logits, kind, eps, 5, np.random.default_rng(0))
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    if kind == "L2_N":
+        assert (moved - x).flatten(1).norm(dim=1).max() <= 0.35 * eps * 3072**0.5 + 1e-5
+    else:
+        assert (moved - x).abs().max() <= eps + 1e-6
+    if kind != "PGD_T":
+        before, after = (torch.nn.functional.cross_entropy(classifier(z), logits.argmax(1)) for z in (x, moved))
+        assert after > before
+
+
+def test_the_oldest_crops_are_replaced(classifier):
+    crops = (torch.full((3, 32, 32), n, dtype=torch.uint8) for n in range(100))
+    pool = Pool(RECIPE, classifier, crops, torch.device("cpu"), np.random.default_rng(0))
+    for _ in range(7):
+        pool.craft()
+    assert pool.filled == 24
+    assert sorted(pool.natural[:, 0, 0, 0].tolist()) == list(range(4, 28))
+
+
+def test_a_batch_tells_natural_crops_from_attacked_ones(classifier):
+    crops = iter(torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8))
+    pool = Pool(RECIPE, classifier, crops, torch.device("cpu"), np.random.default_rng(0))
+    for _ in range(6):
+        pool.craft()
+    natural, x, domains, wanted = pool.batch()
+    changed = (x != natural).flatten(1).any(1)
+    assert torch.equal(changed, domains > 0)
+    assert torch.allclose(wanted[-1], classifier(natural), atol=0.02)
+
+
+def test_a_run_learns_and_leaves_a_checkpoint(classifier, pictures, tmp_path):
+    trainer(classifier, tmp_path).fit(pictures, pictures[:4])
+    loaded = arn_purify.load(tmp_path / "purifier.safetensors")
+    assert loaded.card.step == 12
+    assert {"error/natural", "error/PGD_N 4", "l1/PGD_N 8"} <= set(loaded.card.metrics)
+    x = torch.rand(1, 3, 40, 40)
+    assert not torch.equal(loaded(x), x)
+    (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert {"l1", "feature", "logit", "att", "d_a"} <= set(row)
+
+
+def test_a_run_that_was_stopped_continues(classifier, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(deadline, "_due", 0.0)
+    with pytest.raises(OutOfTime, match="1 of 12 steps"):
+        trainer(classifier, tmp_path).fit(pictures, pictures[:4])
+    monkeypatch.setattr(deadline, "_due", None)
+    resumed = trainer(classifier, tmp_path)
+    resumed.fit(pictures, pictures[:4])
+    assert resumed.step == 12
+    assert (tmp_path / "purifier.safetensors").exists()
+
+
+def test_the_command_trains_on_any_folder(pictures, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from arn_purify.models import ResNet, ResNetConfig\n\n"
+        "def load():\n    return ResNet(ResNetConfig(8))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    numbers = "steps=4,crop=32,batch_size=2,pool=8,crafted=2,pixels_only=2"
+    arguments = ["train", "--dataset", "photos", "--data-dir", str(pictures[0].parent), "--classifier", "mine:load"]
+    assert cli.main([*arguments, "--photo-recipe", numbers, "--watched", "2", "--out", "run"]) == 0
+    assert arn_purify.load("run/purifier.safetensors").card.dataset == "photos"
+    assert cli.main([*arguments, "--photo-recipe", "stesp=4", "--out", "other"]) == 2
