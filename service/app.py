@@ -28,7 +28,7 @@ from .errors import BodiesFull, Draining, EngineFailure, OutOfMemory, ServiceErr
 from .gateway import rest as gateway
 from .gateway.downstream import Downstream
 from .gateway.grpc import GrpcGateway
-from .gateway.preprocessing import Contract
+from .gateway.preprocessing import Preprocessing
 from .routes import admin
 from .routes.purify import router
 from .settings import Settings
@@ -59,7 +59,7 @@ class Service:
         )
         self.batcher: Batcher | None = None
         self.downstream: Downstream | None = None
-        self.contract = Contract(
+        self.preprocessing = Preprocessing(
             settings.input_name,
             settings.input_layout,
             settings.input_range,

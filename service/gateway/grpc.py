@@ -27,7 +27,7 @@ from ..telemetry import tracing
 from ..telemetry.log import REQUEST_ID, access
 from . import rest as gateway
 from .downstream import DownstreamAnswer
-from .protocols import Wire, v2_grpc
+from .protocols import Message, v2_grpc
 
 if TYPE_CHECKING:
     from ..app import Service
@@ -195,9 +195,9 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             return await self._bypass(request, call, timings, "canary")
         try:
             pixels = len(request) // gateway.BYTES_A_PIXEL
-            found = await pipeline.pooled(pixels, v2_grpc.find, Wire(request, {}))
+            found = await pipeline.pooled(pixels, v2_grpc.find, Message(request, {}))
             wire, items = await gateway.purify(service, found, timings, call.keep)
-        except gateway.FORGIVEN as error:
+        except gateway.BYPASSABLE_ERRORS as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
             return await self._bypass(request, call, timings, error.code)

@@ -32,17 +32,17 @@ _TOLERANCE = 2e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class Entered:
+class PurifierInput:
     """A tensor as a purifier takes it, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)``, and the way back."""
 
     images: Images
     size: tuple[int, int]
     channels: int
-    leave: Callable[[Images], Numbers]
+    from_purifier: Callable[[Images], Numbers]
 
 
 @dataclasses.dataclass(frozen=True)
-class Contract:
+class Preprocessing:
     """The declared preprocessing of the classifier.
 
     Args:
@@ -102,7 +102,7 @@ class Contract:
         counted = [1, *shape[1:]] if shape and shape[0] == -1 else list(shape)
         return self._axes(counted, takes) is not None or self._axes([1, *counted], takes) is not None
 
-    def enter(self, slot: Slot, takes: Callable[[int, int, int], bool]) -> Entered:
+    def to_purifier(self, slot: Slot, takes: Callable[[int, int, int], bool]) -> PurifierInput:
         """A numeric slot as a purifier takes it.
 
         Raises:
@@ -154,7 +154,7 @@ class Contract:
                 )
             images = unit if low >= 0 and high <= 1 else unit.clip(0, 1)
 
-        def leave(purified: Images) -> Numbers:
+        def from_purifier(purified: Images) -> Numbers:
             if integral:
                 back: Numbers = purified if channels_last else purified.transpose(0, 3, 1, 2)
             else:
@@ -172,7 +172,7 @@ class Contract:
                     back = np.rint(back, dtype=np.float64).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
             return np.ascontiguousarray(back).astype(dtype, copy=False).reshape(shape)
 
-        return Entered(images, (height, width), channels, leave)
+        return PurifierInput(images, (height, width), channels, from_purifier)
 
     def _map(self, values: Numbers, typed: bool) -> tuple[bool, NDArray[np.float64], NDArray[np.float64]]:
         """Whether the values are grey levels to be kept as integers; else each channel's scale and offset to [0, 1]."""

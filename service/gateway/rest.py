@@ -1,6 +1,6 @@
 """In front of a model server: its own routes, its own wire formats, purified images.
 
-A request goes route -> protocol.find -> contract.enter -> queue -> contract.leave -> put_back -> downstream, and the
+A request goes route -> protocol.find -> contract.to_purifier -> queue -> contract.from_purifier -> replace_images -> downstream, and the
 server's answer comes back verbatim. Only the paths below are passed on, built from their checked parts, so that no
 other spelling of a path leads past the purifier.
 """
@@ -49,8 +49,8 @@ from ..errors import (
 )
 from ..telemetry import tracing
 from .downstream import DownstreamAnswer
-from .preprocessing import Contract, Entered
-from .protocols import MAX_PLACES, Found, Images, Wire, torchserve, v1, v2
+from .preprocessing import Preprocessing, PurifierInput
+from .protocols import MAX_PLACES, Images, Message, ParsedRequest, torchserve, v1, v2
 
 if TYPE_CHECKING:
     from ..app import Service
@@ -59,7 +59,7 @@ logger = logging.getLogger("service.gateway")
 
 # What `bypass` forgives: our own troubles, and images that no purifier here takes. Never a body that cannot be read, or
 # a broken one would be the way past the purifier.
-FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
+BYPASSABLE_ERRORS = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
 # So many of a tensor's numbers are converted, or bytes of a body read, in the time that a PNG's pixel is decoded.
 NUMBERS_A_PIXEL = BYTES_A_PIXEL = 64
 _INFLATED_AT_ONCE = 4096  # compressed bytes; what a member leaves of them is copied, and members can be tiny
@@ -161,9 +161,9 @@ async def _infer(request: Request, service: Service, protocol: ModuleType, path:
                 body = await asyncio.to_thread(inflate, came, encoding, settings.max_body_bytes)
                 if body is not came:
                     keep(len(body))
-            found = await pipeline.pooled(len(body) // BYTES_A_PIXEL, protocol.find, Wire(body, headers))
+            found = await pipeline.pooled(len(body) // BYTES_A_PIXEL, protocol.find, Message(body, headers))
             purified, items = await purify(service, found, timings, keep)
-        except FORGIVEN as error:
+        except BYPASSABLE_ERRORS as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
             logger.warning("%s forwarded unpurified: %s", headers["x-request-id"], error)
@@ -197,8 +197,8 @@ async def _infer(request: Request, service: Service, protocol: ModuleType, path:
 
 
 async def purify(
-    service: Service, found: Found, timings: Timings, keep: Callable[[int], None]
-) -> tuple[Wire, list[Item]]:
+    service: Service, found: ParsedRequest, timings: Timings, keep: Callable[[int], None]
+) -> tuple[Message, list[Item]]:
     """The request with its images purified; ``keep`` finds room for so many bytes more until it ends.
 
     Raises:
@@ -207,7 +207,7 @@ async def purify(
         ServiceError: an image that cannot be decoded, or does not fit the contract; the queue's refusals.
     """
     started = time.perf_counter()
-    contract, cards, sizes = service.contract, list(service.engine.cards()), service.settings.sizes
+    contract, cards, sizes = service.preprocessing, list(service.engine.cards()), service.settings.sizes
 
     def takes(channels: int, height: int, width: int, among: Sequence[Card] = cards, sizes: Sizes = sizes) -> bool:
         return any(pipeline.takes(card, (height, width), channels, sizes) for card in among)
@@ -221,7 +221,7 @@ async def purify(
     if len(chosen) > service.settings.queue_images:
         raise TooManyImages(f"{len(chosen)} images in one request; the queue holds {service.settings.queue_images}")
     items: list[Item] = []
-    entered: list[Entered | None] = []
+    entered: list[PurifierInput | None] = []
     decoding = pipeline.Decoding(service, keep)
     for index in chosen:
         slot = found.slots[index]
@@ -230,7 +230,7 @@ async def purify(
             entered.append(None)
         else:
             size = 0 if slot.images is None else slot.images.size
-            tensor = await pipeline.pooled(size // NUMBERS_A_PIXEL, contract.enter, slot, takes)
+            tensor = await pipeline.pooled(size // NUMBERS_A_PIXEL, contract.to_purifier, slot, takes)
             card = pipeline.choose(service, None, tensor.size, tensor.channels)
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(tensor)
@@ -238,13 +238,15 @@ async def purify(
     items = await pipeline.purify(service, items, timings)
     started = time.perf_counter()
 
-    def write() -> Wire:
+    def write() -> Message:
         new: dict[int, Images] = {}
         for index, item, tensor in zip(chosen, items, entered, strict=True):
             new[index] = (
-                codec.encode_image(item.purified.images[0]) if tensor is None else tensor.leave(item.purified.images)
+                codec.encode_image(item.purified.images[0])
+                if tensor is None
+                else tensor.from_purifier(item.purified.images)
             )
-        return found.put_back(new)
+        return found.replace_images(new)
 
     work = sum(i.images.size // (1 if t is None else NUMBERS_A_PIXEL) for i, t in zip(items, entered, strict=True))
     wire = await pipeline.pooled(work, write)
@@ -439,12 +441,14 @@ def check(service: Service) -> None:
     def takes(channels: int, height: int, width: int) -> bool:
         return any(pipeline.takes(card, (height, width), channels, settings.sizes) for card in cards)
 
-    reason = mismatch(service.contract, metadata, takes)
+    reason = mismatch(service.preprocessing, metadata, takes)
     if reason:
         raise ValueError(f"the model {settings.downstream_model!r} behind us does not fit: {reason}")
 
 
-def mismatch(contract: Contract, metadata: Mapping[str, Any], takes: Callable[[int, int, int], bool]) -> str | None:
+def mismatch(
+    contract: Preprocessing, metadata: Mapping[str, Any], takes: Callable[[int, int, int], bool]
+) -> str | None:
     """Why V2 model metadata do not fit the declared contract and the loaded purifiers; None where they may."""
     inputs = {entry.get("name"): entry for entry in metadata.get("inputs") or []}
     if not inputs:

@@ -23,7 +23,7 @@ from PIL import Image
 from arn_purify.service.core import codec
 from arn_purify.service.errors import DownstreamOpen, DownstreamUnreachable
 from arn_purify.service.gateway.downstream import Breaker, Downstream
-from arn_purify.service.gateway.preprocessing import Contract
+from arn_purify.service.gateway.preprocessing import Preprocessing
 from arn_purify.service.gateway.protocols import v2
 from arn_purify.service.gateway.rest import mismatch, verbatim
 from arn_purify.service.settings import Settings, add_flags, add_transformer_flags, from_flags
@@ -577,15 +577,15 @@ def digits(channels, height, width):
 @pytest.mark.parametrize(
     ("contract", "inputs", "reason"),
     [
-        (Contract(), {"x": ("FP32", [-1, 1, 28, 28])}, None),
-        (Contract(layout="nhwc"), {"x": ("FP32", [-1, 28, 28, 1])}, None),
-        (Contract(layout="nhwc"), {"x": ("FP32", [-1, 1, 28, 28])}, "has the shape"),
-        (Contract(input="y"), {"x": ("FP32", [-1, 1, 28, 28])}, "no input 'y'"),
-        (Contract(), {"x": ("FP32", [-1, 3, 32, 32])}, "has the shape"),
-        (Contract(), {"x": ("BOOL", [-1, 1, 28, 28])}, "no type that images have"),
-        (Contract(), {"x": ("BYTES", [-1])}, None),
-        (Contract(), {"x": ("FP32", [-1, 784]), "y": ("INT64", [-1])}, None),
-        (Contract(), {"x": ("FP32", [-1, -1, -1, -1])}, None),
+        (Preprocessing(), {"x": ("FP32", [-1, 1, 28, 28])}, None),
+        (Preprocessing(layout="nhwc"), {"x": ("FP32", [-1, 28, 28, 1])}, None),
+        (Preprocessing(layout="nhwc"), {"x": ("FP32", [-1, 1, 28, 28])}, "has the shape"),
+        (Preprocessing(input="y"), {"x": ("FP32", [-1, 1, 28, 28])}, "no input 'y'"),
+        (Preprocessing(), {"x": ("FP32", [-1, 3, 32, 32])}, "has the shape"),
+        (Preprocessing(), {"x": ("BOOL", [-1, 1, 28, 28])}, "no type that images have"),
+        (Preprocessing(), {"x": ("BYTES", [-1])}, None),
+        (Preprocessing(), {"x": ("FP32", [-1, 784]), "y": ("INT64", [-1])}, None),
+        (Preprocessing(), {"x": ("FP32", [-1, -1, -1, -1])}, None),
     ],
 )
 def test_metadata_are_held_against_the_declaration(contract, inputs, reason):
@@ -597,7 +597,7 @@ def test_metadata_are_held_against_the_declaration(contract, inputs, reason):
     "inputs", [None, [], [{"name": "x", "datatype": "FP32", "shape": None}], [{"name": "x", "datatype": "FP32"}]]
 )
 def test_metadata_that_tell_nothing_are_no_mismatch(inputs):
-    assert mismatch(Contract(), {"name": "m", "inputs": inputs}, digits) is None
+    assert mismatch(Preprocessing(), {"name": "m", "inputs": inputs}, digits) is None
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from PIL import Image
 
 from arn_purify.service.core import codec
 from arn_purify.service.errors import BadParameter, BrokenBody, ServiceError, WrongSize
-from arn_purify.service.gateway.preprocessing import Contract
-from arn_purify.service.gateway.protocols import Slot, Wire, torchserve, v1, v2, v2_grpc
+from arn_purify.service.gateway.preprocessing import Preprocessing
+from arn_purify.service.gateway.protocols import Message, Slot, torchserve, v1, v2, v2_grpc
 from arn_purify.service.gateway.protocols.json_text import parse, splice
 from arn_purify.service.gateway.rest import inflate
 
@@ -36,7 +36,7 @@ def png(pixels):
     return codec.encode_image(np.asarray(pixels, np.uint8).reshape(*np.shape(pixels)[:2], -1))
 
 
-UNDECLARED = Contract()
+UNDECLARED = Preprocessing()
 
 
 def through(protocol, wire, contract=UNDECLARED, takes=anything):
@@ -49,10 +49,10 @@ def through(protocol, wire, contract=UNDECLARED, takes=anything):
             opened = codec.open_image(slot.images, 10**6)
             new[index] = codec.encode_image(opened.decode(opened.channels)[0])
         else:
-            entered = contract.enter(slot, takes)
+            entered = contract.to_purifier(slot, takes)
             assert entered.images.dtype in (np.uint8, np.float32)
-            new[index] = entered.leave(entered.images)
-    return found.put_back(new), len(new)
+            new[index] = entered.from_purifier(entered.images)
+    return found.replace_images(new), len(new)
 
 
 # -- generated requests -------------------------------------------------------------------------------------------
@@ -110,8 +110,8 @@ def test_v2_binary_comes_back_byte_for_byte(data, datatype):
     order = data.draw(st.permutations([(image, blob), (other, side)]))
     head = data.draw(json_text({"inputs": f"[{order[0][0]} , {order[1][0]}]"})).encode()
     body = head + order[0][1] + order[1][1]
-    wire = Wire(body, {v2.HEADER: str(len(head)), "x-other": "1"})
-    back, count = through(v2, wire, Contract(input="image"))
+    wire = Message(body, {v2.HEADER: str(len(head)), "x-other": "1"})
+    back, count = through(v2, wire, Preprocessing(input="image"))
     assert count == 1
     assert back == wire
 
@@ -124,7 +124,7 @@ def test_v2_json_keeps_all_but_the_image_byte_for_byte_and_the_image_number_for_
         "name": '"image"', "datatype": json.dumps(datatype), "shape": json.dumps(tensor.shape), "data": values,
     }))  # fmt: skip
     text = data.draw(json_text({"inputs": f"[ {image} ]"}))
-    back, _ = through(v2, Wire(text.encode(), {}), Contract(input="image"))
+    back, _ = through(v2, Message(text.encode(), {}), Preprocessing(input="image"))
     before, after = text.index(values), len(text) - text.index(values) - len(values)
     written = back.body.decode()
     assert written[:before] == text[:before]
@@ -143,7 +143,7 @@ def test_v1_rows_and_columns_keep_all_but_the_image_byte_for_byte(data, key, nam
     else:
         values_at = values
     text = data.draw(json_text({key: values_at}))
-    back, count = through(v1, Wire(text.encode(), {}), Contract(input="image"))
+    back, count = through(v1, Message(text.encode(), {}), Preprocessing(input="image"))
     assert count == 1
     before = text.index(values)
     assert back.body.decode()[:before] == text[:before]
@@ -172,7 +172,7 @@ def test_grpc_requests_come_back_byte_for_byte(data, datatype, raw, name, other)
         getattr(image.contents, CONTENTS[datatype]).extend(tensor.reshape(-1).tolist())
         side.contents.bytes_contents.append(other)
     sent = request.SerializeToString(deterministic=True)
-    back, count = through(v2_grpc, Wire(sent, {}), Contract(input="image"))
+    back, count = through(v2_grpc, Message(sent, {}), Preprocessing(input="image"))
     assert count == 1
     assert back.body == sent
 
@@ -198,7 +198,7 @@ def test_encoded_images_come_back_pixel_for_pixel_wherever_they_are(data, images
     texts = [json.dumps(base64.b64encode(one).decode()) for one in encoded]
 
     rows = ",".join(f'{{"key": 1.0, "image": {{"b64": {text}}}}}' for text in texts)
-    back, count = through(v1, Wire(f'{{"instances": [{rows}]}}'.encode(), {}))
+    back, count = through(v1, Message(f'{{"instances": [{rows}]}}'.encode(), {}))
     assert count == len(images)
     for row, image in zip(json.loads(back.body)["instances"], images, strict=True):
         assert same(base64.b64decode(row["image"]["b64"]), image)
@@ -210,7 +210,7 @@ def test_encoded_images_come_back_pixel_for_pixel_wherever_they_are(data, images
     ]
     head = json.dumps({"inputs": described}).encode()
     blob += text
-    back, count = through(v2, Wire(head + blob, {v2.HEADER: str(len(head))}))
+    back, count = through(v2, Message(head + blob, {v2.HEADER: str(len(head))}))
     assert count == len(images)
     length = int(back.headers[v2.HEADER])
     size = json.loads(back.body[:length])["inputs"][0]["parameters"]["binary_data_size"]
@@ -221,9 +221,9 @@ def test_encoded_images_come_back_pixel_for_pixel_wherever_they_are(data, images
 
     described = f'{{"name": "x", "datatype": "BYTES", "shape": [{len(texts)}], "data": [{", ".join(texts)}]}}'
     strings = f'{{"inputs": [{described}]}}'
-    assert through(v2, Wire(strings.encode(), {}))[1] == len(images)
+    assert through(v2, Message(strings.encode(), {}))[1] == len(images)
 
-    back, _ = through(torchserve, Wire(encoded[0], {"content-type": "image/png"}))
+    back, _ = through(torchserve, Message(encoded[0], {"content-type": "image/png"}))
     assert np.array_equal(pixels(back.body), pixels(encoded[0]))
 
 
@@ -235,12 +235,14 @@ def test_a_form_keeps_its_other_parts_byte_for_byte_and_names_the_new_type():
         text + b'--b\r\nContent-Disposition: form-data; name="data"; filename="a.jpg"\r\n'
         + b"content-type: image/jpeg\r\n\r\n" + jpeg.getvalue() + b"\r\n--b--\r\n"
     )  # fmt: skip
-    back, count = through(torchserve, Wire(body, {"content-type": "multipart/form-data; boundary=b"}))
+    back, count = through(torchserve, Message(body, {"content-type": "multipart/form-data; boundary=b"}))
     assert count == 1
     assert back.body.startswith(text)
     assert b"\r\ncontent-type: image/png\r\n\r\n\x89PNG" in back.body
     assert back.body.endswith(b"\r\n--b--\r\n")
-    untouched, none = through(torchserve, Wire(text + b"--b--", {"content-type": 'multipart/form-data; boundary="b"'}))
+    untouched, none = through(
+        torchserve, Message(text + b"--b--", {"content-type": 'multipart/form-data; boundary="b"'})
+    )
     assert (untouched.body, none) == (text + b"--b--", 0)
 
 
@@ -256,7 +258,7 @@ FORM = {"content-type": "multipart/form-data; boundary=b"}
     ],
 )  # fmt: skip
 def test_a_parts_field_is_read_as_its_quotes_say(head):
-    (slot,) = torchserve.find(Wire(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--", FORM)).slots
+    (slot,) = torchserve.find(Message(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--", FORM)).slots
     assert slot.name == "data"
 
 
@@ -275,7 +277,7 @@ def test_a_parts_field_is_read_as_its_quotes_say(head):
 )
 def test_a_part_whose_field_two_readers_may_read_differently_is_refused(head):
     with pytest.raises(BrokenBody):
-        torchserve.find(Wire(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--", FORM))
+        torchserve.find(Message(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--", FORM))
 
 
 def test_a_parts_own_length_is_that_of_the_new_image():
@@ -283,8 +285,8 @@ def test_a_parts_own_length_is_that_of_the_new_image():
     Image.new("L", (28, 28)).save(buffer, "PNG")
     image = buffer.getvalue()
     head = b'Content-Disposition: form-data; name="data"\r\nContent-Length: 9\r\nContent-MD5: x\r\n\r\n'
-    found = torchserve.find(Wire(b"--b\r\n" + head + image + b"\r\n--b--", FORM))
-    part = email.message_from_bytes(found.put_back({0: image + b"more"}).body.split(b"--b")[1].lstrip())
+    found = torchserve.find(Message(b"--b\r\n" + head + image + b"\r\n--b--", FORM))
+    part = email.message_from_bytes(found.replace_images({0: image + b"more"}).body.split(b"--b")[1].lstrip())
     assert (part["Content-Length"], part["Content-MD5"]) == (str(len(image) + 4), None)
 
 
@@ -292,23 +294,23 @@ def test_a_parts_own_length_is_that_of_the_new_image():
 def test_a_shape_is_made_of_few_counts(shape):
     entry = {"name": "x", "datatype": "FP32", "shape": shape, "data": [0.5]}
     with pytest.raises(BrokenBody, match="at most 32 counts"):
-        v2.find(Wire(json.dumps({"inputs": [entry]}).encode(), {}))
+        v2.find(Message(json.dumps({"inputs": [entry]}).encode(), {}))
 
 
 def test_over_grpc_too():
     request = v2_grpc.parse("ModelInferRequest", b"")
     request.inputs.add(name="x", datatype="FP32", shape=[9] * 1000)
     with pytest.raises(BrokenBody, match="at most 32 counts"):
-        v2_grpc.find(Wire(request.SerializeToString(), {}))
+        v2_grpc.find(Message(request.SerializeToString(), {}))
 
 
 def test_the_raw_form_is_read_as_what_a_purifier_takes():
     for dtype in (np.float32, np.uint8, np.float16):
         tensor = np.linspace(0, 1, 784).astype(dtype)
-        wire = Wire(tensor.tobytes(), {v2.HEADER: "0"})
+        wire = Message(tensor.tobytes(), {v2.HEADER: "0"})
         assert through(v2, wire, takes=digit)[0] == wire
     with pytest.raises(WrongSize):
-        through(v2, Wire(b"12345", {v2.HEADER: "0"}), takes=digit)
+        through(v2, Message(b"12345", {v2.HEADER: "0"}), takes=digit)
 
 
 # -- the contract -------------------------------------------------------------------------------------------------
@@ -327,10 +329,10 @@ def test_the_raw_form_is_read_as_what_a_purifier_takes():
 )
 def test_layouts(shape, layout, expected):
     tensor = np.random.default_rng(0).random(shape, dtype=np.float32)
-    entered = Contract(layout=layout).enter(Slot("x", tensor), digit)
+    entered = Preprocessing(layout=layout).to_purifier(Slot("x", tensor), digit)
     assert entered.images.shape == expected
-    assert np.array_equal(entered.leave(entered.images), tensor)
-    changed = entered.leave(1 - entered.images)
+    assert np.array_equal(entered.from_purifier(entered.images), tensor)
+    changed = entered.from_purifier(1 - entered.images)
     assert np.allclose(changed, 1 - tensor)
     assert changed.shape == tensor.shape
 
@@ -341,7 +343,7 @@ def test_ranges_and_colours_go_in_and_out(data, range_, colour, channels_last):
     channels = unit.shape[1]
     mean, std = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
     declared = {"mean": mean, "std": std} if range_ == "mean/std" else {"range": range_}
-    contract = Contract(layout="nhwc" if channels_last else "nchw", colour=colour, **declared)
+    contract = Preprocessing(layout="nhwc" if channels_last else "nchw", colour=colour, **declared)
     column = [np.array(part).reshape(-1, 1, 1) for part in (mean, std)]
     as_sent = {
         "0-1": unit, "0-255": unit * 255, "-1-1": unit * 2 - 1, "mean/std": (unit - column[0]) / column[1],
@@ -351,29 +353,29 @@ def test_ranges_and_colours_go_in_and_out(data, range_, colour, channels_last):
     if range_ == "mean/std" and flip:
         tensor = as_sent[:, ::-1]
     tensor = np.ascontiguousarray(tensor.transpose(0, 2, 3, 1) if channels_last else tensor)
-    entered = contract.enter(Slot("x", tensor), anything)
+    entered = contract.to_purifier(Slot("x", tensor), anything)
     assert np.allclose(entered.images, unit, atol=2e-7)
-    assert np.array_equal(entered.leave(entered.images), tensor)
-    halved = entered.leave((entered.images / 2).astype(np.float32))
-    again = contract.enter(Slot("x", halved), anything)
+    assert np.array_equal(entered.from_purifier(entered.images), tensor)
+    halved = entered.from_purifier((entered.images / 2).astype(np.float32))
+    again = contract.to_purifier(Slot("x", halved), anything)
     assert np.allclose(again.images, unit / 2, atol=1e-6)
 
 
 def test_integers_stay_integers():
     tensor = np.arange(784, dtype=np.int64).reshape(1, 28, 28, 1) % 256
-    entered = Contract().enter(Slot("x", tensor, typed=False), digit)
+    entered = Preprocessing().to_purifier(Slot("x", tensor, typed=False), digit)
     assert entered.images.dtype == np.uint8
-    assert np.array_equal(entered.leave(255 - entered.images), 255 - tensor)
+    assert np.array_equal(entered.from_purifier(255 - entered.images), 255 - tensor)
     binary = (tensor > 100).astype(np.int64)  # JSON's 0 and 1 are 0.0 and 1.0
-    entered = Contract().enter(Slot("x", binary, typed=False), digit)
+    entered = Preprocessing().to_purifier(Slot("x", binary, typed=False), digit)
     assert entered.images.max() == 1
-    between = entered.leave(entered.images * np.float32(0.75))
+    between = entered.from_purifier(entered.images * np.float32(0.75))
     assert between.max() == 0.75  # and not the integer below
     bytes_ = (tensor % 128).astype(np.int8)
-    entered = Contract().enter(Slot("x", bytes_), digit)
-    assert entered.leave(np.full_like(entered.images, 200)).max() == 127  # the lightest that there is
-    levels = Contract(range="0-1").enter(Slot("x", binary), digit)
-    assert levels.leave(levels.images * np.float32(0.75)).sum() == binary.sum()
+    entered = Preprocessing().to_purifier(Slot("x", bytes_), digit)
+    assert entered.from_purifier(np.full_like(entered.images, 200)).max() == 127  # the lightest that there is
+    levels = Preprocessing(range="0-1").to_purifier(Slot("x", binary), digit)
+    assert levels.from_purifier(levels.images * np.float32(0.75)).sum() == binary.sum()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1.1, -0.5])
@@ -381,7 +383,7 @@ def test_values_outside_the_declared_range_are_refused(bad):
     tensor = np.zeros((1, 1, 28, 28), np.float32)
     tensor[0, 0, 3, 3] = bad
     with pytest.raises(BadParameter, match="finite values"):
-        Contract().enter(Slot("x", tensor), digit)
+        Preprocessing().to_purifier(Slot("x", tensor), digit)
 
 
 WITH_COMPANY = [
@@ -399,7 +401,9 @@ def test_nothing_passes_in_an_images_company(protocol, body):
     image = base64.b64encode(png(np.zeros((28, 28)))).decode()
     body = body.replace("PNG", image).replace("DIGIT", json.dumps(np.zeros((28, 28)).tolist()))
     try:
-        assert through(protocol, Wire(body.encode(), {}), takes=digit)[1] == 0  # which the gateway refuses as no image
+        assert (
+            through(protocol, Message(body.encode(), {}), takes=digit)[1] == 0
+        )  # which the gateway refuses as no image
     except ServiceError as refused:
         assert refused.status in (400, 422)  # noqa: PT017
 
@@ -407,7 +411,7 @@ def test_nothing_passes_in_an_images_company(protocol, body):
 def test_an_input_may_be_called_raw():
     tensor = np.zeros((1, 1, 28, 28), np.float32)
     described = {"name": "raw", "datatype": "FP32", "shape": tensor.shape, "data": tensor.reshape(-1).tolist()}
-    assert through(v2, Wire(json.dumps({"inputs": [described]}).encode(), {}), takes=digit)[1] == 1
+    assert through(v2, Message(json.dumps({"inputs": [described]}).encode(), {}), takes=digit)[1] == 1
 
 
 # -- malformed ----------------------------------------------------------------------------------------------------
@@ -417,25 +421,25 @@ GOOD = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary
 
 def v2_body(described, blob=b"12345678"):
     head = json.dumps({"inputs": [described]}).encode()
-    return Wire(head + blob, {v2.HEADER: str(len(head))})
+    return Message(head + blob, {v2.HEADER: str(len(head))})
 
 
 @pytest.mark.parametrize(
     ("protocol", "wire"),
     [
-        (v2, Wire(b"", {})),
-        (v2, Wire(b"{", {})),
-        (v2, Wire(b"[]", {})),
-        (v2, Wire(b'{"inputs": 3}', {})),
-        (v2, Wire(b'{"inputs": [], "inputs": []}', {})),
-        (v2, Wire(b"\xff{}", {})),
-        (v2, Wire(b"[" * 100_000, {})),
-        (v2, Wire(b'{"inputs": [' + b'{"a":' * 100_000, {})),
-        (v2, Wire(b'{"inputs": []} x', {})),
-        (v2, Wire(b'{"inputs": [],}', {})),
-        (v2, Wire(b"{}", {v2.HEADER: "-1"})),
-        (v2, Wire(b"{}", {v2.HEADER: "3"})),
-        (v2, Wire(b"{}", {v2.HEADER: "9" * 5000})),
+        (v2, Message(b"", {})),
+        (v2, Message(b"{", {})),
+        (v2, Message(b"[]", {})),
+        (v2, Message(b'{"inputs": 3}', {})),
+        (v2, Message(b'{"inputs": [], "inputs": []}', {})),
+        (v2, Message(b"\xff{}", {})),
+        (v2, Message(b"[" * 100_000, {})),
+        (v2, Message(b'{"inputs": [' + b'{"a":' * 100_000, {})),
+        (v2, Message(b'{"inputs": []} x', {})),
+        (v2, Message(b'{"inputs": [],}', {})),
+        (v2, Message(b"{}", {v2.HEADER: "-1"})),
+        (v2, Message(b"{}", {v2.HEADER: "3"})),
+        (v2, Message(b"{}", {v2.HEADER: "9" * 5000})),
         (v2, v2_body(GOOD, b"1234567")),
         (v2, v2_body(GOOD, b"123456789")),
         (v2, v2_body({**GOOD, "shape": [1, 3]})),
@@ -450,26 +454,26 @@ def v2_body(described, blob=b"12345678"):
         (v2, v2_body({**GOOD, "parameters": {"shared_memory_region": "r"}}, b"")),
         (v2, v2_body({**GOOD, "datatype": "BYTES", "shape": [1]})),
         (v2, v2_body({**GOOD, "datatype": "BYTES", "shape": [1]}, b"\x01\0\0\0a\0\0\0")),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":["a",{}]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,1e400]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[0.9,1]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,1E2]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,256]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"INT8","shape":[2],"data":[1,true]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[true,1]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1,false]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1,"0.5"]}]}', {})),
-        (v2, Wire(b'{"inputs": [{"name":"x","datatype":"INT64","shape":[1],"data":[' + b"9" * 5000 + b"]}]}", {})),
-        (v2_grpc, Wire(b"\xff\xff", {})),
-        (v2_grpc, Wire(b"*\x0b\n\x01x\x12\x04FP32\x1a\x01\x02:\x01a", {})),  # two numbers said, one byte sent
-        (v1, Wire(b"{}", {})),
-        (v1, Wire(b'{"instances": [[1]], "inputs": [[1]]}', {})),
-        (v1, Wire(b'{"instances": [[1, 2}', {})),
-        (torchserve, Wire(b"x", {"content-type": "multipart/form-data"})),
-        (torchserve, Wire(b"--b\r\n\r\n", {"content-type": "multipart/form-data; boundary=b"})),
-        (torchserve, Wire(b"--bxx", {"content-type": "multipart/form-data; boundary=b"})),
-        (torchserve, Wire(b"{]", {"content-type": "application/json"})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":["a",{}]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,1e400]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[0.9,1]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,1E2]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"UINT8","shape":[2],"data":[1,256]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"INT8","shape":[2],"data":[1,true]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[true,1]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1,false]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"FP32","shape":[2],"data":[1,"0.5"]}]}', {})),
+        (v2, Message(b'{"inputs": [{"name":"x","datatype":"INT64","shape":[1],"data":[' + b"9" * 5000 + b"]}]}", {})),
+        (v2_grpc, Message(b"\xff\xff", {})),
+        (v2_grpc, Message(b"*\x0b\n\x01x\x12\x04FP32\x1a\x01\x02:\x01a", {})),  # two numbers said, one byte sent
+        (v1, Message(b"{}", {})),
+        (v1, Message(b'{"instances": [[1]], "inputs": [[1]]}', {})),
+        (v1, Message(b'{"instances": [[1, 2}', {})),
+        (torchserve, Message(b"x", {"content-type": "multipart/form-data"})),
+        (torchserve, Message(b"--b\r\n\r\n", {"content-type": "multipart/form-data; boundary=b"})),
+        (torchserve, Message(b"--bxx", {"content-type": "multipart/form-data; boundary=b"})),
+        (torchserve, Message(b"{]", {"content-type": "application/json"})),
     ],
 )  # fmt: skip
 def test_malformed_bodies_are_told(protocol, wire):
@@ -484,7 +488,7 @@ def test_malformed_bodies_are_told(protocol, wire):
 )
 def test_numbers_that_a_datatype_has_are_read_as_they_are(datatype, values):
     entry = {"name": "x", "datatype": datatype, "shape": [2], "data": values}
-    (slot,) = v2.find(Wire(json.dumps({"inputs": [entry]}).encode(), {})).slots
+    (slot,) = v2.find(Message(json.dumps({"inputs": [entry]}).encode(), {})).slots
     assert slot.images.tolist() == values
 
 
@@ -493,7 +497,7 @@ def test_one_long_text_among_numbers_makes_no_text_of_each(protocol):
     mixed = '[[0, "' + "a" * 600 + '"' + ", 0" * 50_000 + "]]"
     entry = f'{{"name": "x", "datatype": "FP32", "shape": [1, 50002], "data": {mixed}}}'
     text = f'{{"inputs": [{entry}]}}' if protocol is v2 else f'{{"instances": {mixed}}}'
-    wire = Wire(text.encode(), {"content-type": "application/json"})
+    wire = Message(text.encode(), {"content-type": "application/json"})
     tracemalloc.start()
     try:
         slots = protocol.find(wire).slots
@@ -514,7 +518,7 @@ kinds = st.sampled_from(["application/json", "image/png", "multipart/form-data; 
 def test_any_bytes_are_found_in_or_refused(body, protocol, kind, length):
     headers = {"content-type": kind} | ({v2.HEADER: length} if length else {})
     try:
-        protocol.find(Wire(body, headers))
+        protocol.find(Message(body, headers))
     except ServiceError as error:
         assert error.status < 500  # noqa: PT017
 

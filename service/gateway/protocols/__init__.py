@@ -31,7 +31,7 @@ _BASE64_MAGICS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk")
 
 
 @dataclasses.dataclass(frozen=True)
-class Wire:
+class Message:
     """A body and the headers that belong to it, by lower-case name."""
 
     body: bytes | bytearray
@@ -53,11 +53,11 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ParsedRequest:
     """The slots of a request, and how to write others in their place (by their index; the rest stay)."""
 
     slots: Sequence[Slot]
-    put_back: Callable[[Mapping[int, Images]], Wire]
+    replace_images: Callable[[Mapping[int, Images]], Message]
 
 
 def shaped(name: str, shape: Sequence[Any]) -> tuple[int, ...]:

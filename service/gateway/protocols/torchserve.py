@@ -9,11 +9,11 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from email.message import Message
+from email.message import Message as MailMessage
 from typing import Any
 
 from ...errors import BrokenBody
-from . import MAX_PLACES, Found, Images, Slot, Wire, is_encoded_image, v1
+from . import MAX_PLACES, Images, Message, ParsedRequest, Slot, is_encoded_image, v1
 from .json_text import parse
 
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
@@ -23,7 +23,7 @@ _PARAMETER = re.compile(rb';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
 _LONGEST_TYPE = 512  # characters of a content type; a boundary has 70 at most
 
 
-def find(wire: Wire) -> Found:
+def find(wire: Message) -> ParsedRequest:
     """The images in a ``/predictions`` body, whatever content type it declares; none where it holds none.
 
     Raises:
@@ -37,16 +37,16 @@ def find(wire: Wire) -> Found:
         return v1.find(wire) if (root.get("instances") is None) != (root.get("inputs") is None) else _nothing(wire)
     if is_encoded_image(wire.body) or kind.startswith("image/"):
 
-        def put_back(new: Mapping[int, Images]) -> Wire:
+        def replace_images(new: Mapping[int, Images]) -> Message:
             declared = {"content-type": "image/png"} if kind.startswith("image/") else {}
-            return Wire(_bytes(new.get(0, bytes(wire.body))), {**wire.headers, **declared} if new else wire.headers)
+            return Message(_bytes(new.get(0, bytes(wire.body))), {**wire.headers, **declared} if new else wire.headers)
 
-        return Found([Slot("data", bytes(wire.body))], put_back)
+        return ParsedRequest([Slot("data", bytes(wire.body))], replace_images)
     return _nothing(wire)
 
 
-def _nothing(wire: Wire) -> Found:
-    return Found([], lambda _: wire)
+def _nothing(wire: Message) -> ParsedRequest:
+    return ParsedRequest([], lambda _: wire)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,25 +73,27 @@ class _Part:
         return b"".join(lines) + b"\r\n"
 
 
-def _find_in_form(wire: Wire) -> Found:
+# Not aiohttp's MultipartWriter: it writes every part anew, so the spelling of the other parts' headers and what
+# follows the last part would change.
+def _find_in_form(wire: Message) -> ParsedRequest:
     body = bytes(wire.body)
     parts = _parts(body, _boundary(wire))
 
-    def put_back(new: Mapping[int, Images]) -> Wire:
+    def replace_images(new: Mapping[int, Images]) -> Message:
         pieces, position = [], 0
         for index, images in sorted(new.items()):
             part = parts[index]
             pieces += [body[position : part.start], part.head_of(_bytes(images)), _bytes(images)]
             position = part.end
-        return Wire(b"".join([*pieces, body[position:]]), wire.headers)
+        return Message(b"".join([*pieces, body[position:]]), wire.headers)
 
-    return Found([Slot(part.name, body[part.head : part.end]) for part in parts], put_back)
+    return ParsedRequest([Slot(part.name, body[part.head : part.end]) for part in parts], replace_images)
 
 
-def _boundary(wire: Wire) -> bytes:
+def _boundary(wire: Message) -> bytes:
     if len(wire.headers["content-type"]) > _LONGEST_TYPE:
         raise BrokenBody("a content type too long for a boundary")
-    message = Message()
+    message = MailMessage()
     message["Content-Type"] = wire.headers["content-type"]
     boundary = message.get_boundary()
     if not boundary or len(boundary) > 70 or not boundary.isascii():

@@ -13,11 +13,11 @@ from typing import Any
 import orjson
 
 from ...errors import BrokenBody
-from . import Found, Images, Slot, Wire, from_base64, numbers
+from . import Images, Message, ParsedRequest, Slot, from_base64, numbers
 from .json_text import Node, parse, splice
 
 
-def find(wire: Wire) -> Found:
+def find(wire: Message) -> ParsedRequest:
     """The images in a ``:predict`` body.
 
     Raises:
@@ -30,11 +30,11 @@ def find(wire: Wire) -> Found:
     found = list(_slots(text, "", rows or columns))
     nodes = [node for node, _ in found]
 
-    def put_back(new: Mapping[int, Images]) -> Wire:
+    def replace_images(new: Mapping[int, Images]) -> Message:
         texts = [(nodes[index], _text(images)) for index, images in new.items()]
-        return Wire(splice(text, texts).encode(), wire.headers)
+        return Message(splice(text, texts).encode(), wire.headers)
 
-    return Found([slot for _, slot in found], put_back)
+    return ParsedRequest([slot for _, slot in found], replace_images)
 
 
 def _slots(text: str, name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]:

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from ...errors import BrokenBody
-from . import MAX_PLACES, Found, Images, Numbers, Slot, Wire, from_base64, is_encoded_image, shaped
+from . import MAX_PLACES, Images, Message, Numbers, ParsedRequest, Slot, from_base64, is_encoded_image, shaped
 from .json_text import Node, parse, splice
 
 HEADER = "inference-header-content-length"
@@ -40,7 +40,7 @@ class _Place:
     element: int = -1
 
 
-def find(wire: Wire) -> Found:
+def find(wire: Message) -> ParsedRequest:
     """The images in an ``infer`` body; ``Inference-Header-Content-Length`` says where its JSON ends.
 
     Raises:
@@ -83,7 +83,7 @@ def find(wire: Wire) -> Found:
     if len(rest):
         raise BrokenBody(f"{len(rest)} bytes follow the last input")
 
-    def put_back(new: Mapping[int, Images]) -> Wire:
+    def replace_images(new: Mapping[int, Images]) -> Message:
         changed: dict[int, dict[int, Images]] = {}
         replacements = []
         for index, images in new.items():
@@ -99,9 +99,9 @@ def find(wire: Wire) -> Found:
         ]  # fmt: skip
         head = splice(text, replacements).encode() if replacements else bytes(wire.body[:split])
         headers = {**wire.headers, HEADER: str(len(head))} if declared is not None else wire.headers
-        return Wire(b"".join([head, *written]), headers)
+        return Message(b"".join([head, *written]), headers)
 
-    return Found(slots, put_back)
+    return ParsedRequest(slots, replace_images)
 
 
 def _described(node: Node) -> tuple[str, str, tuple[int, ...]]:
@@ -196,15 +196,15 @@ def _text(node: Node, images: Images) -> str:
     return orjson.dumps(images.reshape(shape), option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
-def _raw(wire: Wire) -> Found:
+def _raw(wire: Message) -> ParsedRequest:
     """The raw form: the body is the one input's bytes; its type and shape are the model's own affair."""
     whole: Images = bytes(wire.body) if is_encoded_image(wire.body) else np.frombuffer(wire.body, np.uint8)
 
-    def put_back(new: Mapping[int, Images]) -> Wire:
+    def replace_images(new: Mapping[int, Images]) -> Message:
         images = new.get(0, whole)
-        return Wire(images if isinstance(images, bytes) else images.tobytes(), wire.headers)
+        return Message(images if isinstance(images, bytes) else images.tobytes(), wire.headers)
 
-    return Found([Slot("raw", whole, raw=True)] if len(wire.body) else [], put_back)
+    return ParsedRequest([Slot("raw", whole, raw=True)] if len(wire.body) else [], replace_images)
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
@@ -221,7 +221,7 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
             scores: Numbers = np.array(output["data"], dtype=object if datatype == "BYTES" else DTYPES[datatype])
         else:
             scores = from_bytes(datatype, answer[split_at : split_at + output["parameters"]["binary_data_size"]])
-        return tell(scores.reshape(shape))
+        return top_classes(scores.reshape(shape))
     except (BrokenBody, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
         return None
 
@@ -233,7 +233,7 @@ def from_bytes(datatype: str, blob: bytes) -> Numbers:
     return np.array([element.decode() for element in split("", blob)], dtype=object)
 
 
-def tell(scores: Numbers) -> list[Any] | None:
+def top_classes(scores: Numbers) -> list[Any] | None:
     """Per row the index of the largest score, or the label; of several labels in a row the first, which is the best.
 
     Of Triton's classification extension, ``score:index[:label]``, what follows the score. None for single scores.

@@ -1,62 +1,27 @@
 """The Open Inference Protocol V2 over gRPC: ``ModelInfer`` as protobuf. Everything else passes as bytes.
 
-The messages are those of the protocol's ``grpc_predict_v2.proto`` (package ``inference``), with Triton's two further
-parameter types, built here in a pool of their own, so that they live beside anybody else's copy in one process.
+The messages are those of ``open_inference.proto``, read from its descriptor set into a pool of their own: a process may
+hold another library's copy of them as well.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from ...errors import BrokenBody
-from . import MAX_PLACES, Found, Images, Slot, Wire, shaped
-from .v2 import DTYPES, binary, from_bytes, join, tell
+from . import MAX_PLACES, Images, Message, ParsedRequest, Slot, shaped
+from .v2 import DTYPES, binary, from_bytes, join, top_classes
 
 SERVICE = "inference.GRPCInferenceService"
+_DESCRIPTORS = Path(__file__).with_name("open_inference.binpb")
 
-_KINDS = {
-    "bool": 8,
-    "int32": 5,
-    "int64": 3,
-    "uint32": 13,
-    "uint64": 4,
-    "float": 2,
-    "double": 1,
-    "string": 9,
-    "bytes": 12,
-}
-_MAP = "map InferParameter"
-# message -> its fields in the order of their numbers; * repeats, | belongs to the one-of, _MAP maps names to parameters
-_MESSAGES: dict[str, list[tuple[str, str]]] = {
-    "InferParameter": [
-        ("|bool", "bool_param"), ("|int64", "int64_param"), ("|string", "string_param"), ("|double", "double_param"),
-        ("|uint64", "uint64_param"),
-    ],
-    "InferTensorContents": [
-        ("*bool", "bool_contents"), ("*int32", "int_contents"), ("*int64", "int64_contents"),
-        ("*uint32", "uint_contents"), ("*uint64", "uint64_contents"), ("*float", "fp32_contents"),
-        ("*double", "fp64_contents"), ("*bytes", "bytes_contents"),
-    ],
-    "Tensor": [  # InferInputTensor and InferOutputTensor alike
-        ("string", "name"), ("string", "datatype"), ("*int64", "shape"), (_MAP, "parameters"),
-        ("InferTensorContents", "contents"),
-    ],
-    "RequestedOutput": [("string", "name"), (_MAP, "parameters")],
-    "ModelInferRequest": [
-        ("string", "model_name"), ("string", "model_version"), ("string", "id"), (_MAP, "parameters"),
-        ("*Tensor", "inputs"), ("*RequestedOutput", "outputs"), ("*bytes", "raw_input_contents"),
-    ],
-    "ModelInferResponse": [
-        ("string", "model_name"), ("string", "model_version"), ("string", "id"), (_MAP, "parameters"),
-        ("*Tensor", "outputs"), ("*bytes", "raw_output_contents"),
-    ],
-}  # fmt: skip
 # datatype -> the member of InferTensorContents that holds it; FP16 has none and travels raw only
 _CONTENTS = {
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -65,37 +30,17 @@ _CONTENTS = {
 }  # fmt: skip
 
 
-def _build() -> Mapping[str, type[Message]]:
-    file = descriptor_pb2.FileDescriptorProto(name="open_inference_v2.proto", package="inference", syntax="proto3")
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        if any(kind.startswith("|") for kind, _ in fields):
-            message.oneof_decl.add(name="parameter_choice")
-        for number, (kind, field_name) in enumerate(fields, 1):
-            repeated = kind.startswith("*") or kind == _MAP
-            field = message.field.add(name=field_name, number=number, label=3 if repeated else 1)
-            kind = kind.lstrip("*")
-            if kind == _MAP:
-                entry = message.nested_type.add(name="ParametersEntry")
-                entry.options.map_entry = True
-                entry.field.add(name="key", number=1, label=1, type=9)
-                entry.field.add(name="value", number=2, label=1, type=11, type_name=".inference.InferParameter")
-                field.type, field.type_name = 11, f".inference.{name}.ParametersEntry"
-            elif kind in _MESSAGES:
-                field.type, field.type_name = 11, f".inference.{kind}"
-            else:
-                field.type = _KINDS[kind.lstrip("|")]
-                if kind.startswith("|"):
-                    field.oneof_index = 0
+def _messages() -> Mapping[str, Any]:
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    for file in descriptor_pb2.FileDescriptorSet.FromString(_DESCRIPTORS.read_bytes()).file:
+        pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"inference.{name}"))
         for name in ("ModelInferRequest", "ModelInferResponse")
     }
 
 
-_CLASSES = _build()
+_MESSAGES = _messages()
 
 
 def parse(name: str, body: bytes | bytearray) -> Any:
@@ -105,12 +50,12 @@ def parse(name: str, body: bytes | bytearray) -> Any:
         BrokenBody: not that message.
     """
     try:
-        return _CLASSES[name].FromString(bytes(body))
+        return _MESSAGES[name].FromString(bytes(body))
     except DecodeError as error:
         raise BrokenBody(f"not a {name}: {error}") from error
 
 
-def find(wire: Wire) -> Found:
+def find(wire: Message) -> ParsedRequest:
     """The images in a ``ModelInferRequest``, whether its tensors travel raw or as contents.
 
     Raises:
@@ -132,7 +77,7 @@ def find(wire: Wire) -> Found:
         slots += [slot for _, slot in found]
         places += [(index, element) for element, _ in found]
 
-    def put_back(new: Mapping[int, Images]) -> Wire:
+    def replace_images(new: Mapping[int, Images]) -> Message:
         changed: dict[int, dict[int, Images]] = {}
         for slot, images in new.items():
             index, element = places[slot]
@@ -148,9 +93,9 @@ def find(wire: Wire) -> Found:
                     contents[element] = images
                 else:
                     contents[:] = images.reshape(-1).tolist()
-        return Wire(request.SerializeToString(deterministic=True), wire.headers)
+        return Message(request.SerializeToString(deterministic=True), wire.headers)
 
-    return Found(slots, put_back)
+    return ParsedRequest(slots, replace_images)
 
 
 def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
@@ -181,6 +126,6 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # no
             scores = np.array([element.decode() for element in output.contents.bytes_contents], dtype=object)
         else:
             scores = np.array(getattr(output.contents, _CONTENTS[output.datatype]))
-        return tell(scores.reshape(tuple(output.shape)))
+        return top_classes(scores.reshape(tuple(output.shape)))
     except (BrokenBody, IndexError, KeyError, ValueError, OverflowError):
         return None
