@@ -1,6 +1,6 @@
 """In front of a model server: its own routes, its own wire formats, purified images.
 
-A request goes route -> protocol.find -> contract.to_purifier -> queue -> contract.from_purifier -> replace_images -> downstream, and the
+A request goes route -> protocol.find -> to_purifier -> queue -> from_purifier -> replace_images -> downstream, and the
 server's answer comes back verbatim. Only the paths below are passed on, built from their checked parts, so that no
 other spelling of a path leads past the purifier.
 """
