@@ -1,4 +1,4 @@
-"""TorchServe's ``/predictions``: the body is one image, or a form with images among its parts, or JSON.
+"""TorchServe's ``/predictions``: the body is one image, a form with images among its parts or fields, or JSON.
 
 Source: TorchServe's Inference API page.
 """
@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from email.message import Message as MailMessage
 from typing import Any
+from urllib.parse import quote_plus, unquote_to_bytes
 
 from ...errors import BrokenBody
-from . import MAX_PLACES, Images, Message, ParsedRequest, Slot, is_encoded_image, v1
+from . import MAX_PLACES, Message, ParsedRequest, Slot, Value, v1
 from .json_text import parse
 
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
@@ -23,30 +24,55 @@ _PARAMETER = re.compile(rb';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
 _LONGEST_TYPE = 512  # characters of a content type; a boundary has 70 at most
 
 
-def find(wire: Message) -> ParsedRequest:
-    """The images in a ``/predictions`` body, whatever content type it declares; none where it holds none.
+_URLENCODED = re.compile(rb"[^=&\s]{1,256}=[^&\s]*(?:&[^=&\s]{1,256}=[^&\s]*)*\s*")
+
+
+def find(message: Message) -> ParsedRequest:
+    """The values in a ``/predictions`` body: clients often declare another content type than they send.
 
     Raises:
         BrokenBody: a form or JSON that contradicts itself.
     """
-    kind = wire.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = message.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = bytes(message.body)
     if kind == "multipart/form-data":
-        return _find_in_form(wire)
-    if kind == "application/json":
-        _, root = parse(wire.body)  # a handler may take any JSON; what KServe's envelope holds can be told
-        return v1.find(wire) if (root.get("instances") is None) != (root.get("inputs") is None) else _nothing(wire)
-    if is_encoded_image(wire.body) or kind.startswith("image/"):
+        return _find_in_form(message)
+    if kind == "application/json" or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
+        try:
+            text, root = parse(body)
+            return v1.in_json(text, root, message.headers)
+        except BrokenBody:
+            if kind == "application/json":
+                raise
+    if kind == "application/x-www-form-urlencoded" and _URLENCODED.fullmatch(body):
+        return _find_in_fields(message, body)
 
-        def replace_images(new: Mapping[int, Images]) -> Message:
-            declared = {"content-type": "image/png"} if kind.startswith("image/") else {}
-            return Message(_bytes(new.get(0, bytes(wire.body))), {**wire.headers, **declared} if new else wire.headers)
+    def replace_images(new: Mapping[int, Value]) -> Message:
+        declared = {"content-type": "image/png"} if kind.startswith("image/") else {}
+        return Message(_bytes(new.get(0, body)), {**message.headers, **declared} if new else message.headers)
 
-        return ParsedRequest([Slot("data", bytes(wire.body))], replace_images)
-    return _nothing(wire)
+    return ParsedRequest([Slot("data", body, declared=kind.startswith("image/"))], replace_images)
 
 
-def _nothing(wire: Message) -> ParsedRequest:
-    return ParsedRequest([], lambda _: wire)
+def _find_in_fields(message: Message, body: bytes) -> ParsedRequest:
+    """``data=...&key=...``, of which each value is percent-encoded and a plus is a space."""
+    fields = body.split(b"&")
+    if len(fields) > MAX_PLACES:
+        raise BrokenBody(f"the form has more than {MAX_PLACES} fields")
+    pairs = [field.partition(b"=") for field in fields]
+    names = [unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace") for name, _, _ in pairs]
+    # A plus is a space, says the form's rule; in base64 it is one that its client forgot to encode.
+    values = [unquote_to_bytes(value) for _, _, value in pairs]
+
+    def replace_images(new: Mapping[int, Value]) -> Message:
+        written = list(fields)
+        for index, value in new.items():
+            name, _, old = pairs[index]
+            safe = "".join(sign for sign in "/=" if sign.encode() in old)
+            written[index] = name + b"=" + quote_plus(_bytes(value), safe).encode()
+        return Message(b"&".join(written), message.headers)
+
+    return ParsedRequest([Slot(name, value) for name, value in zip(names, values, strict=True)], replace_images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +84,13 @@ class _Part:
     start: int
     head: int
     end: int
+
+    @property
+    def declared(self) -> bool:
+        """Whether its content type says that it is an image."""
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(b"image/") for name, value in self.headers
+        )
 
     def head_of(self, new: bytes) -> bytes:
         """The headers of the part with an image, ``new``, in the place of its own."""
@@ -75,27 +108,28 @@ class _Part:
 
 # Not aiohttp's MultipartWriter: it writes every part anew, so the spelling of the other parts' headers and what
 # follows the last part would change.
-def _find_in_form(wire: Message) -> ParsedRequest:
-    body = bytes(wire.body)
-    parts = _parts(body, _boundary(wire))
+def _find_in_form(message: Message) -> ParsedRequest:
+    body = bytes(message.body)
+    parts = _parts(body, _boundary(message))
 
-    def replace_images(new: Mapping[int, Images]) -> Message:
+    def replace_images(new: Mapping[int, Value]) -> Message:
         pieces, position = [], 0
-        for index, images in sorted(new.items()):
+        for index, value in sorted(new.items()):
             part = parts[index]
-            pieces += [body[position : part.start], part.head_of(_bytes(images)), _bytes(images)]
+            pieces += [body[position : part.start], part.head_of(_bytes(value)), _bytes(value)]
             position = part.end
-        return Message(b"".join([*pieces, body[position:]]), wire.headers)
+        return Message(b"".join([*pieces, body[position:]]), message.headers)
 
-    return ParsedRequest([Slot(part.name, body[part.head : part.end]) for part in parts], replace_images)
+    slots = [Slot(part.name, body[part.head : part.end], declared=part.declared) for part in parts]
+    return ParsedRequest(slots, replace_images)
 
 
-def _boundary(wire: Message) -> bytes:
-    if len(wire.headers["content-type"]) > _LONGEST_TYPE:
+def _boundary(message: Message) -> bytes:
+    if len(message.headers["content-type"]) > _LONGEST_TYPE:
         raise BrokenBody("a content type too long for a boundary")
-    message = MailMessage()
-    message["Content-Type"] = wire.headers["content-type"]
-    boundary = message.get_boundary()
+    mail = MailMessage()
+    mail["Content-Type"] = message.headers["content-type"]
+    boundary = mail.get_boundary()
     if not boundary or len(boundary) > 70 or not boundary.isascii():
         raise BrokenBody("a multipart/form-data body without a boundary")
     return b"--" + boundary.encode()
@@ -155,6 +189,6 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
     return v1.best(value if several else [value])
 
 
-def _bytes(images: Images) -> bytes:
-    assert isinstance(images, bytes)
-    return images
+def _bytes(value: Value) -> bytes:
+    assert isinstance(value, bytes)
+    return value

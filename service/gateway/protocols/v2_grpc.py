@@ -6,6 +6,7 @@ hold another library's copy of them as well.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from ...errors import BrokenBody
-from . import MAX_PLACES, Images, Message, ParsedRequest, Slot, shaped
-from .v2 import DTYPES, binary, from_bytes, join, top_classes
+from . import MAX_PLACES, Message, ParsedRequest, Slot, Value, shaped
+from .v2 import DTYPES, READ_TYPES, binary, from_bytes, join, top_classes, unread
 
 SERVICE = "inference.GRPCInferenceService"
 _DESCRIPTORS = Path(__file__).with_name("open_inference.binpb")
@@ -55,53 +56,83 @@ def parse(name: str, body: bytes | bytearray) -> Any:
         raise BrokenBody(f"not a {name}: {error}") from error
 
 
-def find(wire: Message) -> ParsedRequest:
-    """The images in a ``ModelInferRequest``, whether its tensors travel raw or as contents.
+def find(message: Message) -> ParsedRequest:
+    """The values in a ``ModelInferRequest``, whether its tensors travel raw or as contents, and its text parameters.
 
     Raises:
         BrokenBody: no such message, or tensors that contradict their shapes.
     """
-    request = parse("ModelInferRequest", wire.body)
+    request = parse("ModelInferRequest", message.body)
     raw: Sequence[bytes] = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BrokenBody(f"{len(request.inputs)} inputs, {len(raw)} raw contents")
     if len(request.inputs) > MAX_PLACES:
         raise BrokenBody(f"more than {MAX_PLACES} inputs")
     slots: list[Slot] = []
-    places: list[tuple[int, int]] = []
+    places: list[tuple[Any, int, int]] = []  # a tensor, its index and an element of it; or a parameter
     for index, tensor in enumerate(request.inputs):
         if "shared_memory_region" in tensor.parameters:
             raise BrokenBody(f"input {tensor.name!r} is in shared memory, which is not read here: send it in the body")
         shape = shaped(tensor.name, tensor.shape)
+        _no_other_contents(tensor, raw=bool(raw))
         found = binary(tensor.name, tensor.datatype, shape, raw[index]) if raw else _contents(tensor, shape)
         slots += [slot for _, slot in found]
-        places += [(index, element) for element, _ in found]
+        places += [(tensor, index, element) for element, _ in found]
+    for owner in (request, *request.inputs, *request.outputs):
+        texts = sorted(name for name, value in owner.parameters.items() if value.string_param)
+        slots += [Slot(name, owner.parameters[name].string_param) for name in texts]
+        places += [(owner.parameters[name], -1, -1) for name in texts]
 
-    def replace_images(new: Mapping[int, Images]) -> Message:
-        changed: dict[int, dict[int, Images]] = {}
-        for slot, images in new.items():
-            index, element = places[slot]
-            changed.setdefault(index, {})[element] = images
-        for index, elements in changed.items():
-            if raw:
-                request.raw_input_contents[index] = join(raw[index], elements)
-                continue
-            tensor = request.inputs[index]
-            contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
-            for element, images in elements.items():
-                if isinstance(images, bytes):
-                    contents[element] = images
-                else:
-                    contents[:] = images.reshape(-1).tolist()
-        return Message(request.SerializeToString(deterministic=True), wire.headers)
+    def replace_images(new: Mapping[int, Value]) -> Message:
+        changed: dict[int, dict[int, Value]] = {}
+        for slot, value in new.items():
+            place, index, element = places[slot]
+            if isinstance(value, str):
+                place.string_param = value
+            else:
+                changed.setdefault(index, {})[element] = value
+        for index, values in changed.items():
+            _write(request, index, values)
+        return Message(request.SerializeToString(deterministic=True), message.headers)
 
     return ParsedRequest(slots, replace_images)
+
+
+def _write(request: Any, index: int, values: Mapping[int, Value]) -> None:
+    """Other values in the elements of an input (-1: all of it)."""
+    tensor = request.inputs[index]
+    whole = values.get(-1)
+    if isinstance(whole, np.ndarray) and whole.shape != tuple(tensor.shape):
+        tensor.shape[:] = whole.shape
+    if request.raw_input_contents:
+        request.raw_input_contents[index] = join(request.raw_input_contents[index], tensor.datatype, values)
+        return
+    contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
+    if isinstance(whole, np.ndarray):
+        contents[:] = whole.reshape(-1).tolist()
+        return
+    for element, value in values.items():
+        contents[element] = value
+
+
+def _no_other_contents(tensor: Any, raw: bool) -> None:
+    """Refuse a tensor with contents beside those that its datatype names: servers differ in which they take."""
+    expected = "" if raw else _CONTENTS.get(tensor.datatype)
+    other = [field.name for field, _ in tensor.contents.ListFields() if field.name != expected]
+    if other and expected is not None:
+        raise BrokenBody(f"input {tensor.name!r} of {tensor.datatype[:32]} has {other[0]}, which is not its contents")
 
 
 def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
     held = getattr(tensor.contents, _CONTENTS.get(tensor.datatype, ""), None)
     if held is None:
-        return [(-1, Slot(tensor.name, None))]
+        if not tensor.contents.ListFields():
+            return []
+        slot = unread(tensor.name, tensor.datatype, shape)
+        if tensor.datatype in READ_TYPES:
+            slot = dataclasses.replace(slot, reason=f"its datatype {tensor.datatype} is read as raw contents only")
+        texts = [dataclasses.replace(slot, value=element) for element in tensor.contents.bytes_contents[:MAX_PLACES]]
+        return [(-1, slot), *((-1, text) for text in texts)]
     if len(held) != math.prod(shape):
         raise BrokenBody(f"input {tensor.name!r}: {len(held)} elements for the shape {list(shape)}")
     if tensor.datatype == "BYTES":
