@@ -24,13 +24,14 @@ from tqdm import tqdm
 from arn_purify import models
 from arn_purify.models.checkpoint import write_atomically
 
-from .app import Service, create_app
+from .app import create_app
 from .core import codec
 from .core.engine import Engine, Work
-from .edge.connection import Connection, Door
+from .edge.connection import Acceptor, Connection
 from .errors import ServiceError
 from .gateway import rest as gateway
 from .settings import Settings, add_flags, add_transformer_flags, from_flags
+from .state import State
 from .telemetry.log import configure
 
 _M_ARENA_MAX = -8  # malloc.h
@@ -40,11 +41,12 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 class _Server(uvicorn.Server):
     """Uvicorn closes its door at the first signal; ours first says 503 to ``/health/ready`` and finishes its work."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
-        self._service = service
+        self._lifecycle = state.lifecycle
+        self._head_seconds = state.settings.head_seconds
         self._draining: asyncio.Task[None] | None = None
-        self._doors: list[Door] = []
+        self._acceptors: list[Acceptor] = []
 
     async def serve(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         self._loop = loop = asyncio.get_running_loop()
@@ -52,31 +54,33 @@ class _Server(uvicorn.Server):
 
         async def listen(factory: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
             # Uvicorn has no setting for how long a handshake may take; the loop's own is a minute.
-            late = {"ssl_handshake_timeout": self._service.settings.head_seconds} if options["ssl"] else {}
+            late = {"ssl_handshake_timeout": self._head_seconds} if options["ssl"] else {}
             server: asyncio.Server = await create_server(factory, **options, **late)  # type: ignore[call-overload]
-            self._doors += (Door(listening, factory, ssl=options["ssl"], **late) for listening in server.sockets)
+            self._acceptors += (
+                Acceptor(listening, factory, ssl=options["ssl"], **late) for listening in server.sockets
+            )
             return server
 
         loop.create_server = listen  # type: ignore[assignment]
         await super().serve(sockets)  # type: ignore[arg-type]
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        for door in self._doors:
-            door.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         await super().shutdown(sockets)  # type: ignore[arg-type]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's signature)
         # Uvicorn's own would note the signal and raise it again at the end, so that the process died of it.
-        if self._service.draining:
+        if self._lifecycle.draining:
             if sig == signal.SIGINT:  # who stops a process may send SIGTERM to it and to its group
                 self.should_exit = self.force_exit = True
             return
-        self._service.draining = True
+        self._lifecycle.draining = True
 
         async def drain() -> None:
-            await self._service.drain()
+            await self._lifecycle.drain()
             # For answers that are being sent; then uvicorn gives up what is left.
-            self.config.timeout_graceful_shutdown = round(self._service.seconds_left)
+            self.config.timeout_graceful_shutdown = round(self._lifecycle.seconds_left)
             self.should_exit = True
 
         def begin() -> None:
@@ -96,19 +100,20 @@ def serve(settings: Settings) -> int:
     _few_arenas()
     configure(settings.log_level, settings.log_format)
     app = create_app(settings)
-    gateway.check(app.state.service)
+    state: State = app.state.service
+    gateway.check(state.gateway)
     config = uvicorn.Config(
         app,
         settings.host,
         settings.port,
         log_config=None,
         access_log=False,
-        http=partial(Connection, app.state.service),  # type: ignore[arg-type] # called as the class would be
+        http=partial(Connection, settings, state.metrics),  # type: ignore[arg-type] # called as the class would be
         ws="none",
         ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )
-    server = _Server(config, app.state.service)
+    server = _Server(config, state)
     server.run()
     return 0 if server.started else 1
 

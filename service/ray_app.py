@@ -12,17 +12,18 @@ import asyncio
 from fastapi import FastAPI
 from ray import serve
 
-from .app import Service, create_app
+from .app import create_app
 from .errors import Warming
 from .gateway import rest as gateway
+from .state import State
 
-_built: list[Service] = []
+_built: list[State] = []
 
 
 def build() -> FastAPI:
     """The application, in a replica's own process."""
     app = create_app()
-    gateway.check(app.state.service)
+    gateway.check(app.state.service.gateway)
     _built.append(app.state.service)
     return app
 
@@ -48,7 +49,7 @@ class Purifier:
 
         while True:
             try:
-                _built[-1].ready_batcher()
+                _built[-1].lifecycle.check_ready()
             except Warming:
                 await asyncio.sleep(0.1)
             else:

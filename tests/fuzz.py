@@ -271,15 +271,15 @@ def read_request(protocol, data, rng, headers):
     if v2.HEADER in headers and rng.random() < 0.3:
         lie = rng.choice(("-1", "1", str(len(data)), str(len(data) + 1), "9" * 5000, "x", ""))
         headers = {**headers, v2.HEADER: lie}
-    contract, found = Preprocessing(), protocol.find(Message(data, headers))
+    preprocessing, found = Preprocessing(), protocol.find(Message(data, headers))
     new = {}
-    for index in contract.choose(found.slots, takes):
-        slot = found.slots[index]
-        if isinstance(slot.images, bytes):
-            new[index] = codec.encode_image(codec.open_image(slot.images, MAX_PIXELS).decode(1)[0])
+    for image in preprocessing.find_images(found.slots, takes, takes):
+        if image.encoded:
+            opened = [codec.open_image(data, MAX_PIXELS) for data in image.encoded.files]
+            new[image.index] = image.encoded.write([codec.encode_image(one.decode(1)[0]) for one in opened])
         else:
-            entered = contract.to_purifier(slot, takes)
-            new[index] = entered.from_purifier(entered.images)
+            tensor = preprocessing.to_purifier(found.slots[image.index], takes)
+            new[image.index] = tensor.from_purifier(tensor.images)
     found.replace_images(new)
 
 

@@ -22,7 +22,16 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from ..errors import DeadlineExceeded, Draining, EngineFailure, OutOfMemory, QueueFull, ServiceError, TooManyImages
+from ..errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineFailure,
+    OutOfMemory,
+    QueueFull,
+    ServiceError,
+    TooManyImages,
+    Warming,
+)
 from .codec import Images
 from .engine import Purified, Work
 
@@ -95,6 +104,9 @@ class Batcher:
         self._condition = threading.Condition()
         self._device = threading.Lock()  # held while something runs, on whichever thread
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+
+    def start(self) -> None:
+        """Start the device's thread, which warms up first."""
         self._thread.start()
 
     @property
@@ -108,12 +120,24 @@ class Batcher:
         return self._warm
 
     @property
-    def alive(self) -> bool:
-        """Whether the device's thread runs; false after a failed warm-up and after ``close``."""
-        return self._thread.is_alive()
+    def ended(self) -> bool:
+        """Whether the device's thread has run and ended: after a failed warm-up, and after ``close``."""
+        return self._thread.ident is not None and not self._thread.is_alive()
 
-    async def submit(self, work: Work, images: Images, deadline_seconds: float, here: bool = False) -> Answer:
-        """Queue images and wait for their result; with ``here`` run them on this thread if nothing waits or runs.
+    def check_warm(self) -> None:
+        """Check that entries are worked on.
+
+        Raises:
+            Warming: the models are not warm yet.
+            EngineFailure: the device's thread is gone; only a restart helps.
+        """
+        if self.ended:
+            raise EngineFailure("the device's thread has stopped")
+        if not self._warm:
+            raise Warming("the models are being warmed up")
+
+    async def submit(self, work: Work, images: Images, deadline_seconds: float, inline: bool = False) -> Answer:
+        """Queue images and wait for their result; with ``inline`` run them on this thread if nothing waits or runs.
 
         Cancelling the call takes the entry out of the queue.
 
@@ -131,12 +155,12 @@ class Batcher:
         with self._condition:
             self._event_loop = loop
             self.admit(len(images))
-            run_here = here and self._warm and not self._entries and self._device.acquire(blocking=False)
-            if not run_here:
+            run_inline = inline and self._warm and not self._entries and self._device.acquire(blocking=False)
+            if not run_inline:
                 self._entries.append(entry)
                 self._waiting += len(images)
                 self._condition.notify()
-        if run_here:
+        if run_inline:
             try:
                 [(_, outcome)] = self._outcomes([entry])
             finally:
@@ -188,12 +212,13 @@ class Batcher:
         with self._condition:
             self._closing = True
             self._condition.notify()
-        self._thread.join(timeout_seconds)
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(timeout_seconds)
         with self._condition:
             left = list(self._entries)
             self._entries.clear()
             self._waiting = 0
-        self._tell([(entry, Draining("the service shut down before this request's turn")) for entry in left])
+        self._deliver([(entry, Draining("the service shut down before this request's turn")) for entry in left])
 
     # -- the thread that owns the device --------------------------------------------------------------------------
 
@@ -203,7 +228,7 @@ class Batcher:
         while batch := self._collect():
             with self._device:
                 outcomes = self._outcomes(batch)
-            self._tell(outcomes)
+            self._deliver(outcomes)
 
     def _outcomes(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Answer | ServiceError]]:
         started = time.perf_counter()
@@ -344,7 +369,7 @@ class Batcher:
             raise RuntimeError(f"{len(images)} images went in, {len(result)} came out")
         return result
 
-    def _tell(self, outcomes: list[tuple[_Entry, Answer | ServiceError]]) -> None:
+    def _deliver(self, outcomes: list[tuple[_Entry, Answer | ServiceError]]) -> None:
         """Resolve futures on their own loop, all of a batch in one call to it."""
 
         def resolve() -> None:

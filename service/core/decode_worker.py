@@ -1,4 +1,4 @@
-"""The process in which strangers' images are decoded: :mod:`service.decoder` starts it, feeds it and reads its answers.
+"""The process in which clients' images are decoded; :class:`arn_purify.service.core.decoder.Decoder` starts it.
 
 It may die at any time without harm: its address space has an end, and the kernel's alarm ends a decode that does not.
 Imports Pillow and numpy but no torch, so that it is small and starts in a fraction of a second.

@@ -16,15 +16,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BrokenImage, DeadlineExceeded, DecodeTimeout, OutOfMemory, ServiceError, TooManyPixels
+from .selection import DecodePlan, Selection
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +62,8 @@ def processes(max_pixels: int, max_bytes: int) -> int:
     return max(1, most)
 
 
-class Plan(NamedTuple):
-    """The model that an image goes to; how many channels that takes, and the (height, width) to resample to, if any."""
-
-    model: str
-    channels: int
-    resize_to: tuple[int, int] | None
-
-
-Planner = Callable[[tuple[int, int], int], Plan]
-"""From an image's (height, width) and the channels that are enough to show it; raises what it is refused with."""
+Decoded = tuple[DecodePlan, NDArray[np.uint8]]
+"""How an image was decoded, and its pixels ``(1, H, W, C)``."""
 
 
 class _Worker:
@@ -111,13 +103,13 @@ class _Worker:
         self._process.wait()
         return ended
 
-    def decode(self, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
+    def decode(self, data: bytes | bytearray, selection: Selection) -> Decoded:
         """As :meth:`Decoder.decode`; ``EOFError`` or ``OSError`` where the process is gone."""
         self._channel.sendall(b"%d\n" % len(data))
         self._channel.sendall(data)
         header = self._answer()
         try:
-            plan = planner(tuple(header["size"]), header["channels"])
+            plan = selection.plan(tuple(header["size"]), header["channels"])
         except ServiceError:
             self._channel.sendall(b"null\n")
             raise
@@ -159,41 +151,41 @@ class Decoder:
         self._threads = ThreadPoolExecutor(processes(max_pixels, max_bytes), "decode")
         self._idle: list[_Worker] = []
 
-    async def decode(self, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
-        """Pixels as uint8 ``(1, H, W, channels)``, and the plan that was made for them once the header was read.
+    async def decode(self, data: bytes | bytearray, selection: Selection) -> Decoded:
+        """Pixels as uint8 ``(1, H, W, channels)``, and the plan that ``selection`` made once the header was read.
 
         Raises:
             BrokenImage: not decodable, or its process died of it.
-            TooManyPixels: told from the header.
+            TooManyPixels: read from the header.
             DecodeTimeout: not decoded in time; its process was killed.
             DeadlineExceeded: no process was free in time.
             OutOfMemory: none can be started, or Linux ended it, as it does where memory runs out.
-            ServiceError: whatever ``planner`` raises.
+            UnknownModel, WrongSize: as :meth:`Selection.choose` says.
         """
         latest = time.monotonic() + self._wait_seconds
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self._decode, data, planner, latest)
+            return await loop.run_in_executor(self._threads, self._decode, data, selection, latest)
         except _Died as died:
             logger.warning("a decoder ended with %s in the middle of an image of %d bytes", died, len(data))
             raise BrokenImage("the image cannot be decoded: its decoder died of it") from None
 
-    def _decode(self, data: bytes | bytearray, planner: Planner, latest: float) -> tuple[Plan, NDArray[np.uint8]]:
+    def _decode(self, data: bytes | bytearray, selection: Selection, latest: float) -> Decoded:
         if time.monotonic() > latest:
             raise DeadlineExceeded("no decoder was free before the request's deadline")
         worker = self._free()
         if worker is not None:
             with contextlib.suppress(_Died):  # perhaps while it was idle, and not of this image: a new one will tell
-                return self._decode_by(worker, data, planner)
+                return self._decode_by(worker, data, selection)
         try:
             worker = _Worker(*self._limits)
         except OSError as error:
             raise OutOfMemory(f"no process to decode the image in can be started now: {error.strerror}") from error
-        return self._decode_by(worker, data, planner)
+        return self._decode_by(worker, data, selection)
 
-    def _decode_by(self, worker: _Worker, data: bytes | bytearray, planner: Planner) -> tuple[Plan, NDArray[np.uint8]]:
+    def _decode_by(self, worker: _Worker, data: bytes | bytearray, selection: Selection) -> Decoded:
         try:
-            decoded = worker.decode(data, planner)
+            decoded = worker.decode(data, selection)
         except ServiceError:
             self._idle.append(worker)
             raise

@@ -23,10 +23,10 @@ from arn_purify import models
 from arn_purify.models import Card
 from arn_purify.models.folding import folded
 
-from ..routes import page as demo
+from .attack import Attack, pgd
 from .codec import Images
-from .onednn import packed
-from .precision import Wanted, lowered, resolve
+from .onednn import onednn
+from .precision import PrecisionSetting, resolve, to_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +40,9 @@ _VALUES_A_PASS = 3 * 2**20
 # What a purifier of any size is warmed up with, and timed.
 _OF_ANY_SIZE = (3, 32, 32)
 # A single image that takes no longer may be purified on the event loop while nobody else waits for it.
-_QUICK_SECONDS = 0.005
+_INLINE_SECONDS = 0.005
 # What torch says on a CPU, in CUDA's libraries, and inside a traced graph, which forgets the exception's class.
 _OUT_OF_MEMORY = re.compile(r"you tried to allocate|out of memory|ALLOC_FAILED")
-
-
-@dataclasses.dataclass(frozen=True)
-class Attack:
-    """An attack to show instead of purifying: on the classifier alone, or through the purifier too."""
-
-    eps: float
-    through_purifier: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +113,16 @@ class Engine:
     """Purifiers by name, in the order they were asked for, and the embedded classifiers by what they take."""
 
     def __init__(
-        self, names: tuple[str, ...], classifiers: tuple[str, ...], device: str, precision: Wanted, threads: int = 0
+        self,
+        names: tuple[str, ...],
+        classifiers: tuple[str, ...],
+        device: str,
+        precision: PrecisionSetting,
+        threads: int = 0,
     ) -> None:
         self._threads = threads or torch.get_num_threads()
         self._steps: dict[tuple[str, torch.dtype, bool], nn.Module] = {}
-        self._quick: set[str] = set()
+        self._inline: set[str] = set()
         self.device = resolve_device(device)
         self.precision = resolve(precision, self.device)
         self.purifiers = {
@@ -166,14 +163,14 @@ class Engine:
                 started = time.perf_counter()
                 self.run(Work(name, classify, classify), np.zeros((1, height, width, channels), np.uint8))
                 seconds = min(seconds, time.perf_counter() - started)
-            if self.device == "cpu" and seconds < _QUICK_SECONDS:
-                self._quick.add(name)
+            if self.device == "cpu" and seconds < _INLINE_SECONDS:
+                self._inline.add(name)
 
-    def quick(self, work: Work, images: Images) -> bool:
-        """Whether this is done in a few milliseconds, on the calling thread."""
+    def runs_inline(self, work: Work, images: Images) -> bool:
+        """Whether this takes so few milliseconds that the event loop may run it itself."""
         known = self._evaluated(work.model, images)
         timed = any(self.card(work.model).input_shape) or images.size <= math.prod(_OF_ANY_SIZE)
-        return len(images) == 1 and work.attack is None and work.model in self._quick and known and timed
+        return len(images) == 1 and work.attack is None and work.model in self._inline and known and timed
 
     def _evaluated(self, model: str, images: Images | Tensor) -> bool:
         """Whether ``images`` are of the size that the purifier was evaluated, warmed up and traced at."""
@@ -190,14 +187,14 @@ class Engine:
         model = _load(str(path), "purifier", self.device)
         model.card = dataclasses.replace(models.card_of(model), name=name)  # type: ignore[assignment]
         other = copy.copy(self)
-        other.purifiers, other._steps, other._quick = {name: model}, {}, set()
+        other.purifiers, other._steps, other._inline = {name: model}, {}, set()
         return other
 
     def adopt(self, candidate: Engine) -> None:
         """Take a candidate's purifier, with its fast path, in the place of the one of its name."""
         kept = {key: step for key, step in self._steps.items() if key[0] not in candidate.purifiers}
         self.purifiers, self._steps = self.purifiers | candidate.purifiers, kept | candidate._steps
-        self._quick = self._quick - candidate.purifiers.keys() | candidate._quick
+        self._inline = self._inline - candidate.purifiers.keys() | candidate._inline
 
     @_telling_of_memory()
     def run(self, work: Work, images: Images, requests: int = 1) -> Purified:
@@ -232,7 +229,7 @@ class Engine:
             labels = classifier(x).argmax(1)
         target = nn.Sequential(self.purifiers[model], classifier) if attack.through_purifier else classifier
         levels, most = x.mul(255).round(), math.floor(attack.eps * 255 + 1e-6)
-        adversarial = demo.pgd(target, x, labels, attack.eps).mul(255).round().clamp(levels - most, levels + most)
+        adversarial = pgd(target, x, labels, attack.eps).mul(255).round().clamp(levels - most, levels + most)
         residual = (adversarial / 255 - x).flatten(1)
         answer = adversarial.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return Purified(answer, residual.abs().amax(1).cpu().numpy(), residual.norm(dim=1).cpu().numpy())
@@ -241,7 +238,7 @@ class Engine:
         """The whole pass for a model and a dtype, compiled at its first use; images of another size run eagerly."""
         key = (model, given.dtype, self._evaluated(model, given))
         if key not in self._steps:
-            network = (lowered if self.precision == "bf16" else folded)(self.purifiers[model])
+            network = (to_bf16 if self.precision == "bf16" else folded)(self.purifiers[model])
             step = _Step(network.to(memory_format=torch.channels_last), given.dtype == torch.uint8).eval()  # type: ignore[call-overload]
             self._steps[key] = _traced(step, given) if self.device == "cpu" and key[2] else step
         return self._steps[key]
@@ -287,7 +284,7 @@ def _traced(step: _Step, example: Tensor) -> nn.Module:
     """
     other = torch.rand(3, *example.shape[1:]).mul(255 if example.dtype == torch.uint8 else 1).to(example.dtype)
     try:
-        fast = _Step(packed(step.purifier, step.scaled(example)), step.integral).eval()
+        fast = _Step(onednn(step.purifier, step.scaled(example)), step.integral).eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the shape checks of Arn.forward are the same for every batch
             graph: nn.Module = torch.jit.trace(fast, example, check_trace=False)

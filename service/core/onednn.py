@@ -15,7 +15,7 @@ from torch import Tensor, nn
 _FEW_CHANNELS = 4
 
 
-def packed(network: nn.Module, example: Tensor) -> nn.Module:
+def onednn(network: nn.Module, example: Tensor) -> nn.Module:
     """A copy in eval mode that answers as ``network`` does, quickest for images of ``example``'s size.
 
     Raises:

@@ -11,10 +11,10 @@ from arn_purify.models.folding import folded
 from arn_purify.models.precision import multiplies_bf16
 
 Precision = Literal["fp32", "bf16"]
-Wanted = Literal["auto", "fp32", "bf16"]
+PrecisionSetting = Literal["auto", "fp32", "bf16"]
 
 
-def resolve(precision: Wanted, device: str) -> Precision:
+def resolve(precision: PrecisionSetting, device: str) -> Precision:
     """``auto`` is bf16 where the device multiplies it natively, and so faster than float32."""
     if precision != "auto":
         return precision
@@ -31,7 +31,7 @@ def tolerance(precision: Precision, device: str) -> tuple[float, int]:
     return 0.99, 4 if multiplies_bf16(device) else 5
 
 
-def lowered(network: nn.Module) -> nn.Module:
+def to_bf16(network: nn.Module) -> nn.Module:
     """A folded copy that takes and gives float32 and computes in bfloat16 between its first and last convolution.
 
     These two touch the pixels: in float32 they halve the deviation and cost next to nothing. What was folded before is

@@ -1,4 +1,4 @@
-"""What every way in shares: which model takes an image, the queue, and the evidence that goes with the answer."""
+"""The heart of every request: select a model, decode, queue, and describe the answer. Knows no HTTP and no gRPC."""
 
 from __future__ import annotations
 
@@ -8,58 +8,66 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
-from arn_purify.models import Card, any_size
+from arn_purify.models import Card
 
-from ..errors import DeadlineExceeded, TooManyPixels, UnknownModel, WrongSize
-from ..telemetry import tracing
+from ..errors import DeadlineExceeded, TooManyPixels
+from ..settings import Settings
 from . import codec
-from .batcher import Answer
+from .attack import Attack
+from .batcher import Answer, Batcher
 from .codec import Images
-from .decoder import Plan
-from .engine import Attack, Purified, Work
-
-if TYPE_CHECKING:
-    from ..app import Service
-
-Sizes = Literal["evaluated", "any"]
+from .decoder import Decoder
+from .engine import Engine, Purified, Work
+from .lifecycle import Lifecycle
+from .limits import Reservation
+from .selection import Selection, takes
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# As many bytes of a body are read, or numbers of a tensor converted, in the time that one pixel is decoded.
+BYTES_PER_PIXEL = 64
 # Decoding and encoding less than this is quicker than handing it to a thread or another process.
 _INLINE_PIXELS, _INLINE_BYTES = 128 * 128, 64 * 2**10
-# Names of PNG chunks that grow by a thousand as a header is read: a small file with one of them is not small.
+# Names of PNG chunks that grow a thousandfold as a header is read: a small file with one of them is not small.
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 
 
+class Observer(Protocol):
+    """What is told the numbers of each request; the service's metrics."""
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """A request spent so long in a stage."""
+
+    def observe_residuals(self, model: str, linf: Sequence[float], l2: Sequence[float]) -> None:
+        """How far ``model`` moved each image, on [0, 1]."""
+
+
 class Timings(dict[str, float]):
-    """Seconds of each stage of one request; where it is traced, each is a span too."""
+    """Seconds of each stage of one request.
+
+    Args:
+        on_stage: called with a stage's name, start and end; the service makes a span of it.
+    """
+
+    def __init__(self, on_stage: Callable[[str, float, float], object] = lambda *_: None) -> None:
+        super().__init__()
+        self._on_stage = on_stage
 
     def stage(self, name: str, started: float, ended: float | None = None) -> None:
         """Note a stage by ``time.perf_counter``; of several side by side the longest counts."""
         ended = time.perf_counter() if ended is None else ended
         self[name] = max(self.get(name, 0.0), ended - started)
-        tracing.stage(name, started, ended)
-
-
-@contextmanager
-def timed(service: Service) -> Iterator[Timings]:
-    """A request's timings, which are observed however it ends."""
-    timings = Timings()
-    try:
-        yield timings
-    finally:
-        for stage, seconds in timings.items():
-            service.metrics.stage.labels(stage).observe(seconds)
+        self._on_stage(name, started, ended)
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Images that travel together, the model they go to, and what came of them."""
+    """Images that travel together, the model they go to, and their result once there is one."""
 
     filename: str | None
     model: str
@@ -73,76 +81,208 @@ class Item:
         return self.result
 
 
-async def pooled(pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function``, which works on so many pixels, in a thread, or here where that is quicker."""
+async def run_off_loop(pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call ``function``, which works on so many pixels, in a thread; few pixels on the loop, where that is quicker."""
     return function(*args, **kwargs) if pixels <= _INLINE_PIXELS else await asyncio.to_thread(function, *args, **kwargs)
 
 
-def choose(
-    service: Service, wanted: str | None, size: tuple[int, ...], channels: int | None = None, resample_to: int = 0
-) -> Card:
-    """The card of the model asked for, or of the first that takes (height, width); ``channels`` where they are fixed.
+class Purifier:
+    """The one way from images to purified images.
 
-    ``resample_to``: an image that none takes may be resampled, best for a model of so many channels.
-
-    Raises:
-        UnknownModel: ``wanted`` names none that is loaded.
-        WrongSize: naming the sizes that are taken.
+    Args:
+        settings: the limits: sizes, deadline, pixels and bytes.
+        engine: the networks.
+        batcher: the queue in front of them.
+        decoder: the processes that decode large images.
+        lifecycle: tells whether requests are taken and how many are under way.
+        observer: is told stages and residuals.
+        on_stage: called with the name, start and end of each stage of a request.
     """
-    cards = list(service.engine.cards())
-    if wanted is not None:
-        cards = [card for card in cards if card.name == wanted]
-        if not cards:
-            loaded = ", ".join(card.name for card in service.engine.cards())
-            raise UnknownModel(f"no model {wanted!r} is loaded: {loaded}")
-    for card in cards:
-        if takes(card, size, channels):
-            return card
-    if resample_to:
-        return next((card for card in cards if card.input_shape[0] == resample_to), cards[0])
-    for card in cards:
-        if takes(card, size, channels, service.settings.sizes):
-            return card
-    sizes = ", ".join(
-        f"{c.name} {c.input_shape[2]}x{c.input_shape[1]} with {c.input_shape[0]} channel(s)" for c in cards
-    )
-    given = f"{size[1]}x{size[0]}" + (f" with {channels} channel(s)" if channels is not None else "")
-    hint = "" if channels is not None else "; ?resize=true resamples"
-    raise WrongSize(f"no model takes {given}: {sizes}{hint}")
 
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        batcher: Batcher,
+        decoder: Decoder,
+        lifecycle: Lifecycle,
+        observer: Observer,
+        on_stage: Callable[[str, float, float], object] = lambda *_: None,
+    ) -> None:
+        self.engine = engine
+        self._settings, self._batcher, self._decoder, self._lifecycle = settings, batcher, decoder, lifecycle
+        self._observer, self._on_stage = observer, on_stage
 
-def takes(card: Card, size: tuple[int, ...], channels: int | None = None, sizes: Sizes = "evaluated") -> bool:
-    """Whether a purifier takes images of (height, width), and of so many channels where they are fixed.
+    def admit(self) -> None:
+        """Check that a request would be taken now, before its body is read.
 
-    ``sizes`` tells whether another size than the evaluated one will do, where the network can take it.
-    """
-    if not any(card.input_shape):
-        return True
-    fits = tuple(size) == card.input_shape[1:] or (sizes == "any" and any_size(card))
-    return fits and channels in (None, card.input_shape[0])
+        Raises:
+            Draining, Warming, EngineFailure: as :meth:`Lifecycle.check_ready` says.
+            QueueFull: the queue has no room for one image.
+        """
+        self._lifecycle.check_ready()
+        self._batcher.admit()
+
+    @contextmanager
+    def timed(self) -> Iterator[Timings]:
+        """A request's timings, which are observed however it ends."""
+        timings = Timings(self._on_stage)
+        try:
+            yield timings
+        finally:
+            for stage, seconds in timings.items():
+                self._observer.observe_stage(stage, seconds)
+
+    @contextmanager
+    def request(self) -> Iterator[Timings]:
+        """One accepted request, counted for a shutdown that waits for it, and timed."""
+        with self._lifecycle.request(), self.timed() as timings:
+            yield timings
+
+    # -- which model takes an image -----------------------------------------------------------------------------------
+
+    def selection(
+        self,
+        wanted: str | None = None,
+        resize: bool = False,
+        channels: Mapping[tuple[int, int], int] | None = None,
+    ) -> Selection:
+        """How a request selects among the models that are loaded now; see :class:`Selection`."""
+        return Selection(tuple(self.engine.cards()), self._settings.sizes, wanted, resize, channels or {})
+
+    def choose(self, size: tuple[int, ...], wanted: str | None = None, channels: int | None = None) -> Card:
+        """The card of the model that takes images of (height, width); raises as :meth:`Selection.choose` does."""
+        return self.selection(wanted).choose(size, channels)
+
+    def takes(self, channels: int, height: int, width: int) -> bool:
+        """Whether a loaded purifier takes images of this shape."""
+        return any(takes(card, (height, width), channels, self._settings.sizes) for card in self.engine.cards())
+
+    def takes_as_evaluated(self, channels: int, height: int, width: int) -> bool:
+        """Whether a loaded purifier of a fixed shape takes exactly this one."""
+        return any(takes(card, (height, width), channels) for card in self.engine.cards() if any(card.input_shape))
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def decoding(self, memory: Reservation) -> Decoding:
+        """A decoder for the images of one request; ``memory`` is reserved until the request ends."""
+        return Decoding(self, memory, self._settings.deadline_seconds, self._settings.bodies_bytes)
+
+    async def decode(self, data: bytes | bytearray, selection: Selection) -> Item:
+        """An encoded image as pixels for the model that takes it.
+
+        Small ones are decoded on the event loop, all others in a process that can be killed.
+
+        Raises:
+            BrokenImage: not decodable.
+            TooManyPixels: read from the header.
+            DecodeTimeout: not decoded in time.
+            DeadlineExceeded: no decoder was free in time.
+            UnknownModel, WrongSize: as :meth:`Selection.choose` says.
+        """
+        if len(data) <= _INLINE_BYTES and not any(name in data for name in _COMPRESSED):
+            opened = codec.open_image(data, self._settings.max_pixels)
+            plan = selection.plan(opened.size, opened.channels)
+            if math.prod(opened.size) <= _INLINE_PIXELS:
+                return Item(None, plan.model, opened.decode(plan.channels, plan.resize_to))
+        plan, pixels = await self._decoder.decode(data, selection)
+        return Item(None, plan.model, pixels)
+
+    # -- through the queue --------------------------------------------------------------------------------------------
+
+    async def purify(
+        self,
+        items: Sequence[Item],
+        timings: Timings,
+        classify: bool = False,
+        compare: bool = False,
+        attack: Attack | None = None,
+    ) -> list[Item]:
+        """Queue, infer, and observe how far the images moved. Images that are alike travel as one entry.
+
+        Raises:
+            Warming, EngineFailure: as :meth:`Batcher.check_warm` says.
+            ServiceError: whatever :meth:`Batcher.submit` does; all items or none.
+        """
+        self._batcher.check_warm()
+        started = time.perf_counter()
+        alike: dict[tuple[object, ...], list[Item]] = {}
+        for item in items:
+            alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
+        jobs = [
+            (
+                Work(group[0].model, classify, compare, attack),
+                group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
+            )
+            for group in alike.values()
+        ]
+        try:
+            answers = await self._submit(jobs)
+        except DeadlineExceeded:
+            timings.stage("queue", started)
+            raise
+        results: dict[int, Purified] = {}
+        for group, answer in zip(alike.values(), answers, strict=True):
+            begun = answer.submitted + answer.queue_seconds
+            timings.stage("queue", answer.submitted, begun)
+            timings.stage("infer", begun, begun + answer.infer_seconds)
+            start = 0
+            for item in group:
+                results[id(item)] = answer.result.part(start, start + len(item.images))
+                start += len(item.images)
+            if not attack:  # which is no purification
+                linf, l2 = answer.result.linf.tolist(), answer.result.l2.tolist()
+                self._observer.observe_residuals(group[0].model, linf, l2)
+        return [dataclasses.replace(item, result=results[id(item)]) for item in items]
+
+    async def _submit(self, jobs: Sequence[tuple[Work, Images]]) -> list[Answer]:
+        deadline = self._settings.deadline_seconds
+        if len(jobs) == 1:
+            await asyncio.sleep(0)  # lets waiting requests join this batch
+            inline = self._lifecycle.in_flight <= 1 and self.engine.runs_inline(*jobs[0])
+            return [await self._batcher.submit(*jobs[0], deadline, inline)]
+        calls = [self._batcher.submit(*job, deadline) for job in jobs]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(call) for call in calls]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in running]
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def answer_headers(self, items: Sequence[Item], timings: Timings) -> dict[str, str]:
+        """The headers of a purified answer; of several images the largest norms."""
+        models = list(dict.fromkeys((item.model, item.purified.sha256, item.purified.profile) for item in items))
+        return {
+            "X-ARN-Model": ", ".join(f"{name}@{self.engine.precision}" for name, _, _ in models),
+            "X-ARN-Model-SHA256": ", ".join(sha256 for _, sha256, _ in models),
+            "X-ARN-Profile": ", ".join(profile or "none" for _, _, profile in models),
+            "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
+            "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
+            "X-ARN-Purified": "true",
+            "Server-Timing": server_timing(timings),
+        }
 
 
 class Decoding:
     """One request's images, decoded one after another: others get their turn between two, and all keep to limits.
 
     Args:
-        service: whose settings are the limits.
-        keep: finds room for so many bytes more until the request ends.
+        purifier: decodes each image.
+        memory: grows by each image's pixels.
+        deadline_seconds: longest time for all of them.
+        max_bytes: most bytes of pixels.
     """
 
-    def __init__(self, service: Service, keep: Callable[[int], None]) -> None:
-        self._service, self._keep = service, keep
-        self._ends = time.monotonic() + service.settings.deadline_seconds
+    def __init__(self, purifier: Purifier, memory: Reservation, deadline_seconds: float, max_bytes: int) -> None:
+        self._purifier, self._memory = purifier, memory
+        self._deadline_seconds, self._max_bytes = deadline_seconds, max_bytes
+        self._ends = time.monotonic() + deadline_seconds
         self._bytes = 0
 
-    async def decode(
-        self,
-        data: bytes | bytearray,
-        wanted: str | None = None,
-        resize: bool = False,
-        channels: Mapping[tuple[int, int], int] | None = None,
-    ) -> Item:
-        """The next one, as :func:`decode` says.
+    async def decode(self, data: bytes | bytearray, selection: Selection) -> Item:
+        """The next one, as :meth:`Purifier.decode` says.
 
         Raises:
             DeadlineExceeded: those before it took as long as a request may wait.
@@ -152,126 +292,15 @@ class Decoding:
         if self._bytes:
             await asyncio.sleep(0)
             if time.monotonic() > self._ends:
-                raise DeadlineExceeded(f"not all images were decoded in {self._service.settings.deadline_seconds:g} s")
-        item = await decode(self._service, data, wanted, resize, channels)
+                raise DeadlineExceeded(f"not all images were decoded in {self._deadline_seconds:g} s")
+        item = await self._purifier.decode(data, selection)
         self._bytes += item.images.nbytes
-        if self._bytes > self._service.settings.bodies_bytes:
-            raise TooManyPixels(f"decoded, the images take more than {self._service.settings.bodies_bytes} bytes")
-        self._keep(item.images.nbytes)
+        if self._bytes > self._max_bytes:
+            raise TooManyPixels(f"decoded, the images take more than {self._max_bytes} bytes")
+        self._memory.add(item.images.nbytes)
         return item
 
 
-async def decode(
-    service: Service,
-    data: bytes | bytearray,
-    wanted: str | None = None,
-    resize: bool = False,
-    channels: Mapping[tuple[int, int], int] | None = None,
-) -> Item:
-    """An encoded image as pixels for the model that takes it.
-
-    ``channels``, by (height, width), where that model takes any number of them.
-
-    Small ones are decoded here, all others in a process that can be killed.
-
-    Raises:
-        BrokenImage: not decodable.
-        TooManyPixels: told from the header.
-        DecodeTimeout: not decoded in time.
-        DeadlineExceeded: no decoder was free in time.
-        UnknownModel, WrongSize: as :func:`choose` says.
-    """
-
-    def plan(size: tuple[int, int], enough: int) -> Plan:
-        card = choose(service, wanted, size, resample_to=enough if resize else 0)
-        fixed, height, width = card.input_shape
-        asked = channels.get(size) if channels else None
-        return Plan(card.name, fixed or asked or enough, (height, width) if resize and height else None)
-
-    if len(data) <= _INLINE_BYTES and not any(name in data for name in _COMPRESSED):
-        opened = codec.open_image(data, service.settings.max_pixels)
-        planned = plan(opened.size, opened.channels)
-        if math.prod(opened.size) <= _INLINE_PIXELS:
-            return Item(None, planned.model, opened.decode(planned.channels, planned.resize_to))
-    planned, pixels = await service.decoder.decode(data, plan)
-    return Item(None, planned.model, pixels)
-
-
-async def purify(
-    service: Service,
-    items: Sequence[Item],
-    timings: Timings,
-    classify: bool = False,
-    compare: bool = False,
-    attack: Attack | None = None,
-) -> list[Item]:
-    """Queue, infer, and write down how far the images moved. Images that are alike travel as one entry.
-
-    Raises:
-        ServiceError: whatever :meth:`arn_purify.service.core.batcher.Batcher.submit` does; all items or none.
-    """
-    batcher, deadline, started = service.warm_batcher(), service.settings.deadline_seconds, time.perf_counter()
-    alike: dict[tuple[object, ...], list[Item]] = {}
-    for item in items:
-        alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
-    jobs = [
-        (
-            Work(group[0].model, classify, compare, attack),
-            group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
-        )
-        for group in alike.values()
-    ]
-    try:
-        if len(jobs) == 1:
-            await asyncio.sleep(0)  # whoever came meanwhile is company for a batch
-            here = service.in_flight <= 1 and service.engine.quick(*jobs[0])
-            answers: list[Answer] = [await batcher.submit(*jobs[0], deadline, here)]
-        else:
-            calls = [batcher.submit(*job, deadline) for job in jobs]
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    running = [tasks.create_task(call) for call in calls]
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from None
-            answers = [task.result() for task in running]
-    except DeadlineExceeded:
-        timings.stage("queue", started)
-        raise
-    for answer in answers:
-        begun = answer.submitted + answer.queue_seconds
-        timings.stage("queue", answer.submitted, begun)
-        timings.stage("infer", begun, begun + answer.infer_seconds)
-    results: dict[int, Purified] = {}
-    for group, answer in zip(alike.values(), answers, strict=True):
-        start = 0
-        for item in group:
-            results[id(item)] = answer.result.part(start, start + len(item.images))
-            start += len(item.images)
-        if attack:
-            continue  # no purification to write down
-        linf, l2 = (
-            metric.labels(group[0].model) for metric in (service.metrics.residual_linf, service.metrics.residual_l2)
-        )
-        for largest, euclidean in zip(answer.result.linf.tolist(), answer.result.l2.tolist(), strict=True):
-            linf.observe(largest)
-            l2.observe(euclidean)
-    return [dataclasses.replace(item, result=results[id(item)]) for item in items]
-
-
-def evidence(service: Service, items: Sequence[Item], timings: Timings) -> dict[str, str]:
-    """The headers of a purified answer; of several images the largest norms."""
-    models = list(dict.fromkeys((item.model, item.purified.sha256, item.purified.profile) for item in items))
-    return {
-        "X-ARN-Model": ", ".join(f"{name}@{service.engine.precision}" for name, _, _ in models),
-        "X-ARN-Model-SHA256": ", ".join(sha256 for _, sha256, _ in models),
-        "X-ARN-Profile": ", ".join(profile or "none" for _, _, profile in models),
-        "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
-        "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
-        "X-ARN-Purified": "true",
-        "Server-Timing": server_timing(timings),
-    }
-
-
 def server_timing(timings: Timings) -> str:
-    """The stages of a request as ``Server-Timing`` tells them (W3C Server Timing)."""
+    """The stages of a request in the form of ``Server-Timing`` (W3C Server Timing)."""
     return ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in timings.items())

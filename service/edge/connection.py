@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httptools
 import orjson
@@ -16,14 +16,14 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from ..errors import BadRequest, HeadTooLarge, ServiceError, TooManyConnections
-
-if TYPE_CHECKING:
-    from ..app import Service
+from ..settings import Settings
+from ..telemetry.metrics import Metrics
+from .http import error_body
 
 MAX_HEAD_BYTES = 64 * 2**10
 
 
-class Door:
+class Acceptor:
     """Lets in every client that waits at a listening socket, a turn of the event loop at a time.
 
     libuv takes one a turn. A turn under load has many requests' work in it, and a probe's new connection would wait
@@ -97,9 +97,9 @@ class Connection(HttpToolsProtocol):
     Uvicorn's own closes a connection that rests after an answer.
     """
 
-    def __init__(self, service: Service, **uvicorn: Any) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
-        self._service = service
+        self._settings, self._metrics = settings, metrics
         self._clock: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
@@ -125,8 +125,8 @@ class Connection(HttpToolsProtocol):
         """A client; 503 where too many are here."""
         transport.set_write_buffer_limits(HIGH_WATER_LIMIT)  # uvloop's own for TLS is eight times as much
         super().connection_made(_Gathering(transport))  # type: ignore[arg-type]
-        self._within(self._service.settings.head_seconds)
-        if len(self.connections) > self._service.settings.connections:
+        self._within(self._settings.head_seconds)
+        if len(self.connections) > self._settings.connections:
             self._refuse(TooManyConnections("as many connections are open as may be"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -160,7 +160,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(BadRequest(message))
         else:
             if not self._clock and self.cycle and self.cycle.response_complete:
-                self._within(self._service.settings.head_seconds)  # uvicorn's stops at any byte, an empty line's too
+                self._within(self._settings.head_seconds)  # uvicorn's stops at any byte, an empty line's too
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse, also behind a head that offers another protocol, where the parser stops with the body unread.
@@ -187,7 +187,7 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request."""
         if not self._again:
             super().on_message_begin()
-            self._within(self._service.settings.head_seconds)
+            self._within(self._settings.head_seconds)
 
     def on_headers_complete(self) -> None:
         """Its head is whole."""
@@ -196,7 +196,7 @@ class Connection(HttpToolsProtocol):
             _limit(len(self.url) + _size(self.headers))
             if self.parser.should_upgrade():
                 self._framing = [line for line in self.headers if line[0] in (b"content-length", b"transfer-encoding")]
-            self._within(self._service.settings.body_seconds)
+            self._within(self._settings.body_seconds)
             super().on_headers_complete()
             if len(self.pipeline) == 1:
                 self.flow.resume_reading()  # or nobody would notice that the client hangs up
@@ -238,7 +238,7 @@ class Connection(HttpToolsProtocol):
         self._timed = self._running
         if self._unread:
             self._unread.cancel()
-        self._unread = self.loop.call_later(self._service.settings.body_seconds, self._abandon)
+        self._unread = self.loop.call_later(self._settings.body_seconds, self._abandon)
 
     def _abandon(self) -> None:
         taken = self._timed is None or self._timed.response_complete
@@ -247,7 +247,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer and close; where others wait for their answers before, only close, after them."""
-        self._service.metrics.rejected.labels(error.code).inc()
+        self._metrics.rejected.labels(error.code).inc()
         self._refused = True
         due = [cycle for cycle, _ in self.pipeline]  # the newest first
         if self._running and not self._running.response_complete:
@@ -260,7 +260,7 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()  # what still comes is dropped: closed over it, the answers could be lost
             return
         if broken is None or not broken.response_started:
-            body = orjson.dumps({"error": str(error), "code": error.code})
+            body = orjson.dumps(error_body(str(error), error.code))
             told = {**error.headers, "Content-Type": "application/json", "Content-Length": len(body)}
             head = "".join(f"{name.lower()}: {value}\r\n" for name, value in (told | {"Connection": "close"}).items())
             self.transport.write(STATUS_LINE[error.status] + head.encode() + b"\r\n" + body)

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -111,14 +111,19 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
     return files
 
 
+def error_body(sentence: str, code: str) -> dict[str, str]:
+    """The JSON of every error that the service answers in its own form."""
+    return {"error": sentence, "code": code}
+
+
 def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
-    """The answer that says no, counted, in the form of the protocol that ``path`` belongs to."""
+    """An error as an answer, counted, in the form of the protocol that ``path`` belongs to."""
     metrics.rejected.labels(error.code).inc()
     if path.startswith(("/predictions", "/ping")):  # TorchServe's
-        body = {"code": error.status, "type": type(error).__name__, "message": str(error)}
+        content: Mapping[str, object] = {"code": error.status, "type": type(error).__name__, "message": str(error)}
     else:
-        body = {"error": str(error), "code": error.code}
-    return JSONResponse(body, error.status, error.headers)
+        content = error_body(str(error), error.code)
+    return JSONResponse(content, error.status, error.headers)
 
 
 class RequestContext:

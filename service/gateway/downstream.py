@@ -38,7 +38,7 @@ DEADLINE = "x-envoy-expected-rq-timeout-ms"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _FAILURES_TO_OPEN = 5
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
+_FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
 _RETRY_SHARE = 0.1  # of the requests; what a failing server gets on top of its load
 _RETRIES_AT_MOST = 10.0
 
@@ -88,7 +88,7 @@ class Breaker:
         if self._failures == _FAILURES_TO_OPEN or self._probing:  # of those under way by then one alone doubles it
             self._probing = False
             self._until = time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
 
 class Downstream:

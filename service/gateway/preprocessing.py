@@ -100,6 +100,8 @@ class Preprocessing:
                     if "F" in as_tensor:
                         raise BrokenBody(f"input {slot.name!r}: its numbers may be the bytes of a file, or pixels")
                     encoded[index] = None
+                if slot.declared and isinstance(slot.value, bytes) and slot.value and not encoded[index]:
+                    encoded[index] = Encoded([slot.value], lambda files: files[0])
                 if self._is_image(slot, encoded[index], as_tensor, fixed, takes):
                     names.add(slot.name)
             if names:
@@ -122,7 +124,7 @@ class Preprocessing:
             if reason := encoded.reason or (slot.reason and f"an encoded image, but {slot.reason}"):
                 raise BrokenImage(f"input {name!r}: {reason}")
             return True
-        if slot.raw or layout or (slot.declared and slot.value):
+        if slot.raw or layout:
             return True
         if not self._is_declared(slot):
             return False

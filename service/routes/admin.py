@@ -10,7 +10,6 @@ import asyncio
 import logging
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,15 +23,16 @@ from arn_purify import models
 from arn_purify.models import Card
 
 from ..core import codec
-from ..core import purifier as pipeline
+from ..core.batcher import Batcher
 from ..core.engine import Engine, Work
+from ..core.lifecycle import Lifecycle
 from ..core.precision import tolerance
+from ..core.purifier import Purifier
 from ..edge.http import read_body
 from ..errors import BadParameter, SwapRefused, SwapUnderWay, UnknownModel, WrongAdminToken
-from . import page as demo
-
-if TYPE_CHECKING:
-    from ..app import Service
+from ..settings import Settings
+from ..telemetry.metrics import Metrics
+from . import page
 
 logger = logging.getLogger("service.admin")
 
@@ -55,63 +55,73 @@ class Swap(BaseModel, extra="forbid"):
     golden: Golden | None = None
 
 
-def route() -> Route:
-    """The route, which exists only with ``ARN_ADMIN_TOKEN``."""
-    under_way = asyncio.Lock()
+class Swapper:
+    """Swaps one model at a time."""
 
-    async def endpoint(request: Request) -> Response:
-        service: Service = request.app.state.service
-        request.scope["route"] = swap_route  # whose template is the metrics' label
-        token = service.settings.admin_token.get_secret_value()
+    def __init__(
+        self, settings: Settings, purifier: Purifier, batcher: Batcher, lifecycle: Lifecycle, metrics: Metrics
+    ) -> None:
+        self._settings, self._purifier, self._batcher = settings, purifier, batcher
+        self._lifecycle, self._metrics = lifecycle, metrics
+        self._under_way = asyncio.Lock()
+
+    def route(self) -> Route:
+        """The route, which exists only with ``ARN_ADMIN_TOKEN``."""
+
+        async def endpoint(request: Request) -> Response:
+            request.scope["route"] = swap_route  # whose template is the metrics' label
+            return await self._answer(request)
+
+        swap_route = Route("/admin/models/{name}", endpoint, methods=["POST"])
+        return swap_route
+
+    async def _answer(self, request: Request) -> Response:
+        token = self._settings.admin_token.get_secret_value()
         if not secrets.compare_digest(request.headers.get("x-admin-token", "").encode("latin-1"), token.encode()):
             raise WrongAdminToken("X-Admin-Token does not open this door")
-        service.ready_batcher()
-        body = await read_body(request, service.settings.max_body_bytes)
+        self._lifecycle.check_ready()
+        body = await read_body(request, self._settings.max_body_bytes)
         try:
             wish = Swap.model_validate_json(body)
         except ValidationError as error:
             problem = error.errors()[0]
             raise BadParameter(f"{'.'.join(map(str, problem['loc'])) or 'the body'}: {problem['msg']}") from error
-        if under_way.locked():
+        if self._under_way.locked():
             raise SwapUnderWay("another swap has not ended yet")
-        service.in_flight += 1
+        with self._lifecycle.request():
+            async with self._under_way:
+                return await self.swap(request.path_params["name"], wish)
+
+    async def swap(self, name: str, wish: Swap) -> Response:
+        """Put the checkpoint in the place of the purifier ``name``.
+
+        Raises:
+            UnknownModel: no purifier of that name is loaded.
+            BrokenImage, WrongSize: a golden image.
+            SwapRefused: the checkpoint does not do; the sentence says why.
+        """
+        engine = self._purifier.engine
+        if name not in engine.purifiers:
+            raise UnknownModel(f"no model {name!r} is loaded: {', '.join(engine.purifiers)}")
+        pair = (wish.golden.input, wish.golden.expected) if wish.golden else ()
+        selection = self._purifier.selection(name)
+        golden = [(await self._purifier.decode(data, selection)).images for data in pair]
+        replaced = engine.card(name).sha256
         try:
-            async with under_way:
-                return await swap(service, request.path_params["name"], wish)
-        finally:
-            service.in_flight -= 1
-
-    swap_route = Route("/admin/models/{name}", endpoint, methods=["POST"])
-    return swap_route
-
-
-async def swap(service: Service, name: str, wish: Swap) -> Response:
-    """Put the checkpoint in the place of the purifier ``name``.
-
-    Raises:
-        UnknownModel: no purifier of that name is loaded.
-        BrokenImage, WrongSize: a golden image.
-        SwapRefused: the checkpoint does not do; the sentence says why.
-    """
-    engine = service.engine
-    if name not in engine.purifiers:
-        raise UnknownModel(f"no model {name!r} is loaded: {', '.join(engine.purifiers)}")
-    pair = (wish.golden.input, wish.golden.expected) if wish.golden else ()
-    golden = [(await pipeline.decode(service, data, name)).images for data in pair]
-    replaced = engine.card(name).sha256
-    try:
-        path = _inside(service.settings.admin_folder, wish.path)
-        candidate = await asyncio.to_thread(_build, service, name, path, wish.sha256, golden)
-    except Exception as error:
-        ours = isinstance(error, models.CheckpointError | SwapRefused)
-        reason = str(error) if ours else f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        logger.warning("%s stays %.12s: %s", name, replaced, reason)
-        raise SwapRefused(reason) from error
-    await service.ready_batcher().between_batches(lambda: engine.adopt(candidate))
-    service.tell_models()
-    sha256 = engine.card(name).sha256
-    logger.info("%s was %.12s and is %.12s now", name, replaced, sha256)
-    return JSONResponse({"model": name, "sha256": sha256, "replaced": replaced})
+            path = _inside(self._settings.admin_folder, wish.path)
+            most = self._settings.max_batch_images
+            candidate = await asyncio.to_thread(_build, engine, most, name, path, wish.sha256, golden)
+        except Exception as error:
+            ours = isinstance(error, models.CheckpointError | SwapRefused)
+            reason = str(error) if ours else f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            logger.warning("%s stays %.12s: %s", name, replaced, reason)
+            raise SwapRefused(reason) from error
+        self._lifecycle.check_ready()
+        await self._batcher.between_batches(lambda: engine.adopt(candidate))
+        self._metrics.set_models(engine.cards(), engine.device)
+        sha256 = engine.card(name).sha256
+        logger.info("%s was %.12s and is %.12s now", name, replaced, sha256)
+        return JSONResponse({"model": name, "sha256": sha256, "replaced": replaced})
 
 
 def _inside(folder: str, given: str) -> Path:
@@ -126,21 +136,22 @@ def _inside(folder: str, given: str) -> Path:
     return path
 
 
-def _build(service: Service, name: str, path: Path, sha256: str | None, golden: list[codec.Images]) -> Engine:
+def _build(
+    engine: Engine, max_batch_images: int, name: str, path: Path, sha256: str | None, golden: list[codec.Images]
+) -> Engine:
     """The checkpoint, warm and examined.
 
     Raises:
         SwapRefused: the hash, the shape, or what it makes of golden images.
         OSError, CheckpointError, RuntimeError, MemoryError: it cannot be loaded, or cannot run.
     """
-    engine = service.engine
     candidate = engine.candidate(name, path)
     card, loaded = candidate.card(name), engine.card(name)
     if sha256 not in (None, card.sha256):
         raise SwapRefused(f"{path.name} has the hash {card.sha256}, not {sha256}")
     if card.input_shape != loaded.input_shape:
         raise SwapRefused(f"{path.name} takes {card.input_shape} (C, H, W), {name} takes {loaded.input_shape}")
-    candidate.warm_up(service.settings.max_batch_images)
+    candidate.warm_up(max_batch_images)
     images, *expected = golden or [_golden_images(card)]
     answer = candidate.run(Work(name), images).images
     within = tolerance(engine.precision, engine.device)
@@ -153,7 +164,7 @@ def _build(service: Service, name: str, path: Path, sha256: str | None, golden: 
 def _golden_images(card: Card) -> codec.Images:
     """The page's examples where they fit, else ramps in eight directions; uint8 ``(N, H, W, C)``."""
     channels, height, width = card.input_shape if all(card.input_shape) else (3, 32, 32)
-    examples = [codec.open_image(f.content, 10**6) for path, f in demo.files().items() if path.startswith("examples/")]
+    examples = [codec.open_image(f.content, 10**6) for path, f in page.files().items() if path.startswith("examples/")]
     fitting = [image.decode(channels) for image in examples if image.size == (height, width)]
     if fitting:
         return np.concatenate(fitting)

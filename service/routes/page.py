@@ -1,24 +1,28 @@
-"""What the page at ``/`` needs: its files, and, only where asked for, an attack to show.
-
-The attack is the PGD that the purifiers are measured with (Madry et al., ICLR 2018): sign steps up the summed
-cross-entropy from a random start.
-"""
+"""The page at ``/``, its files, and the attack that it shows where that is allowed."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import mimetypes
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ..core import codec
+from ..core.attack import Attack
+from ..core.purifier import Purifier, Timings, run_off_loop, server_timing
+from ..errors import BadParameter
+from ..settings import Settings
+from .openapi import DirectRoute
+from .uploads import Uploads, flag
 
 STATIC = Path(__file__).parents[1] / "static"
-STEPS = 40
-STEP = 0.01
 
 # Everything comes from here; nothing is inlined, framed or sent elsewhere.
 CONTENT_SECURITY_POLICY = (
@@ -49,19 +53,65 @@ def files() -> dict[str, File]:
     }
 
 
-def pgd(
-    target: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int = STEPS, step: float = STEP, seed: int = 0
-) -> Tensor:
-    """Untargeted l-inf PGD on ``target``, images ``(N, C, H, W)`` in [0, 1] to logits, away from ``labels`` ``(N,)``.
+def router(settings: Settings, purifier: Purifier) -> APIRouter:
+    """The page's routes, none of which is in the OpenAPI document."""
+    uploads = Uploads(settings, purifier)
+    routes = APIRouter(route_class=DirectRoute, include_in_schema=False)
 
-    ``eps`` is the budget on [0, 1]; the random start of a ``seed`` is the same on every device.
-    """
-    start = torch.empty(images.shape).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
-    delta = (images + eps * start.to(images)).clamp(0, 1) - images
-    for _ in range(steps):
-        delta.requires_grad_(True)
-        loss = F.cross_entropy(target(images + delta), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, delta)
-        delta = (delta.detach() + step * gradient.sign()).clamp(-eps, eps)
-        delta = (images + delta).clamp(0, 1) - images
-    return (images + delta).detach()
+    @routes.get("/")
+    async def root(request: Request) -> Response:
+        """The page for a browser, a sign of life for everything else."""
+        if "text/html" in request.headers.get("accept", ""):
+            return _static(request, "index.html")
+        docs = {"docs": "/docs"} if settings.docs else {}
+        return JSONResponse({"status": "alive", "service": "arn-purify", **docs}, headers={"Vary": "Accept"})
+
+    @routes.get("/static/{path:path}")
+    async def static(request: Request) -> Response:
+        """A file of the page."""
+        return _static(request, request.path_params["path"])
+
+    @routes.post("/demo/attack")
+    async def attack(request: Request) -> Response:
+        """PGD on the embedded classifier, to show; only with ``ARN_DEMO_ATTACKS``."""
+        if not settings.demo_attacks:
+            raise HTTPException(404)
+        with purifier.request() as timings:
+            return await _attack(request, uploads, timings)
+
+    return routes
+
+
+def _static(request: Request, path: str) -> Response:
+    file = files().get(path)
+    if file is None:
+        raise HTTPException(404)
+    headers = {
+        "ETag": file.etag, "Cache-Control": "no-cache", "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        "Referrer-Policy": "no-referrer", "Vary": "Accept",
+    }  # fmt: skip
+    if request.headers.get("if-none-match") == file.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(file.content, media_type=file.media_type, headers=headers)
+
+
+async def _attack(request: Request, uploads: Uploads, timings: Timings) -> Response:
+    try:
+        eps = float(request.query_params.get("eps", "0.3"))
+    except ValueError:
+        eps = math.nan
+    if not 0 <= eps <= 1:
+        raise BadParameter("eps is a number from 0 to 1")
+    through = flag(request, "through_purifier")
+    upload = await uploads.read(request)
+    if upload.tensor is not None or len(upload.files) != 1:
+        raise BadParameter("one image a request is attacked")
+    (item,) = await uploads.purify(request, upload, timings, classify=True, attack=Attack(eps, through))
+    timings["attack"] = timings.pop("infer")
+    body = await run_off_loop(item.images.size, codec.encode_image, item.purified.images[0])
+    headers = {
+        "X-ARN-Purified": "false", "X-ARN-Residual-Linf": f"{float(item.purified.linf[0]):.6f}",
+        "X-ARN-Residual-L2": f"{float(item.purified.l2[0]):.6f}",
+        "Server-Timing": server_timing(timings),
+    }  # fmt: skip
+    return Response(body, media_type="image/png", headers=headers)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+
+from arn_purify.models import Card
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each, which nothing here reads
 
@@ -57,6 +59,24 @@ class Metrics:
         self.build_info = gauge("arn_build_info", "This build; always 1", ["version", "torch", "python"])
         self.build_info.labels(version, torch.__version__, platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """A request spent so long in a stage."""
+        self.stage.labels(stage).observe(seconds)
+
+    def observe_residuals(self, model: str, linf: Sequence[float], l2: Sequence[float]) -> None:
+        """How far ``model`` moved each image, on [0, 1]."""
+        largest, euclidean = self.residual_linf.labels(model), self.residual_l2.labels(model)
+        for value in linf:
+            largest.observe(value)
+        for value in l2:
+            euclidean.observe(value)
+
+    def set_models(self, cards: Iterable[Card], device: str) -> None:
+        """The purifiers that are loaded now."""
+        self.model_info.clear()
+        for card in cards:
+            self.model_info.labels(card.name, card.sha256, card.profile, device).set(1)
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth at each scrape."""

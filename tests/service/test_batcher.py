@@ -48,7 +48,9 @@ def images(*values, side=2):
 
 
 def batcher(device, **settings):
-    return Batcher(device, **{"max_batch_images": 4, "queue_images": 16, **settings})
+    queue = Batcher(device, **{"max_batch_images": 4, "queue_images": 16, **settings})
+    queue.start()
+    return queue
 
 
 async def held(queue, device):
@@ -311,7 +313,7 @@ async def test_a_change_is_made_between_batches_and_never_within_an_entry(device
 
     with pytest.raises(ValueError, match="slip"):
         await queue.between_batches(slip)
-    assert queue.alive
+    assert not queue.ended
     await asyncio.to_thread(queue.close, 5)
     with pytest.raises(Draining):
         await queue.between_batches(slip)
@@ -329,7 +331,7 @@ async def test_closing_finishes_what_was_accepted_and_refuses_the_rest(device):
     device.open.set()
     await asyncio.gather(first, accepted, closing)
     assert device.seen == [0, 1]
-    assert not queue.alive
+    assert queue.ended
 
 
 async def test_what_cannot_be_finished_in_time_is_told_so(device):
@@ -367,10 +369,10 @@ async def test_alone_it_runs_on_the_callers_thread_and_in_company_it_queues(devi
     queue = batcher(run)
     while not queue.warm:
         await asyncio.sleep(0.001)
-    alone = await queue.submit(WORK, images(1), 30, here=True)
+    alone = await queue.submit(WORK, images(1), 30, inline=True)
     assert (alone.result.images.flat[0], alone.queue_seconds < 1) == (254, True)
     first = await held(queue, device)
-    second = asyncio.create_task(queue.submit(WORK, images(2), 30, here=True))
+    second = asyncio.create_task(queue.submit(WORK, images(2), 30, inline=True))
     await asyncio.sleep(0.01)
     assert not second.done()
     device.open.set()
@@ -386,9 +388,9 @@ async def test_a_failure_on_the_callers_thread_is_the_same_and_leaves_the_device
     queue = batcher(run)
     while not queue.warm:
         await asyncio.sleep(0.001)
-    for here in (True, True, False):
+    for inline in (True, True, False):
         with pytest.raises(EngineFailure):
-            await queue.submit(WORK, images(1), 30, here=here)
+            await queue.submit(WORK, images(1), 30, inline=inline)
     queue.close(5)
 
 
@@ -427,11 +429,11 @@ def test_every_caller_gets_its_own_answer(plan):
 
 def test_an_image_of_any_size_is_quick_only_where_it_is_small(monkeypatch):
     engine = Engine(("identity", "mnist-transparent"), (), "cpu", "fp32")
-    monkeypatch.setattr(engine, "_quick", {"identity", "mnist-transparent"})
+    monkeypatch.setattr(engine, "_inline", {"identity", "mnist-transparent"})
     for model, shape, quick in [
         ("identity", (1, 32, 32, 3), True),
         ("identity", (1, 4000, 4000, 3), False),
         ("mnist-transparent", (1, 28, 28, 1), True),
         ("mnist-transparent", (1, 32, 32, 1), False),
     ]:
-        assert engine.quick(Work(model), np.zeros(shape, np.uint8)) is quick
+        assert engine.runs_inline(Work(model), np.zeros(shape, np.uint8)) is quick

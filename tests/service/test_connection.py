@@ -6,15 +6,15 @@ import json
 import logging
 import socket
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from arn_purify.service.edge.connection import MAX_HEAD_BYTES, Connection, Door
-from arn_purify.service.edge.limits import Admission, Doors
+from arn_purify.service.core.limits import Limits
+from arn_purify.service.edge.admission import Admission
+from arn_purify.service.edge.connection import MAX_HEAD_BYTES, Acceptor, Connection
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
 
@@ -30,13 +30,13 @@ def test_all_who_wait_come_in_at_once_and_nobody_after_the_door_is_closed():
         with contextlib.ExitStack() as opened:
             listening = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
             listening.setblocking(False)
-            door = Door(listening, Client, ssl=None)
+            acceptor = Acceptor(listening, Client, ssl=None)
             for _ in range(50):
                 opened.enter_context(socket.create_connection(listening.getsockname()))
             for _ in range(10):  # turns of the loop, of which libuv would let in one each
                 await asyncio.sleep(0)
             assert len(inside) == 50
-            door.close()
+            acceptor.close()
             opened.enter_context(socket.create_connection(listening.getsockname()))
             await asyncio.sleep(0.01)
             assert len(inside) == 50
@@ -56,8 +56,10 @@ class Server:
         self.asked, self.hung_up, self.may, self.clients = [], [], asyncio.Event(), []
 
     async def __aenter__(self):
-        app = Admission(self.app, Doors(self.settings, self.metrics), self.settings, self.metrics)
-        protocol = partial(Connection, SimpleNamespace(settings=self.settings, metrics=self.metrics))
+        limits = Limits(self.settings)
+        self.metrics.body_bytes.set_function(lambda: limits.memory.reserved_bytes)
+        app = Admission(self.app, limits, self.settings, self.metrics)
+        protocol = partial(Connection, self.settings, self.metrics)
         config = uvicorn.Config(app, http=protocol, ws="none", log_config=None, access_log=False, lifespan="off")
         config.timeout_keep_alive = 0.5
         config.load()

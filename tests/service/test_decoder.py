@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from arn_purify.service.core import codec
-from arn_purify.service.core.decoder import Decoder, Plan, memory, processes
+from arn_purify.service.core.decoder import Decoder, memory, processes
+from arn_purify.service.core.selection import DecodePlan, Selection
 from arn_purify.service.errors import (
     BrokenImage,
     DeadlineExceeded,
@@ -37,16 +38,23 @@ PNG = codec.encode_image(PIXELS)
 SLOW = slow_png(4000)
 
 
-def as_it_is(size, channels):
-    return Plan("m", channels, None)
+class Planned(Selection):
+    """A selection that plans what a test says."""
+
+    def __init__(self, plan):
+        super().__init__(())
+        object.__setattr__(self, "plan", plan)
 
 
-def planner(plan, seen):
+AS_IT_IS = Planned(lambda size, channels: DecodePlan("m", channels, None))
+
+
+def noting(plan, seen):
     def planned(*header):
         seen.append(header)
         return plan
 
-    return planned
+    return Planned(planned)
 
 
 @asynccontextmanager
@@ -69,7 +77,7 @@ async def test_where_no_process_can_be_started_it_is_told(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", fail)
     async with decoding() as decoder:
         with pytest.raises(OutOfMemory, match="temporarily"):
-            await decoder.decode(PNG, as_it_is)
+            await decoder.decode(PNG, AS_IT_IS)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
@@ -79,8 +87,8 @@ async def test_the_pixels_are_those_that_the_codec_reads(kind):
     data = buffer.getvalue()
     async with decoding() as decoder:
         for channels, resize_to in [(3, None), (1, None), (3, (28, 28))]:
-            plan, seen = Plan("m", channels, resize_to), []
-            told, pixels = await decoder.decode(data, planner(plan, seen))
+            plan, seen = DecodePlan("m", channels, resize_to), []
+            told, pixels = await decoder.decode(data, noting(plan, seen))
             assert (told, seen) == (plan, [((300, 200), 3)])
             assert np.array_equal(pixels, codec.open_image(data, 10**6).decode(channels, resize_to))
         assert len(children()) == 1
@@ -92,26 +100,26 @@ async def test_refusals_come_back_as_they_are_and_cost_no_process():
 
     async with decoding() as decoder:
         for data, plan, error, sentence in [
-            (b"junk", as_it_is, BrokenImage, "not a PNG"),
-            (PNG[:-9000], as_it_is, BrokenImage, "cannot be decoded"),
-            (codec.encode_image(np.zeros((400, 300, 1), np.uint8)), as_it_is, TooManyPixels, "300x400"),
-            (PNG, refuse, WrongSize, "300, 200"),
+            (b"junk", AS_IT_IS, BrokenImage, "not a PNG"),
+            (PNG[:-9000], AS_IT_IS, BrokenImage, "cannot be decoded"),
+            (codec.encode_image(np.zeros((400, 300, 1), np.uint8)), AS_IT_IS, TooManyPixels, "300x400"),
+            (PNG, Planned(refuse), WrongSize, "300, 200"),
         ]:
             with pytest.raises(error, match=sentence):
                 await decoder.decode(data, plan)
         first = children()
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
         assert children() == first
 
 
 async def test_a_decode_without_end_is_killed_and_the_next_image_gets_a_new_process():
     async with decoding(seconds=0.3) as decoder:
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
         before = children()
         with pytest.raises(DecodeTimeout, match=r"0\.3 seconds"):
-            await decoder.decode(SLOW, as_it_is)
+            await decoder.decode(SLOW, AS_IT_IS)
         assert not children()
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
         assert len(children()) == 1
         assert children() != before
     assert not children()
@@ -122,22 +130,22 @@ def ended_by(number):
 
     def planner(size, channels):
         os.kill(children().pop(), number)
-        return Plan("m", channels, None)
+        return DecodePlan("m", channels, None)
 
-    return planner
+    return Planned(planner)
 
 
 async def test_a_process_that_dies_takes_one_image_with_it_or_none():
     async with decoding() as decoder:
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
         os.kill(children().pop(), signal.SIGSEGV)  # while it is idle
         while children():
             await asyncio.sleep(0.01)
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
 
         with pytest.raises(BrokenImage, match="died"):
             await decoder.decode(PNG, ended_by(signal.SIGSEGV))
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
 
 
 async def test_an_image_beyond_a_decoders_memory_is_an_error():
@@ -145,39 +153,39 @@ async def test_an_image_beyond_a_decoders_memory_is_an_error():
     async with decoding(max_pixels=10**9) as decoder:
         decoder._limits = (500 * 2**20, *decoder._limits[1:])
         with pytest.raises(BrokenImage):
-            await decoder.decode(giant, as_it_is)
-        await decoder.decode(PNG, as_it_is)
+            await decoder.decode(giant, AS_IT_IS)
+        await decoder.decode(PNG, AS_IT_IS)
 
 
 async def test_images_at_once_go_to_processes_of_their_own_and_wait_no_longer_than_they_may():
     async with decoding(seconds=1.0, wait_seconds=0.5) as decoder:
         started = time.monotonic()
         images = [SLOW] * decoder._threads._max_workers + [PNG]
-        outcomes = await asyncio.gather(*(decoder.decode(data, as_it_is) for data in images), return_exceptions=True)
+        outcomes = await asyncio.gather(*(decoder.decode(data, AS_IT_IS) for data in images), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [DecodeTimeout] * (len(images) - 1) + [DeadlineExceeded]
         assert time.monotonic() - started < 30
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
 
 
 @pytest.mark.parametrize("idle", [False, True])
 async def test_a_process_that_linux_ends_for_want_of_memory_is_no_fault_of_the_image(idle):
     async with decoding() as decoder:
         if idle:
-            await decoder.decode(PNG, as_it_is)
+            await decoder.decode(PNG, AS_IT_IS)
 
         with pytest.raises(OutOfMemory, match="ended"):
             await decoder.decode(PNG, ended_by(signal.SIGKILL))
         assert not children()
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
 
 
 async def test_a_process_that_closes_its_channel_and_stays_is_ended(monkeypatch):
     monkeypatch.setattr("arn_purify.service.core.decoder._SECONDS_TO_END", 0.1)
     async with decoding() as decoder:
-        await decoder.decode(PNG, as_it_is)
+        await decoder.decode(PNG, AS_IT_IS)
         os.kill(children().pop(), signal.SIGSTOP)
         decoder._idle[0]._channel.shutdown(socket.SHUT_RDWR)  # as if it had done so
-        _, pixels = await decoder.decode(PNG, as_it_is)  # by another
+        _, pixels = await decoder.decode(PNG, AS_IT_IS)  # by another
         assert np.array_equal(pixels[0], PIXELS)
         assert len(children()) == 1
 
@@ -213,7 +221,7 @@ async def test_no_image_takes_more_memory_than_is_planned_for(kind):
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif, **given)
     async with decoding(max_pixels=side**2) as decoder:
-        await decoder.decode(buffer.getvalue(), lambda size, _: Plan("m", 3, None))
+        await decoder.decode(buffer.getvalue(), Planned(lambda size, _: DecodePlan("m", 3, None)))
         status = Path(f"/proc/{children().pop()}/status").read_text()
         assert 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1]) < memory(side**2, buffer.tell())
 

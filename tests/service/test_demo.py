@@ -9,6 +9,7 @@ from PIL import Image
 
 from arn_purify import models
 from arn_purify.service.core import codec
+from arn_purify.service.core.attack import pgd
 from arn_purify.service.routes import page as demo
 from arn_purify.training import attacks, data
 from tests.conftest import running
@@ -35,7 +36,7 @@ def test_the_pages_attack_is_the_pgd_that_purifiers_are_measured_with(eps):
     classifier = models.load("mnist-lenet5").requires_grad_(False)
     images, labels = data.load("digits").test.batch(slice(0, 20))
     theirs = attacks.get(f"PGD_N@{eps}")(classifier, images.contiguous(), labels, seed=5).images
-    ours = demo.pgd(classifier, images.contiguous(), labels, eps, seed=5)
+    ours = pgd(classifier, images.contiguous(), labels, eps, seed=5)
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 

@@ -7,11 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from arn_purify.service.core import codec
-from arn_purify.service.edge.limits import Doors, _network
+from arn_purify.service.core.limits import Limits, MemoryBudget, _network
 from arn_purify.service.errors import BodiesFull, ClientLimit
 from arn_purify.service.gateway.grpc import _address
 from arn_purify.service.settings import Settings
-from arn_purify.service.telemetry.metrics import Metrics
 
 from ..conftest import running
 from .test_http import PIXELS, PNG
@@ -125,16 +124,16 @@ def test_a_refusal_takes_nothing_of_the_body(locked):
 
 
 def test_a_client_has_so_many_requests_under_way_and_others_are_not_concerned():
-    doors = Doors(Settings(client_requests=2), Metrics("0"))
-    with doors.client("10.0.0.1"), doors.client("10.0.0.1"):
-        with pytest.raises(ClientLimit) as refused, doors.client("10.0.0.1"):
+    limits = Limits(Settings(client_requests=2))
+    with limits.client("10.0.0.1"), limits.client("10.0.0.1"):
+        with pytest.raises(ClientLimit) as refused, limits.client("10.0.0.1"):
             pass
         assert refused.value.headers["Retry-After"] == "1"
-        with doors.client("10.0.0.2"), doors.client(""):
+        with limits.client("10.0.0.2"), limits.client(""):
             pass
-    with contextlib.suppress(RuntimeError), doors.client("10.0.0.1"):
+    with contextlib.suppress(RuntimeError), limits.client("10.0.0.1"):
         raise RuntimeError
-    with doors.client("10.0.0.1"), doors.client("10.0.0.1"):
+    with limits.client("10.0.0.1"), limits.client("10.0.0.1"):
         pass
 
 
@@ -161,7 +160,7 @@ def test_the_address_of_a_grpc_peer(peer, address):
 
 def test_a_clients_second_request_is_refused_and_its_probe_is_not():
     with running(client_requests=1) as client:
-        with client.app.state.service.doors.client("testclient"):
+        with client.app.state.service.limits.client("testclient"):
             refused = client.post("/purify", content=PNG)
             assert (refused.status_code, refused.json()["code"]) == (429, "client_limit")
             assert refused.headers["retry-after"] == "1"
@@ -169,31 +168,33 @@ def test_a_clients_second_request_is_refused_and_its_probe_is_not():
         assert client.post("/purify", content=PNG).status_code == 200
 
 
-def test_room_for_bodies_is_held_and_given_back():
-    metrics = Metrics("0")
-    doors = Doors(Settings(max_body_bytes=10, bodies_bytes=20), metrics)
-    with doors.room(10), doors.room(0) as hold:
-        hold(6)
-        hold(10)
-        hold(3)  # never less than it was
-        assert metrics.registry.get_sample_value("arn_body_bytes") == 20
-        with pytest.raises(BodiesFull):
-            hold(11)
-        with pytest.raises(BodiesFull), doors.room(1):
+def test_memory_for_bodies_is_reserved_and_given_back():
+    budget = MemoryBudget(20)
+    with budget.reserve(10), budget.reserve() as grows:
+        grows.grow_to(6)
+        grows.grow_to(10)
+        grows.grow_to(3)  # never less than it was
+        assert budget.reserved_bytes == 20
+        for more in (lambda: grows.grow_to(11), lambda: grows.add(1)):
+            with pytest.raises(BodiesFull):
+                more()
+        with pytest.raises(BodiesFull), budget.reserve(1):
             pass
-        with doors.room(0):
+        with budget.reserve(0):
             pass
-    assert metrics.registry.get_sample_value("arn_body_bytes") == 0
-    with doors.room(20):
+        grows.grow_to(30, allocated=True)
+        assert budget.reserved_bytes == 40
+    assert budget.reserved_bytes == 0
+    with budget.reserve(20):
         pass
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes():
     body = codec.encode_npy(PIXELS)
     with running(max_body_bytes=len(body), bodies_bytes=len(body)) as client:
-        doors = client.app.state.service.doors
+        memory = client.app.state.service.limits.memory
         assert client.post("/purify", content=iter([body[:100], body[100:]])).status_code == 200
-        with doors.room(200):
+        with memory.reserve(200):
             for content in (body, iter([body[:100], body[100:]])):
                 refused = client.post("/purify", content=content)
                 assert (refused.status_code, refused.json()["code"]) == (429, "bodies_full")

@@ -296,7 +296,7 @@ def test_warming_and_draining_are_503_and_not_ready(client, monkeypatch):
     monkeypatch.setattr(service.batcher, "_warm", False)
     assert (client.get("/health/ready").status_code, post(client, PNG).json()["code"]) == (503, "warming")
     monkeypatch.setattr(service.batcher, "_warm", True)
-    monkeypatch.setattr(service, "draining", True)
+    monkeypatch.setattr(service.lifecycle, "draining", True)
     refused = post(client, PNG)
     assert (client.get("/health/ready").status_code, refused.json()["code"]) == (503, "draining")
     assert int(refused.headers["retry-after"]) >= 1

@@ -11,7 +11,7 @@ from PIL import Image
 from arn_purify import models
 from arn_purify.models.precision import multiplies_bf16
 from arn_purify.service.core.engine import Engine, Work
-from arn_purify.service.core.precision import lowered, resolve
+from arn_purify.service.core.precision import resolve, to_bf16
 from arn_purify.training import attacks, data
 
 from ..networks import NETWORKS
@@ -34,7 +34,7 @@ def test_the_shipped_purifier_moves_by_few_levels_and_no_label():
     purifier, classifier = models.load("mnist-transparent"), models.load("mnist-lenet5")
     x = adversarial_digits()
     with torch.inference_mode():
-        exact, fast = levels(purifier(x)), levels(lowered(purifier)(x))
+        exact, fast = levels(purifier(x)), levels(to_bf16(purifier)(x))
         assert torch.equal(classifier(exact / 255).argmax(1), classifier(fast / 255).argmax(1))
     apart = (exact - fast).abs()
     assert 0 < apart.max() <= FURTHEST
@@ -51,7 +51,7 @@ def lowering(name, classifier, stride, attack):
     if attack != "none":
         x = attacks.get(attack, dataset)(classifier, x, labels, seed=0).images
     with torch.inference_mode():
-        exact, fast = levels(purifier(x)), levels(lowered(purifier)(x))
+        exact, fast = levels(purifier(x)), levels(to_bf16(purifier)(x))
         kept = classifier(exact / 255).argmax(1) == classifier(fast / 255).argmax(1)
     return (exact - fast).abs(), kept
 
@@ -86,7 +86,7 @@ def test_every_network_has_a_copy_in_bf16_with_its_normalisation_folded(name):
             module.running_var.uniform_(0.5, 2)
     network.eval().requires_grad_(False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    copy = lowered(network)
+    copy = to_bf16(network)
     x = torch.rand(4, network.config.channels, network.config.size, network.config.size)
     assert copy(x).dtype == torch.float32
     assert (copy(x) - network(x)).abs().max() < 0.05
@@ -98,7 +98,7 @@ def test_every_network_has_a_copy_in_bf16_with_its_normalisation_folded(name):
 
 def test_the_identity_stays_what_it_is():
     x = torch.rand(2, 3, 8, 8)
-    assert torch.equal(lowered(models.load("identity"))(x), x)
+    assert torch.equal(to_bf16(models.load("identity"))(x), x)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

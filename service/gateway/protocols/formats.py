@@ -83,4 +83,4 @@ def _is_icon(head: bytes) -> bool:
         return False
     (count,) = struct.unpack("<H", head[4:6])
     reserved, _, bits, size, offset = struct.unpack("<BHHII", head[9:22])
-    return 0 < count <= 256 and reserved == 0 and bits <= 64 and size > 0 and offset >= 6 + 16 * count
+    return bool(0 < count <= 256 and reserved == 0 and bits <= 64 and size > 0 and offset >= 6 + 16 * count)

@@ -45,7 +45,7 @@ def scan(text: str, name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]
         yield node, Slot(name, None)
 
 
-def _numbers(value: list[Any]) -> Numbers | None:
+def _numbers(value: Any) -> Numbers | None:
     """Nested lists as an array; None where they are no rectangular tensor of numbers."""
     try:
         array = np.array(value)
@@ -72,7 +72,7 @@ def _pieces(name: str, value: Any) -> Iterator[Slot]:
                 yield Slot(name, part, _AMONG)
         elif isinstance(part, dict):
             left.extend(part.values())
-        else:
+        elif isinstance(part, list):
             if (shape := _shape(part)) not in shapes:
                 shapes.add(shape)
                 yield Slot(name, None, _UNEVEN, shape)
@@ -85,7 +85,7 @@ def _pieces(name: str, value: Any) -> Iterator[Slot]:
 
 def _shape(value: Any) -> tuple[int, ...]:
     """The shape of nested lists, by the first of each."""
-    shape = []
+    shape: list[int] = []
     while isinstance(value, list) and len(shape) < 32:
         shape.append(len(value))
         value = value[0] if value else None

@@ -256,7 +256,7 @@ def _formats(rows: Numbers, sure: bool) -> list[str | None]:
     if start.shape[1] < 12:
         return found
     # Few rows begin with two bytes with which an image begins: only those are looked at one by one.
-    likely = start.any(axis=1)
+    likely: NDArray[np.bool_] = (start != 0).any(axis=1)
     if start.dtype.kind == "f":
         likely &= ((start == np.floor(start)) & (start >= -128) & (start <= 255)).all(axis=1)
     if not likely.any():

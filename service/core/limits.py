@@ -1,0 +1,103 @@
+"""What all requests share: the keys, how many requests each client has under way, and the memory for their bodies."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import BodiesFull, ClientLimit, Unauthorized
+from ..settings import Settings
+
+
+class MemoryBudget:
+    """Bytes that all requests together may hold in memory."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.reserved_bytes = 0
+
+    @contextmanager
+    def reserve(self, size: int = 0) -> Iterator[Reservation]:
+        """Reserve ``size`` bytes until the block ends.
+
+        Raises:
+            BodiesFull: the reservations under way leave less.
+        """
+        reservation = Reservation(self)
+        try:
+            reservation.grow_to(size)
+            yield reservation
+        finally:
+            self.reserved_bytes -= reservation.size
+
+
+class Reservation:
+    """A part of a :class:`MemoryBudget`, which may grow and is given back as a whole."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self.size = 0
+
+    def grow_to(self, size: int, *, allocated: bool = False) -> None:
+        """Make it ``size`` bytes in all; never fewer than before.
+
+        Raises:
+            BodiesFull: the budget is used up. Not where ``allocated`` says that the bytes are in memory already.
+        """
+        more = max(0, size - self.size)
+        if more and not allocated and self._budget.reserved_bytes + more > self._budget.max_bytes:
+            raise BodiesFull("the requests under way fill the memory that there is for bodies")
+        self._budget.reserved_bytes += more
+        self.size += more
+
+    def add(self, size: int) -> None:
+        """Make it ``size`` bytes larger; raises as :meth:`grow_to` does."""
+        self.grow_to(self.size + size)
+
+
+class Limits:
+    """Who may send requests, and how much at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.memory = MemoryBudget(settings.bodies_bytes)
+        self._client_requests = settings.client_requests
+        self._keys = [key.get_secret_value().encode() for key in settings.api_key]
+        self._under_way: Counter[str | bytes] = Counter()
+
+    def authorise(self, key: bytes) -> None:
+        """Raises ``Unauthorized`` unless ``key`` is one of the keys, or there are none."""
+        if self._keys and not any(hmac.compare_digest(key, known) for known in self._keys):
+            raise Unauthorized("a key that this service knows is needed in X-API-Key")
+
+    @contextmanager
+    def client(self, address: str) -> Iterator[None]:
+        """Count one request of the client at ``address`` until the block ends.
+
+        Raises:
+            ClientLimit: as many are under way already.
+        """
+        if not self._client_requests:
+            yield
+            return
+        network = _network(address)
+        if self._under_way[network] >= self._client_requests:
+            raise ClientLimit(f"{self._client_requests} requests of this client are under way already")
+        self._under_way[network] += 1
+        try:
+            yield
+        finally:
+            self._under_way[network] -= 1
+            if not self._under_way[network]:
+                del self._under_way[network]
+
+
+def _network(address: str) -> str | bytes:
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 one, which one user may own."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if parsed.version == 4 or parsed.ipv4_mapped else parsed.packed[:8]
