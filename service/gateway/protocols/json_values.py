@@ -15,6 +15,8 @@ from .formats import HEAD_BYTES, format_of
 from .json_text import Node
 from .spelling import read
 
+UNNAMED = "(empty)"
+"""The name of a member whose key is empty; without any are the elements of an array."""
 _UNEVEN = "its lists have different lengths, or hold something that is no number"
 _AMONG = "it stands in a list of other values, where it cannot be replaced"
 
@@ -29,7 +31,7 @@ def scan(text: str, name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]
         if name:
             yield node, Slot(name, None)  # an object under an input's name is no image, whatever it holds
         for key, member in node.members.items():
-            yield from scan(text, key, member)
+            yield from scan(text, key or UNNAMED, member)
     elif node.elements is not None:
         for element in node.elements:
             yield from scan(text, name, element)

@@ -24,6 +24,7 @@ _PARAMETER = re.compile(rb';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
 _LONGEST_TYPE = 512  # characters of a content type; a boundary has 70 at most
 
 
+_SPACED_BASE64 = re.compile(rb"[A-Za-z0-9/]{4,}(?: [A-Za-z0-9/]*)+={0,2}")
 _URLENCODED = re.compile(rb"[^=&\s]{1,256}=[^&\s]*(?:&[^=&\s]{1,256}=[^&\s]*)*\s*")
 
 
@@ -61,8 +62,7 @@ def _find_in_fields(message: Message, body: bytes) -> ParsedRequest:
         raise BrokenBody(f"the form has more than {MAX_PLACES} fields")
     pairs = [field.partition(b"=") for field in fields]
     names = [unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace") for name, _, _ in pairs]
-    # A plus is a space, says the form's rule; in base64 it is one that its client forgot to encode.
-    values = [unquote_to_bytes(value) for _, _, value in pairs]
+    values = [_field_value(value) for _, _, value in pairs]
 
     def replace_images(new: Mapping[int, Value]) -> Message:
         written = list(fields)
@@ -73,6 +73,12 @@ def _find_in_fields(message: Message, body: bytes) -> ParsedRequest:
         return Message(b"&".join(written), message.headers)
 
     return ParsedRequest([Slot(name, value) for name, value in zip(names, values, strict=True)], replace_images)
+
+
+def _field_value(value: bytes) -> bytes:
+    """A field's value. A plus is a space, but not within base64: its client forgot to encode it."""
+    plain = unquote_to_bytes(value.replace(b"+", b" "))
+    return plain.strip().replace(b" ", b"+") if _SPACED_BASE64.fullmatch(plain.strip()) else plain
 
 
 @dataclasses.dataclass(frozen=True)

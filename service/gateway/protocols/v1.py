@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import BrokenBody
 from . import Message, ParsedRequest, Slot, Value
 from .json_text import Node, parse, splice
-from .json_values import scan, written
+from .json_values import UNNAMED, scan, written
 
 
 def find(message: Message) -> ParsedRequest:
@@ -31,7 +31,7 @@ def in_json(text: str, root: Node, headers: Mapping[str, str]) -> ParsedRequest:
     """The values in any JSON body; those of ``instances``, ``inputs`` and an array have no name of their own."""
     found: list[tuple[Node, Slot]] = []
     for key, member in (root.members or {}).items():
-        found += scan(text, "" if key in ("instances", "inputs") else key, member)
+        found += scan(text, "" if key in ("instances", "inputs") else key or UNNAMED, member)
     if root.members is None:
         found += scan(text, "", root)
     nodes = [node for node, _ in found]
