@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from .formats import HEAD_BYTES, format_of
 from .json_text import Node
 from .spelling import read
 
+_QUOTED = re.compile(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*")
 UNNAMED = "(empty)"
 """The name of a member whose key is empty; without any are the elements of an array."""
 _UNEVEN = "its lists have different lengths, or hold something that is no number"
@@ -33,6 +35,8 @@ def scan(text: str, name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]
         for key, member in node.members.items():
             yield from scan(text, key or UNNAMED, member)
     elif node.elements is not None:
+        if shape := _quoted_shape(node):
+            yield node, Slot(name, None, "its numbers are in quotes", shape)
         for element in node.elements:
             yield from scan(text, name, element)
     elif isinstance(node.leaf, str):
@@ -92,6 +96,15 @@ def _shape(value: Any) -> tuple[int, ...]:
         shape.append(len(value))
         value = value[0] if value else None
     return tuple(shape)
+
+
+def _quoted_shape(node: Node) -> tuple[int, ...]:
+    """The shape of nested lists of numbers in quotes, by the first of each; empty for anything else."""
+    shape: list[int] = []
+    while node.elements:
+        shape.append(len(node.elements))
+        node = node.elements[0]
+    return tuple(shape) if isinstance(node.leaf, str) and _QUOTED.fullmatch(node.leaf) else ()
 
 
 def written(value: Value) -> str:

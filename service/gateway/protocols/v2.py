@@ -123,11 +123,11 @@ class _Request:
             self._inputs.append(_Input(datatype, shape_node, blob=blob, size=size))
         else:
             self._inputs.append(_Input(datatype, shape_node, data=data))
+            if data is not None and (tensor := _from_json(self.text, name, datatype, shape, data)):
+                self._add(tensor, _Place(input=index))
             if data is not None and datatype not in READ_TYPES:  # BYTES: unspecified; in practice base64 strings
                 for place, slot in scan(self.text, name, data):
                     self._add(slot, _Place(place))
-            if data is not None and (tensor := _from_json(self.text, name, datatype, shape, data)):
-                self._add(tensor, _Place(input=index))
         self._scan(node, "name", "datatype", "shape", "data")
 
     def written(self, new: Mapping[int, Value]) -> tuple[bytes, list[bytes | memoryview]]:
@@ -234,7 +234,7 @@ def _to_bf16(values: Numbers) -> tuple[Numbers, Numbers]:
 
 def _from_json(text: str, name: str, datatype: str, shape: tuple[int, ...], data: Node) -> Slot | None:
     if datatype not in READ_TYPES:
-        return None if datatype == "BYTES" else unread(name, datatype, shape)
+        return None if datatype == "BYTES" or data.elements is not None else unread(name, datatype, shape)
     dtype = np.dtype(DTYPES.get(datatype, "<f4"))
     # numpy would read strings as numbers, true and false too, and cut fractions off: recognised by their letters.
     foreign = '"rs' if dtype.kind == "f" else '"rs.eE'
