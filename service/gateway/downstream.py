@@ -1,4 +1,4 @@
-"""The model server behind us: one pooled client that passes on what concerns it and brings answers back verbatim."""
+"""The model server: one pooled client that passes on what concerns it and brings answers back verbatim."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Breaker:
         if self._failures >= _FAILURES_TO_OPEN:
             if now < self._until:
                 left = max(1, round(self._until - now))
-                raise DownstreamOpen(f"the server behind us failed {self._failures} times in a row", left)
+                raise DownstreamOpen(f"the model server failed {self._failures} times in a row", left)
             self._probing, self._until = True, now + self._pause  # what goes through now is the probe
 
     def succeeded(self) -> None:
@@ -142,13 +142,13 @@ class Downstream:
                     answer = await self._once(method, path, passed_on, body)
         except aiohttp.ClientError as error:  # before TimeoutError, which aiohttp's of a connection is too
             self.breaker.failed()
-            raise DownstreamUnreachable(f"the server behind us cannot be reached: {type(error).__name__}") from error
+            raise DownstreamUnreachable(f"the model server cannot be reached: {type(error).__name__}") from error
         except TimeoutError as error:
             if limit == self._timeout_seconds:
                 self.breaker.failed()
             else:  # a client's haste is no failure of the server
                 self.breaker.unsettled()
-            raise DownstreamTimeout(f"the server behind us did not answer within {limit:.3g} s") from error
+            raise DownstreamTimeout(f"the model server did not answer within {limit:.3g} s") from error
         except asyncio.CancelledError:
             self.breaker.unsettled()
             raise

@@ -73,7 +73,7 @@ class Gateway:
 
 
 class Transport(Protocol[Answer]):
-    """One request of a client, and the way to the server behind us."""
+    """One request of a client, and the way to the model server."""
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""What the classifier behind us takes: which input holds the image, and how its numbers stand for pixels.
+"""What the served classifier takes: which input holds the image, and how its numbers stand for pixels.
 
 Tensors of a request are turned into what a purifier takes and back again. A value that purification did not change goes
 back as it came, bit for bit.

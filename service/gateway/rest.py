@@ -40,7 +40,7 @@ _SAID_HERE = ("date", "server")  # of the server's headers; uvicorn writes its o
 _MAX_PASSED_BYTES = 64 * 2**10
 
 
-# -- the server behind us -----------------------------------------------------------------------------------------
+# -- the model server -----------------------------------------------------------------------------------------
 
 
 def client_headers(request: Request) -> dict[str, str]:
@@ -61,7 +61,7 @@ async def ask(
 ) -> DownstreamAnswer:
     """Ask the server, within the rest of the client's own deadline where it sent one; counted and timed."""
     if gateway.downstream is None:
-        raise UnknownModel("no server is configured behind us: ARN_DOWNSTREAM_URL")
+        raise UnknownModel("no model server is configured: ARN_DOWNSTREAM_URL")
     started = time.perf_counter()
     try:
         with tracing.asking(headers.items()) as passed_on:

@@ -16,7 +16,7 @@ logger = logging.getLogger("service.gateway")
 
 
 def check(gateway: Gateway) -> None:
-    """Hold the declared preprocessing against the V2 metadata of the model behind us, where there is one to ask.
+    """Hold the declared preprocessing against the V2 metadata of the served model, where there is a server to ask.
 
     Raises:
         ValueError: they cannot go together. A server that is not up yet is only a warning.
@@ -35,14 +35,14 @@ def check(gateway: Gateway) -> None:
         return
     reason = mismatch(gateway.preprocessing, metadata, gateway.purifier.takes)
     if reason:
-        raise ValueError(f"the model {settings.downstream_model!r} behind us does not fit: {reason}")
+        raise ValueError(f"the served model {settings.downstream_model!r} does not fit: {reason}")
 
 
 def mismatch(preprocessing: Preprocessing, metadata: Mapping[str, Any], takes: Takes) -> str | None:
     """Why V2 model metadata do not fit the declaration and the loaded purifiers; None where they may."""
     inputs = {entry.get("name"): entry for entry in metadata.get("inputs") or []}
     if not inputs:
-        logger.warning("the preprocessing is not checked: the metadata of the model behind us have no inputs")
+        logger.warning("the preprocessing is not checked: the metadata of the served model name no inputs")
         return None
     if preprocessing.input and preprocessing.input not in inputs:
         return f"it has no input {preprocessing.input!r}: {', '.join(map(repr, inputs))}"
