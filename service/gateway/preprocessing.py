@@ -91,21 +91,20 @@ class Preprocessing:
             BrokenBody: a purifier's shape, of a datatype that is not read; or what may be a file as well as pixels.
             WrongSize: a purifier's shape, in an order of axes that is not read.
         """
-        encoded = [None if slot.value is None else read(slot.value) for slot in slots]
+        encoded: dict[int, Encoded | None] = {}
         for asked in (fixed, takes):
             names = set()
             for index, slot in enumerate(slots):
-                as_tensor = self._tensor(slot, asked, takes)
-                if as_tensor and encoded[index]:
-                    if "F" in as_tensor:
-                        raise BrokenBody(f"input {slot.name!r}: its numbers may be the bytes of a file, or pixels")
-                    encoded[index] = None
-                if slot.declared and isinstance(slot.value, bytes) and slot.value and not encoded[index]:
-                    encoded[index] = Encoded([slot.value], lambda files: files[0])
-                if self._is_image(slot, encoded[index], as_tensor, fixed, takes):
+                layout = self._tensor(slot, asked, takes)
+                if index not in encoded and (layout is None or "F" in layout):
+                    encoded[index] = _encoded(slot)
+                found = encoded.get(index)
+                if layout and found:
+                    raise BrokenBody(f"input {slot.name!r}: its numbers may be the bytes of a file, or pixels")
+                if self._is_image(slot, found, layout, fixed, takes):
                     names.add(slot.name)
             if names:
-                return [Image(i, encoded[i]) for i, slot in enumerate(slots) if slot.name in names]
+                return [Image(i, encoded.get(i)) for i, slot in enumerate(slots) if slot.name in names]
         return []
 
     def _tensor(self, slot: Slot, asked: Takes, takes: Takes) -> str | None:
@@ -202,24 +201,11 @@ class Preprocessing:
         )
         values = values if to_rgb is None else to_rgb(values)
         integral, scale, offset = self._map(values, slot.typed)
-        if integral:
-            if values.min() < 0 or values.max() > 255:
-                raise BadParameter(f"input {slot.name!r}: integers in 0-255 are expected")
-            pixels = values if channels_last else values.transpose(0, 2, 3, 1)
-            images: Images = np.ascontiguousarray(pixels.astype(np.uint8))
-        else:
-            axis = (-1,) if channels_last else (-1, 1, 1)
-            scale, offset = scale.reshape(axis), offset.reshape(axis)
-            mapped = values if _is_identity(scale, offset) else values * scale + offset  # float64 in between
-            mapped = mapped.transpose(0, 3, 1, 2) if channels_last else mapped
-            unit: NDArray[np.float32] = np.ascontiguousarray(mapped, dtype=np.float32)
-            low, high = float(unit.min()), float(unit.max())
-            if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # false for NaN too
-                raise BadParameter(
-                    f"input {slot.name!r}: finite values that stand for [0, 1] are expected; under the declared range "
-                    f"or mean and deviation these reach from {low:.4g} to {high:.4g}"
-                )
-            images = unit if low >= 0 and high <= 1 else unit.clip(0, 1)
+        axis = (-1,) if channels_last else (-1, 1, 1)
+        scale, offset = scale.reshape(axis), offset.reshape(axis)
+        images: Images = (
+            _levels(name, values, channels_last) if integral else _unit(name, values, scale, offset, channels_last)
+        )
 
         def from_purifier(purified: Images) -> Numbers:
             if integral:
@@ -262,6 +248,14 @@ class Preprocessing:
         raise WrongSize(f"no purifier takes {raw.size} raw bytes as one image of FP32, UINT8 or FP16")
 
 
+def _encoded(slot: Slot) -> Encoded | None:
+    """The encoded images in a slot, be it that only its client says that it holds one."""
+    found = None if slot.value is None else read(slot.value)
+    if not found and slot.declared and isinstance(slot.value, bytes) and slot.value:
+        return Encoded([slot.value], lambda files: files[0])
+    return found
+
+
 def _is_another_layout(shape: Sequence[int], fixed: Takes) -> bool:
     """Whether a shape is a purifier's in some order of axes, with some of one extent or an alpha channel more."""
     plain, longer = Preprocessing(), tuple(extent for extent in shape if extent != 1)
@@ -269,6 +263,30 @@ def _is_another_layout(shape: Sequence[int], fixed: Takes) -> bool:
         return True
     opaque = [(*longer[:-1], longer[-1] - 1), (*longer[:-3], longer[-3] - 1, *longer[-2:])] if len(longer) >= 3 else []
     return any(3 in (other[-1], other[-3]) and plain._axes(other, fixed) for other in opaque)
+
+
+def _levels(name: str, values: Numbers, channels_last: bool) -> NDArray[np.uint8]:
+    """Integers as uint8 ``(N, H, W, C)``."""
+    if values.min() < 0 or values.max() > 255:
+        raise BadParameter(f"input {name!r}: integers in 0-255 are expected")
+    pixels = values if channels_last else values.transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(pixels.astype(np.uint8))
+
+
+def _unit(
+    name: str, values: Numbers, scale: NDArray[np.float64], offset: NDArray[np.float64], channels_last: bool
+) -> NDArray[np.float32]:
+    """Numbers as float32 ``(N, C, H, W)`` in [0, 1]."""
+    mapped = values if _is_identity(scale, offset) else values * scale + offset  # float64 in between
+    mapped = mapped.transpose(0, 3, 1, 2) if channels_last else mapped
+    unit: NDArray[np.float32] = np.ascontiguousarray(mapped, dtype=np.float32)
+    low, high = float(unit.min()), float(unit.max())
+    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # false for NaN too
+        raise BadParameter(
+            f"input {name!r}: finite values that stand for [0, 1] are expected; under the declared range or mean and "
+            f"deviation these reach from {low:.4g} to {high:.4g}"
+        )
+    return unit if low >= 0 and high <= 1 else unit.clip(0, 1)
 
 
 def _is_identity(scale: NDArray[np.float64], offset: NDArray[np.float64]) -> bool:

@@ -11,6 +11,7 @@ import binascii
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -25,6 +26,7 @@ Value = Numbers | bytes | str
 
 _PAIRS = np.array([int.from_bytes(pair, "big") for pair in FIRST_PAIRS])
 _LAYERS = 3  # of one spelling within another, such as base64 of base64
+_HEAD_DIGITS = HEAD_BYTES // 3 * 4
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_-]+")
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/_\-=\s]")
 _LIKE_BASE64 = re.compile(r"[A-Za-z0-9+/_\-=\s]{64,}")
@@ -32,9 +34,13 @@ _QUOTE = re.compile(r"""\s*b?(['"])""")
 _PREFIX = re.compile(r"\s*[^,]{0,256},")
 _DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
 _HEX = re.compile(r"\s*(?:0x)?((?:[0-9a-fA-F]{2}){10,})")
-# Long enough never to stand in something else by chance: PNG, GIF, JFIF, as bytes and as base64.
-_WITHIN_BYTES = (b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\xff\xd8\xff\xe0\0\x10JFIF\0")
-_WITHIN_TEXT = ("iVBORw0KGgo", "R0lGODlh", "R0lGODdh", "/9j/4AAQSkZJRg")
+# Long enough never to stand in something else by chance: PNG, GIF and JPEG, as bytes and as base64.
+_WITHIN_BYTES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\0\x10JFIF\0")
+_GIF = (b"GIF87a", b"GIF89a")  # in text they may be words
+_WITHIN_TEXT = (
+    *(mark.decode("latin-1") for mark in _WITHIN_BYTES),
+    *("iVBORw0KGgo", "R0lGODlh", "R0lGODdh", "/9j/4AAQSkZJRg", "/9j/4Q", "/9j/2w"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,7 @@ def _in_bytes(data: bytes, layers: int) -> Encoded | None:
         return _found(kind, data, lambda new: new)
     if layers and _is_text(data[:64]):
         return _within(_in_text(data.decode("latin-1"), layers), lambda text: text.encode("latin-1"))
-    if any(mark in data for mark in _WITHIN_BYTES):  # a serialized tf.Example, say
+    if any(mark in data for mark in (*_WITHIN_BYTES, *_GIF)):  # a serialized tf.Example, say
         return _unreadable("other bytes stand around those of an image")
     return None
 
@@ -101,7 +107,7 @@ def _in_text(text: str, layers: int) -> Encoded | None:
             return found
     for mark in _WITHIN_TEXT:
         if (at := text.find(mark)) >= 0:
-            return _unreadable(f"other text stands around the base64 of an image at character {at}")
+            return _unreadable(f"other text stands around an image, which begins at character {at}")
     return None
 
 
@@ -146,9 +152,8 @@ def _in_hex(text: str) -> Encoded | None:
 
 
 def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
-    head = text[start : min(end, start + 2 * HEAD_BYTES)]
-    digits = _NOT_BASE64.sub("", head).replace("-", "+").replace("_", "/")
-    kind = format_of(base64.b64decode(digits[: len(digits) // 4 * 4]))
+    head = text[start : min(end, start + _HEAD_DIGITS)]
+    kind = format_of(_decoded(head))
     if not kind and not (layers and _LIKE_BASE64.match(head)):
         return None
     spelled = _Base64.of(text[start:end])
@@ -161,6 +166,16 @@ def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
     if kind:
         return _found(kind, spelled.data, write)
     return _within(_in_bytes(spelled.data, layers - 1), write)  # base64 of base64, or of bytes around an image
+
+
+def _decoded(head: str) -> bytes:
+    """The first bytes of what may be base64 of either alphabet, whatever other characters stand in between."""
+    digits = head.replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(digits, validate=True)
+    except (binascii.Error, ValueError):
+        digits = _NOT_BASE64.sub("", digits)
+        return base64.b64decode(digits[: len(digits) // 4 * 4])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +193,8 @@ class _Base64:
     @staticmethod
     def of(text: str) -> _Base64 | str:
         """Read base64; a sentence's end that says what is wrong with it where it is none."""
+        with suppress(binascii.Error, ValueError):  # as nearly everybody writes it
+            return _Base64(base64.b64decode(text, validate=True), False, True, "", "", 0, "")
         stripped = text.strip()
         at = text.find(stripped)
         lines = stripped.split()

@@ -21,6 +21,7 @@ _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
 # Nothing that two readers may take for different names: no escaped quotes (browsers send %22), no folded lines.
 _DISPOSITION = re.compile(rb'(?i)form-data((?:[ \t]*;[ \t]*[^\s;="]+=(?:"[^"]*"|[^\s;"]*))*)[ \t;]*')
 _PARAMETER = re.compile(rb';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
+_ENCODING, _ENCODINGS = b"content-transfer-encoding", (b"binary", b"8bit", b"7bit", b"base64")
 _LONGEST_TYPE = 512  # characters of a content type; a boundary has 70 at most
 
 
@@ -158,6 +159,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
         if len(parts) == MAX_PLACES:
             raise BrokenBody(f"the form has more than {MAX_PLACES} parts")
         headers = _headers(body[start:head])
+        if not all(value.lower() in _ENCODINGS for name, value in headers if name.lower() == _ENCODING):
+            raise BrokenBody("a part of the form has a Content-Transfer-Encoding that is not read here")
         parts.append(_Part(_field(headers), headers, start, head + 4, max(end, head + 4)))
         index = end + 2 + len(delimiter)
     return parts

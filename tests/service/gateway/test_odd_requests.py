@@ -63,6 +63,12 @@ REFUSED = {
     "BOOL": (V2, v2(TEXTS, {"datatype": "BOOL", "shape": [1, 784], "data": [True] * 784}), "datatype BOOL is not read"),
     "an unknown datatype": (V2, v2(TEXTS, {"datatype": "FP8", "shape": [784], "data": [0] * 784}), "datatype FP8"),
     "text around an image": (V1, {"instances": [{"a": DIGIT, "b": f'<img src="x:{b64(PNG)}">'}]}, "other text stands"),
+    "a file in another multipart type": (TS, b"--b\r\nContent-Type: image/png\r\n\r\n" + PNG, "other text stands"),
+    "a form in quoted-printable": (
+        TS,
+        b'--b\r\nContent-Disposition: form-data; name="x"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n--b--',
+        "Content-Transfer-Encoding",
+    ),
     "a cut file": (V1, {"instances": [{"a": DIGIT, "b": b64(PNG)[:80]}]}, "cannot be decoded"),
 }
 
@@ -91,9 +97,12 @@ def test_what_can_be_read_is_purified(digits, asked, name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_read_is_refused_with_the_reason(digits, asked, name):
     path, body, reason = REFUSED[name]
-    answer = digits.post(path, content=content(body), headers=JSON)
+    kind = (
+        "multipart/form-data; boundary=b" if "form" in name else "multipart/mixed" if path == TS else "application/json"
+    )
+    answer = digits.post(path, content=content(body), headers={"Content-Type": kind})
     assert answer.status_code in (400, 422)
-    assert reason in answer.json()["error"]
+    assert reason in (answer.json().get("error") or answer.json()["message"])
     assert not asked
 
 
