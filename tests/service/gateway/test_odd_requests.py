@@ -63,7 +63,11 @@ REFUSED = {
     "BOOL": (V2, v2(TEXTS, {"datatype": "BOOL", "shape": [1, 784], "data": [True] * 784}), "datatype BOOL is not read"),
     "an unknown datatype": (V2, v2(TEXTS, {"datatype": "FP8", "shape": [784], "data": [0] * 784}), "datatype FP8"),
     "text around an image": (V1, {"instances": [{"a": DIGIT, "b": f'<img src="x:{b64(PNG)}">'}]}, "other text stands"),
-    "a file in another multipart type": (TS, b"--b\r\nContent-Type: image/png\r\n\r\n" + PNG, "other text stands"),
+    "a file in another multipart type": (
+        TS,
+        b"--b\r\nContent-Type: image/png; name=" + b"x" * 64 + b"\r\n\r\n" + PNG,
+        "around those of an image",
+    ),
     "a form in quoted-printable": (
         TS,
         b'--b\r\nContent-Disposition: form-data; name="x"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n--b--',
