@@ -31,7 +31,7 @@ HOP_BY_HOP = frozenset(
 )
 # Ours, or of this connection; the rest of a client's headers concern the server.
 _KEPT_HERE = frozenset({"host", "expect", "x-admin-token", "x-api-key", "x-arn-compare"}) | HOP_BY_HOP
-# How long the client still waits: the header that Envoy and its kin read, in milliseconds.
+# How long the client still waits: the header that Envoy reads, in milliseconds.
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
 
 # No header has one (RFC 9110, section 5.5), and what would send it on ends the connection instead.
@@ -146,7 +146,7 @@ class Downstream:
         except TimeoutError as error:
             if limit == self._timeout_seconds:
                 self.breaker.failed()
-            else:  # a client's haste is no failure of the server
+            else:  # the client's deadline, which is no failure of the server
                 self.breaker.unsettled()
             raise DownstreamTimeout(f"the model server did not answer within {limit:.3g} s") from error
         except asyncio.CancelledError:

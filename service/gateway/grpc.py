@@ -1,4 +1,4 @@
-"""V2 over gRPC, the same way as REST: ``ModelInfer`` is purified, health and metadata pass through, nothing else."""
+"""V2 over gRPC: ``ModelInfer`` is purified, health and metadata are passed on, nothing else is."""
 
 from __future__ import annotations
 
@@ -171,8 +171,8 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 refusal = _refusal(caught)
                 status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL).name
                 gateway.metrics.rejected.labels(refusal.code).inc()
-                told = [(name.lower(), value) for name, value in refusal.headers.items()]
-                await context.abort(grpc.StatusCode[status], str(refusal), (*told, ("x-arn-code", refusal.code)))
+                headers = [(name.lower(), value) for name, value in refusal.headers.items()]
+                await context.abort(grpc.StatusCode[status], str(refusal), (*headers, ("x-arn-code", refusal.code)))
                 raise AssertionError from caught  # abort raises
             finally:
                 gateway.lifecycle.in_flight -= 1
@@ -193,10 +193,10 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             outcome = await infer(self._gateway, _GrpcRequest(self, call, request, call.memory), timings)
         answer = outcome.answer
         ours = {name.lower(): value for name, value in outcome.headers.items()}
-        timing = (("server-timing", ours.pop("server-timing")),)
         if answer.error:
             call.headers.update(ours)
             raise answer.error
+        timing = (("server-timing", ours.pop("server-timing")),)
         return await call.pass_on(answer, tuple(ours.items()), timing)
 
     async def ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> _Answer:
@@ -221,7 +221,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
 
 
 def _refusal(error: Exception) -> ServiceError:
-    """What the client is told; what it is not goes to the log."""
+    """The error for the client; what it does not concern goes to the log."""
     if isinstance(error, ServiceError):
         return error
     logger.error("a call failed", exc_info=error)
@@ -300,7 +300,7 @@ class _Call:
         )
 
     async def pass_on(self, answer: _Answer, ours: _Metadata = (), trailing: _Metadata = ()) -> bytes:
-        """Send the client what the server said around its answer, and ``ours``; returns the answer."""
+        """Send the metadata around the server's answer, with ``ours`` and our ``trailing``; returns the answer."""
         names = {name for name, _ in ours}
         await self.context.send_initial_metadata((*(pair for pair in answer.initial if pair[0] not in names), *ours))
         self.context.set_trailing_metadata((*answer.trailing, *trailing))

@@ -77,8 +77,8 @@ class Preprocessing:
         """The slots to purify. Every value is decided on here, whatever protocol it came by.
 
         Encoded images are found everywhere, in every spelling; tensors under the declared name, or else wherever they
-        have a purifier's shape. A slot that shares its name with an image is chosen whatever it holds, so that none can
-        pass in an image's company; what it holds is refused where it is no image.
+        have a purifier's shape. A slot that shares its name with an image is chosen whatever it holds, and refused
+        where that is no image: nothing may pass beside an image under its name.
 
         Args:
             slots: the values of a request.

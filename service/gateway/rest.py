@@ -23,7 +23,7 @@ from starlette.routing import Route
 from ..core.limits import Reservation
 from ..core.purifier import Timings
 from ..edge.http import read_body, stopping_when_client_leaves
-from ..errors import BrokenImage, DownstreamError, ServiceError, UnknownModel
+from ..errors import BrokenBody, BrokenImage, DownstreamError, ServiceError, UnknownModel
 from ..telemetry import tracing
 from .downstream import DownstreamAnswer
 from .inflate import inflate
@@ -131,6 +131,7 @@ class _HttpRequest:
 
     async def message(self) -> Message:
         """The body decoded; a small one may be a large one."""
+        _refuse_images_in_query(self.target)
         body, encoding = self.body, self.headers.get("content-encoding", "")
         if encoding:
             body = await asyncio.to_thread(inflate, body, encoding, self.gateway.settings.max_body_bytes)
@@ -148,7 +149,6 @@ class _HttpRequest:
 
 async def _infer(request: Request, gateway: Gateway, protocol: ModuleType, path: str) -> Response:
     gateway.lifecycle.check_accepting()
-    _refuse_images_in_query(request)
     with gateway.purifier.timed() as timings:
         body = await read_body(request, gateway.settings.max_body_bytes)
         memory = request.scope["state"]["memory"]
@@ -159,9 +159,13 @@ async def _infer(request: Request, gateway: Gateway, protocol: ModuleType, path:
     return verbatim(outcome.answer, outcome.headers)
 
 
-def _refuse_images_in_query(request: Request) -> None:
+def _refuse_images_in_query(target: str) -> None:
     """Refuse what is passed on as it is, but which some servers hand to the model."""
-    for name, value in parse_qsl(request.url.query, max_num_fields=1000):
+    try:
+        pairs = parse_qsl(target.partition("?")[2], max_num_fields=1000)
+    except ValueError as error:
+        raise BrokenBody("the query has more than 1000 parameters") from error
+    for name, value in pairs:
         if read(value):
             raise BrokenImage(f"the query's {name[:64]!r} holds an image, which is not read there: send it in the body")
 
@@ -173,7 +177,7 @@ def _target(request: Request, path: str) -> str:
 # -- the routes of each protocol ----------------------------------------------------------------------------------
 
 
-# protocol -> path, methods, the module that reads its body, whether it tells health
+# protocol -> path, methods, the module that reads its body, whether it reports health
 _ROUTES: dict[str, list[tuple[str, list[str], ModuleType | None, bool]]] = {
     "v1": [
         ("/v1/models", ["GET"], None, False),

@@ -1,4 +1,4 @@
-"""At start: the declared preprocessing is held against the model server's own metadata."""
+"""At start: compare the declared preprocessing with the model server's own metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("service.gateway")
 
 
 def check(gateway: Gateway) -> None:
-    """Hold the declared preprocessing against the V2 metadata of the served model, where there is a server to ask.
+    """Compare the declared preprocessing with the V2 metadata of the served model, where there is a server to ask.
 
     Raises:
         ValueError: they cannot go together. A server that is not up yet is only a warning.

@@ -9,7 +9,7 @@ READ = ("PNG", "JPEG", "WebP", "BMP")
 """The formats that are decoded here; every other one is refused by name."""
 
 HEAD_BYTES = 512
-"""So much of a file tells its format."""
+"""The format is recognised by so much of a file."""
 _FEWEST_BYTES = 10  # no image is smaller
 
 _STARTS: tuple[tuple[str, tuple[bytes, ...]], ...] = (

@@ -177,15 +177,17 @@ def _headers(head: bytes) -> list[tuple[bytes, bytes]]:
 def _field(headers: Sequence[tuple[bytes, bytes]]) -> str:
     """The field that a part belongs to (RFC 7578 section 4.2)."""
     disposition = [value for name, value in headers if name.lower() == b"content-disposition"]
-    told = _DISPOSITION.fullmatch(disposition[0]) if len(disposition) == 1 else None
-    names = [a or b for key, a, b in _PARAMETER.findall(told[1]) if key.lower() in (b"name", b"name*")] if told else []
+    parsed = _DISPOSITION.fullmatch(disposition[0]) if len(disposition) == 1 else None
+    names = (
+        [a or b for key, a, b in _PARAMETER.findall(parsed[1]) if key.lower() in (b"name", b"name*")] if parsed else []
+    )
     if len(names) != 1:
         raise BrokenBody("a part of the form has not one Content-Disposition with one name")
     return str(names[0].decode("utf-8", "replace"))
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
-    """The classes that an answer tells: the best key of an object of scores, else as V1's rows are read."""
+    """The classes in an answer: the best key of an object of scores, else as V1's rows are read."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):

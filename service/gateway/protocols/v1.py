@@ -43,7 +43,7 @@ def in_json(text: str, root: Node, headers: Mapping[str, str]) -> ParsedRequest:
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # noqa: ARG001 (the protocols' signature)
-    """The classes that a predict answer tells, for comparing two; None where they cannot be told."""
+    """The classes in a predict answer, for comparing two; None where they cannot be read."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
@@ -57,13 +57,13 @@ def best(rows: list[Any]) -> list[Any] | None:
 
     A row of numbers of which one has a point is one of scores.
     """
-    told = []
+    classes = []
     for row in rows:
         kinds = {type(entry) for entry in (row if isinstance(row, list) else [row])}
         if isinstance(row, list) and len(row) > 1 and float in kinds and kinds <= {int, float}:
-            told.append(row.index(max(row)))
+            classes.append(row.index(max(row)))
         elif kinds and kinds <= {int, str}:
-            told.append(row)
+            classes.append(row)
         else:
             return None
-    return told
+    return classes

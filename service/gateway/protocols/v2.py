@@ -261,9 +261,9 @@ def _raw(message: Message) -> ParsedRequest:
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
-    """The classes that an ``infer`` answer tells, for comparing two: per row of its first output, the largest entry.
+    """The classes in an ``infer`` answer, for comparing two: per row of its first output, the largest entry.
 
-    None where it cannot be told.
+    None where they cannot be read.
     """
     length = headers.get(HEADER, "")
     try:

@@ -147,7 +147,7 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # noqa: ARG001 (the protocols' signature)
-    """The classes that a ``ModelInferResponse`` tells; None where they cannot be told."""
+    """The classes in a ``ModelInferResponse``; None where they cannot be read."""
     try:
         response = parse("ModelInferResponse", answer)
         output = response.outputs[0]

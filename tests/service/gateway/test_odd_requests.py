@@ -115,6 +115,7 @@ def test_an_image_in_the_query_is_refused(digits, asked, value):
     answer = digits.post(f"{TS}?key=1&data={quote(value, safe='')}", content=PNG)
     assert answer.status_code == 400
     assert "the query's 'data'" in answer.json()["message"]
+    assert digits.post(f"{TS}?{'a=1&' * 1001}", content=PNG).status_code == 400
     assert digits.post(f"{TS}?key=1", content=PNG).status_code == 200
     assert len(asked) == 1
 
