@@ -42,7 +42,7 @@ def test_ranges_and_colours_go_in_and_out(data, range_, colour, channels_last):
     channels = unit.shape[1]
     mean, std = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
     declared = {"mean": mean, "std": std} if range_ == "mean/std" else {"range": range_}
-    contract = Preprocessing(layout="nhwc" if channels_last else "nchw", colour=colour, **declared)
+    preprocessing = Preprocessing(layout="nhwc" if channels_last else "nchw", colour=colour, **declared)
     column = [np.array(part).reshape(-1, 1, 1) for part in (mean, std)]
     as_sent = {
         "0-1": unit, "0-255": unit * 255, "-1-1": unit * 2 - 1, "mean/std": (unit - column[0]) / column[1],
@@ -52,11 +52,11 @@ def test_ranges_and_colours_go_in_and_out(data, range_, colour, channels_last):
     if range_ == "mean/std" and flip:
         tensor = as_sent[:, ::-1]
     tensor = np.ascontiguousarray(tensor.transpose(0, 2, 3, 1) if channels_last else tensor)
-    entered = contract.to_purifier(Slot("x", tensor), anything)
+    entered = preprocessing.to_purifier(Slot("x", tensor), anything)
     assert np.allclose(entered.images, unit, atol=2e-7)
     assert np.array_equal(entered.from_purifier(entered.images), tensor)
     halved = entered.from_purifier((entered.images / 2).astype(np.float32))
-    again = contract.to_purifier(Slot("x", halved), anything)
+    again = preprocessing.to_purifier(Slot("x", halved), anything)
     assert np.allclose(again.images, unit / 2, atol=1e-6)
 
 

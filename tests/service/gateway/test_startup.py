@@ -20,7 +20,7 @@ def digits(channels, height, width):
 
 
 @pytest.mark.parametrize(
-    ("contract", "inputs", "reason"),
+    ("preprocessing", "inputs", "reason"),
     [
         (Preprocessing(), {"x": ("FP32", [-1, 1, 28, 28])}, None),
         (Preprocessing(layout="nhwc"), {"x": ("FP32", [-1, 28, 28, 1])}, None),
@@ -33,8 +33,8 @@ def digits(channels, height, width):
         (Preprocessing(), {"x": ("FP32", [-1, -1, -1, -1])}, None),
     ],
 )
-def test_metadata_are_held_against_the_declaration(contract, inputs, reason):
-    found = mismatch(contract, metadata(**inputs), digits)
+def test_metadata_are_held_against_the_declaration(preprocessing, inputs, reason):
+    found = mismatch(preprocessing, metadata(**inputs), digits)
     assert (found is None) if reason is None else (reason in found)
 
 
