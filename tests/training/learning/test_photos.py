@@ -99,8 +99,7 @@ def test_a_run_that_was_stopped_continues(classifier, pictures, tmp_path, monkey
 
 def test_the_command_trains_on_any_folder(pictures, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "from arn_purify.models import ResNet, ResNetConfig\n\n"
-        "def load():\n    return ResNet(ResNetConfig(8))\n"
+        "from arn_purify.models import ResNet, ResNetConfig\n\ndef load():\n    return ResNet(ResNetConfig(8))\n"
     )
     monkeypatch.chdir(tmp_path)
     numbers = "steps=4,crop=32,batch_size=2,pool=8,crafted=2,pixels_only=2"
