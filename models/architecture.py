@@ -34,6 +34,8 @@ class Architecture:
         discriminator: ``(code_shape, domains)`` to the layers of D_A, which give logits ``(N, domains)``.
         preset: width, code channels and blocks that it is meant to have.
         multiple: E needs sides that are multiples of this; other images are padded and cropped back.
+        reach: a pixel of the answer depends on none further away than this, a multiple of ``multiple``, so that large
+            images can be purified in tiles; None where it may depend on all of them.
         only_size: the one height and width in pixels that it takes; None for any.
     """
 
@@ -44,4 +46,5 @@ class Architecture:
     discriminator: Callable[[CodeShape, int], nn.Sequential] = dense_logits
     preset: tuple[int, int, int] = (32, 32, 1)
     multiple: int = 4
+    reach: int | None = None
     only_size: int | None = None

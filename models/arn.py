@@ -5,10 +5,16 @@ Public tensors are ``(N, C, H, W)`` float32 in [0, 1]. Inside, images live in [-
 
 from __future__ import annotations
 
+import itertools
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ArnConfig
+
+TILE = 1024
+"""Height and width of a tile in pixels, without what it shares with its neighbours."""
 
 
 class Arn(nn.Module):
@@ -49,7 +55,23 @@ class Arn(nn.Module):
         return self.config.parts.answer(x, self.decoder(z)[..., : x.shape[2], : x.shape[3]])
 
     def forward(self, x: Tensor) -> Tensor:
-        """purify(x) = G(E(x)): ``(N, C, H, W)`` float32 in [0, 1] to the same."""
-        return self.decode(self.encode(x), x)
+        """purify(x) = G(E(x)): ``(N, C, H, W)`` float32 in [0, 1] to the same.
+
+        Without gradients an image of more than :data:`TILE` pixels a side is purified in tiles where the architecture
+        allows it, in bounded memory and to the same bits.
+        """
+        if self.config.parts.reach is None or torch.is_grad_enabled() or max(x.shape[2:]) <= TILE:
+            return self.decode(self.encode(x), x)
+        return self._in_tiles(x, self.config.parts.reach)
+
+    def _in_tiles(self, x: Tensor, reach: int) -> Tensor:
+        purified = torch.empty_like(x)
+        height, width = x.shape[2:]
+        for top, left in itertools.product(range(0, height, TILE), range(0, width, TILE)):
+            above, before = min(top, reach), min(left, reach)
+            tile = x[..., top - above : top + TILE + reach, left - before : left + TILE + reach]
+            done = self.decode(self.encode(tile), tile)[..., above : above + TILE, before : before + TILE]
+            purified[..., top : top + TILE, left : left + TILE] = done
+        return purified
 
     purify = forward

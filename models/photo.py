@@ -2,7 +2,7 @@
 
 They work at a half, a quarter and an eighth of the size, and the code has a part of each, so D_A and L_nor reach all
 that passes from E to G. The image comes back as x + G(z). No layer computes statistics over the image's area: a pixel
-of the answer depends on no pixel further away than :data:`REACH`, and large images can be purified in tiles.
+of the answer depends on no pixel further away than 80, and large images can be purified in tiles.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from .architecture import Architecture, Sizes
 from .layers import CodeShape, Encoder, clipped, convolutional_logits
-
-REACH = 96
-"""Pixels; a multiple of 8, so that tiles which overlap by it are halved as the whole image is."""
 
 # Of what a 5x5 mean leaves over, as an input of its own. Noise is a hundredth of the image's range: where E had to find
 # it in the image itself, 400 steps on pixels alone lowered the error by 2 %, with this by a third.
@@ -140,4 +137,5 @@ PHOTO = Architecture(
     discriminator=convolutional_logits,
     preset=(16, 16, 1),
     multiple=8,
+    reach=80,
 )

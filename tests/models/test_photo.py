@@ -3,7 +3,9 @@ import torch
 from torch import nn
 
 from arn_purify.models import Arn, ArnConfig, AttackDiscriminator
-from arn_purify.models.photo import REACH
+from arn_purify.models import arn as arn_module
+
+REACH = ArnConfig.preset("photo", 3, 64).parts.reach
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,15 @@ def test_a_pixel_depends_on_none_further_away_than_the_reach(network):
     near, far = (network(x) != network(changed)).any(1).split(3 * REACH, 2)
     assert near[..., 2 * REACH :].any()
     assert not far.any()
+
+
+@pytest.mark.parametrize("size", [(300, 217), (128, 256), (129, 450)])
+@torch.no_grad()
+def test_tiles_give_the_bits_of_one_piece(network, size, monkeypatch):
+    x = torch.rand(2, 3, *size)
+    whole = network(x)
+    monkeypatch.setattr(arn_module, "TILE", 128)
+    assert torch.equal(network(x), whole)
 
 
 def test_the_discriminator_takes_the_codes_of_any_crop(network):
