@@ -302,7 +302,8 @@ class PhotoTrainer:
         purified = self.purifier.decode(mean, x)
         terms = {
             "l1": losses.absolute_loss(purified, natural),
-            "nor": losses.normalization_loss(mean, log_variance),
+            # Nothing is drawn from the variance here, so nothing else keeps its exponential from running away.
+            "nor": losses.normalization_loss(mean, log_variance.clamp(-12, 4)),
         }
         loss = recipe.l1 * terms["l1"] + recipe.nor * terms["nor"]
         if self.step >= recipe.pixels_only:
