@@ -104,7 +104,11 @@ def _add_flags_of_purifiers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watched", type=int, default=1000, help="validation images evaluated after each epoch")
     parser.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     parser.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
-    parser.add_argument("--surrogate", metavar="SPEC", help="a second classifier, attacked for every other batch")
+    parser.add_argument(
+        "--surrogate",
+        metavar="SPEC",
+        help="a second classifier, attacked for every other batch; of photographs several, with commas",
+    )
 
 
 def run(flags: argparse.Namespace, command: str) -> None:

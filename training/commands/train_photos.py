@@ -44,11 +44,13 @@ def run(flags: argparse.Namespace, command: str) -> None:
     train, validation = split_pictures(paths)
     if not validation:
         raise DataError(f"{len(paths)} pictures are too few: none is left for validation")
-    classifier, card = load_model(options.classifier(flags), "classifier", flags.dataset, flags.device, _SHAPE)
+    specs = [options.classifier(flags), *options.names(flags.surrogate or "")]
+    loaded = [load_model(spec, "classifier", flags.dataset, flags.device, _SHAPE) for spec in specs]
+    classifiers = {card.sha256: classifier for classifier, card in loaded}
     purifier = _purifier(flags)
     recipe = dataclasses.replace(PhotoRecipe(), **recipe_fields(flags.numbers))
     stride = max(1, len(validation) // min(flags.watched, 100))
-    PhotoTrainer(purifier, recipe, classifier, card.sha256, Path(flags.out), flags.device, flags.seed, command).fit(
+    PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), flags.device, flags.seed, command).fit(
         train, validation[::stride]
     )
 

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -231,17 +231,21 @@ class Watch:
 
 
 class PhotoTrainer:
-    """One run. ``fit`` continues from the state in the run folder and leaves ``purifier.safetensors`` there."""
+    """One run. ``fit`` continues from the state in the run folder and leaves ``purifier.safetensors`` there.
+
+    ``classifiers`` by their hashes, the target first, take turns from step to step: each has a pool of crops that were
+    attacked through it, and judges them. In front of one alone the purifier learns what misleads that one.
+    """
 
     def __init__(
-        self, purifier: Arn, recipe: PhotoRecipe, classifier: nn.Module, classifier_sha256: str, out: Path,
+        self, purifier: Arn, recipe: PhotoRecipe, classifiers: Mapping[str, nn.Module], out: Path,
         device: str = "cpu", seed: int = 0, command: str = "", workers: int = 1,
     ) -> None:  # fmt: skip
         self.recipe, self.out, self.seed, self.command, self.workers = recipe, out, seed, command, workers
         self.device = torch.device(device)
-        self.classifier, self.classifier_sha256 = classifier, classifier_sha256
+        self.classifiers = classifiers
         channels_last = {"device": self.device, "memory_format": torch.channels_last}
-        fingerprint = (dataclasses.asdict(dataclasses.replace(recipe, steps=0, decay=0)), seed, classifier_sha256)
+        fingerprint = (dataclasses.asdict(dataclasses.replace(recipe, steps=0, decay=0)), seed, *classifiers)
         self.fingerprint = repr((*fingerprint, weights_sha256(purifier)))
         self.purifier = purifier.to(**channels_last).train()  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.purifier)
@@ -269,18 +273,21 @@ class PhotoTrainer:
             Crops(train, recipe.crop), batch_size=None, sampler=Endless(len(train), self.seed, self.step),
             num_workers=self.workers,
         )  # fmt: skip
-        pool = Pool(recipe, self.classifier, iter(loader), self.device, rng)
-        watch = Watch(watched, self.classifier, self.purifier.config.size, self.device)
+        crops, classifiers = iter(loader), list(self.classifiers.values())
+        pools = [Pool(recipe, classifier, crops, self.device, rng) for classifier in classifiers]
+        watch = Watch(watched, classifiers[0], self.purifier.config.size, self.device)
         metrics: dict[str, float] = {}
         sums: list[dict[str, float]] = []
-        while pool.filled < min(recipe.pool, 16 * recipe.batch_size):
-            pool.craft()
+        for pool in pools:
+            while pool.filled < min(recipe.pool, 16 * recipe.batch_size):
+                pool.craft()
         started = time.monotonic()
         progress = tqdm(total=recipe.steps, initial=self.step, desc="train", mininterval=2)
         while self.step < recipe.steps:
-            if recipe.crafts_at(self.step):
-                pool.craft()
-            sums.append(self.train_step(*pool.batch()))
+            turn = self.step % len(pools)
+            if recipe.crafts_at(self.step // len(pools)):
+                pools[turn].craft()
+            sums.append(self.train_step(classifiers[turn], *pools[turn].batch()))
             progress.update()
             if late := is_near() or self.step % _SAVED_EVERY == 0 or self.step == recipe.steps:
                 save_state(state, self.modules, self.optimisers, self.step, self.fingerprint)
@@ -295,7 +302,9 @@ class PhotoTrainer:
         checkpoint.save(average, self._card(metrics or watch.errors(average)), self.out / "purifier.safetensors")
         return average
 
-    def train_step(self, natural: Tensor, x: Tensor, domains: Tensor, wanted: Sequence[Tensor]) -> dict[str, float]:
+    def train_step(
+        self, classifier: nn.Module, natural: Tensor, x: Tensor, domains: Tensor, wanted: Sequence[Tensor]
+    ) -> dict[str, float]:
         """One iteration of Algorithm 1; returns every loss."""
         recipe, rate = self.recipe, self.recipe.rate(self.step)
         mean, log_variance = self.purifier.encode_distribution(x)
@@ -307,7 +316,7 @@ class PhotoTrainer:
         }
         loss = recipe.l1 * terms["l1"] + recipe.nor * terms["nor"]
         if self.step >= recipe.pixels_only:
-            *features, logits = answers(self.classifier, purified)
+            *features, logits = answers(classifier, purified)
             if features:
                 terms["feature"] = losses.feature_loss(features, wanted[:-1])
                 loss = loss + recipe.weight_of_features(self.step) * terms["feature"]
@@ -334,7 +343,8 @@ class PhotoTrainer:
         optimiser.step()
 
     def _log(self, sums: Sequence[dict[str, float]], metrics: dict[str, float], seconds: float) -> None:
-        means = {name: float(np.mean([s[name] for s in sums if name in s])) for name in sums[-1]}
+        names = {name: None for row in sums for name in row}  # not every classifier shows features
+        means = {name: float(np.mean([row[name] for row in sums if name in row])) for name in names}
         row = {"step": self.step, **means, **(metrics if self.step % _WATCHED_EVERY == 0 else {}), "seconds": seconds}
         with (self.out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -348,7 +358,7 @@ class PhotoTrainer:
             self.out.name, "purifier", "arn", dataclasses.asdict(config), "photos", (config.channels, size, size),
             profile="transparent", recipe="photos",
             seen_attacks=tuple({"attack": kind, "budgets": eps, "crop": self.recipe.crop} for kind in KINDS[1:]),
-            classifier_sha256=self.classifier_sha256,
+            classifier_sha256=", ".join(self.classifiers),
             loss_weights={term: getattr(self.recipe, term) for term in terms},
             step=self.step, metrics=metrics, seed=self.seed, command=self.command, versions=versions(),
         )  # fmt: skip

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from torch import nn
 
 import arn_purify
 from arn_purify.models import Airbench, AirbenchConfig, Arn, ArnConfig
@@ -36,7 +37,7 @@ def classifier():
 def trainer(classifier, out, recipe=RECIPE):
     torch.manual_seed(0)
     purifier = Arn(ArnConfig.preset("photo", 3, 32))
-    return PhotoTrainer(purifier, recipe, classifier, "0" * 64, out, workers=0)
+    return PhotoTrainer(purifier, recipe, {"0" * 64: classifier}, out, workers=0)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -95,6 +96,18 @@ def test_a_run_that_was_stopped_continues(classifier, pictures, tmp_path, monkey
     resumed.fit(pictures, pictures[:4])
     assert resumed.step == 12
     assert (tmp_path / "purifier.safetensors").exists()
+
+
+def test_classifiers_take_turns(classifier, pictures, tmp_path):
+    """One that shows its features, one that shows its logits alone; both are asked about purified images."""
+    asked = []
+    second = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10)).requires_grad_(False)
+    second.register_forward_hook(lambda *_: asked.append(True))
+    run = trainer(classifier, tmp_path)
+    run.classifiers = {"0": classifier, "1": second}
+    run.fit(pictures, pictures[:4])
+    assert len(asked) > RECIPE.steps // 2
+    assert arn_purify.load(tmp_path / "purifier.safetensors").card.classifier_sha256 == "0, 1"
 
 
 def test_the_command_trains_on_any_folder(pictures, tmp_path, monkeypatch):
