@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from arn_purify.models.files import write_atomically
 
+from ..image_files import TargetSize
 from ..splits import DataError, Dataset, Split
 from .files import download, read_checked, read_npz
 
@@ -24,7 +25,7 @@ _FILES = {
 }
 
 
-def load(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (28 always)
+def load(data_folder: Path, size: TargetSize) -> Dataset:  # noqa: ARG001 (28 always)
     """From ``mnist/train.npz`` and ``test.npz`` where they are, else from the official files, downloaded once."""
     root = data_folder / "mnist"
     if (root / "train.npz").is_file():
