@@ -31,6 +31,8 @@ def test_code_without_weights_is_told_from_other_code(tmp_path, monkeypatch):
         "evaluate --dataset digits --attacks PGD_Nx0",
         "evaluate --dataset digits --attacks PGD_N@0.1.2",
         "train --dataset digits --arch lenet5 --epochs -1 --out run",
+        "train --dataset digits --arch hgd --width 8 --out run",
+        "train --dataset digits --arch released --blocks 2 --out run",
         "train --dataset digits-colour --arch lenet5 --epochs 1 --out run",
         "train --dataset digits --arch mlp --init models/zoo/mnist-lenet5.safetensors --out run",
         pytest.param(

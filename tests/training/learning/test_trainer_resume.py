@@ -97,12 +97,13 @@ def test_two_processes_train_one_network(tmp_path):
     assert models.load(tmp_path / "run" / "purifier.safetensors")(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
 
 
-@pytest.mark.slow
 def test_the_authors_own_network_runs_from_the_same_command(tmp_path):
-    run = command(tmp_path / "run", arch="released", recipe="released", epochs=1, **{"batch-size": 32, "every": 20})
+    thin = {"width": 8, "code-channels": 8, "batch-size": 32, "every": 20}
+    run = command(tmp_path / "run", arch="released", recipe="released", epochs=1, **thin)
     subprocess.run(run, check=True)
     model = models.load(tmp_path / "run" / "purifier.safetensors")
-    assert model.config.architecture == "released"
+    assert (model.config.architecture, model.config.width, model.config.code_channels) == ("released", 8, 8)
+    assert models.card_of(model).recipe.startswith("released-width8-codechannels8")
     assert model(torch.rand(1, 1, 28, 28)).shape == (1, 1, 28, 28)
 
 

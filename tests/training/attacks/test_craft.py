@@ -8,8 +8,8 @@ import torch
 
 from arn_purify import models
 from arn_purify.training import attacks, data
+from arn_purify.training.attacks import craft
 from arn_purify.training.attacks.wrappers import MixedPrecision
-from arn_purify.training.measuring import craft
 
 
 @pytest.fixture(scope="module")
