@@ -7,6 +7,7 @@ from PIL import Image
 from arn_purify import models
 from arn_purify.training import data
 from arn_purify.training.cli import main
+from arn_purify.training.commands import options
 from arn_purify.training.data import Split
 from arn_purify.training.measuring import lid
 from arn_purify.training.measuring.records import read_all
@@ -51,3 +52,12 @@ def test_an_exported_model_stays_in_its_run(folder, tmp_path):
     assert main(["export", *folder, str(run / "classifier.safetensors"), "--name", "mine"]) == 0
     assert models.card_of(models.load(run / "mine.safetensors")).dataset == "folder"
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(("flags", "corner"), [([], 200), (["--resize", "crop"], 200), (["--resize", "fit"], 0)])
+def test_the_flag_says_how_images_are_resized(flags, corner, tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.new("L", (192, 64), 200).save(tmp_path / part / "a" / "0.png")
+    parsed = options.common().parse_args(["--dataset", "folder", "--data-dir", str(tmp_path), *flags])
+    assert options.dataset(parsed).train.images[0, 0, 0, 0] == corner

@@ -14,7 +14,7 @@ from arn_purify.models.checkpoint import Kind
 
 from .. import data
 from ..data import DATASETS, Dataset, Split, spec_of
-from ..data.image_files import RESIZE_MODES
+from ..data.image_files import FITS
 from ..load import load_model
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers() gives
@@ -27,8 +27,8 @@ def common() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", type=Path, help="where the data are, or are downloaded to (ARN_DATA_DIR, data/)")
     parser.add_argument("--size", type=int, default=28, help="pixels that images of --dataset folder are resized to")
     parser.add_argument(
-        "--resize", choices=RESIZE_MODES, default="crop",
-        help="how: the centre of each image, cropped to a square, or the whole of it, whose aspect ratio then changes",
+        "--resize", choices=FITS, default="crop",
+        help="how: crop each image to the square at its centre, or fit the whole of it between black borders",
     )  # fmt: skip
     parser.add_argument("--classifier", help="target f: name, path or module:function (the data set's released one)")
     parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda")

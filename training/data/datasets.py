@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .image_files import ResizeMode, TargetSize
+from .image_files import Fit, TargetSize
 from .loaders import cifar10, digits, image_folder, lisa, mnist
 from .splits import DataError, Dataset
 
@@ -167,16 +167,16 @@ def folder(data_dir: str | Path | None = None) -> Path:
     return Path(data_dir or os.environ.get("ARN_DATA_DIR") or "data")
 
 
-def load(name: str, data_dir: str | Path | None = None, size: int = 28, resize: ResizeMode = "crop") -> Dataset:
+def load(name: str, data_dir: str | Path | None = None, size: int = 28, fit: Fit = "crop") -> Dataset:
     """Load a data set by name.
 
     Args:
         name: one of :data:`DATASETS`.
         data_dir: where the data are, or are downloaded to, as :func:`folder` says.
         size: height and width in pixels that the images of ``folder`` are resized to; the others have their own.
-        resize: ``crop`` or ``fit``, as :func:`.image_files.resize_image` says.
+        fit: ``crop`` or ``fit``, as :func:`.image_files.fit_image` says.
 
     Raises:
         DataError: an unknown name, a file that does not match its checksum, a folder that is not as its loader says.
     """
-    return spec_of(name).load(folder(data_dir), TargetSize(size, resize))
+    return spec_of(name).load(folder(data_dir), TargetSize(size, fit))

@@ -15,16 +15,16 @@ from arn_purify.models.files import is_hidden
 
 from .splits import DataError
 
-ResizeMode = Literal["crop", "fit"]
-RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
+Fit = Literal["crop", "fit"]
+FITS: tuple[Fit, ...] = get_args(Fit)
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetSize:
-    """The height and width in ``pixels`` that images are brought to, and how: a ``mode`` of :func:`resize_image`."""
+    """The height and width in ``pixels`` that images are brought to, and how: the ``fit`` of :func:`fit_image`."""
 
     pixels: int = 28
-    mode: ResizeMode = "crop"
+    fit: Fit = "crop"
 
 
 def visible(folder: Path) -> Iterator[Path]:
@@ -67,24 +67,33 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+                return image.convert("RGB")  # its writer left the fourth byte unset, and every viewer shows it
             return _eight_bits(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
         raise DataError(f"{path} is not an image that can be read ({error})") from error
 
 
-def resize_image(image: Image.Image, size: tuple[int, int], mode: ResizeMode = "crop") -> Image.Image:
-    """An image at ``size`` (height, width), as training and the service prepare it.
+def fit_image(image: Image.Image, size: tuple[int, int], fit: Fit = "crop") -> Image.Image:
+    """An image at ``size`` (height, width), its proportions kept, as training and the service prepare it.
 
     The order of operations decides the pixels. (1) The image is turned upright as EXIF says, (2) has 8 bits a channel,
-    alpha composited over black, and (3) the channels of the model: this function takes it as it is then. (4) A box is
-    chosen: with ``crop`` the largest centred one of the target's aspect ratio, whose edges are not rounded to whole
-    pixels; with ``fit`` the whole image, whose aspect ratio changes. (5) The box is resampled to the size in one step
-    by Pillow's bicubic filter, which averages where it shrinks. An image of that size stays as it is.
+    alpha composited over black, and (3) the channels of the model: this function takes it as it is then. (4) ``crop``
+    chooses the largest centred box of the target's aspect ratio, its edges not rounded to whole pixels, and Pillow's
+    bicubic filter resamples it to the size in one step, averaging where it shrinks. ``fit`` resamples the whole image
+    in the same way to the largest whole number of pixels that the size holds, each side rounded and at least 1, and
+    puts it into the middle of black, half a pixel further up and to the left where it does not divide. An image of
+    that size stays as it is.
     """
     height, width = size
-    if mode == "fit":
-        return image.resize((width, height), Image.Resampling.BICUBIC)
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    if fit == "crop":
+        return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    scale = min(width / image.width, height / image.height)
+    inner_width, inner_height = (max(1, round(side * scale)) for side in image.size)
+    framed = Image.new(image.mode, (width, height))
+    inside = image.resize((inner_width, inner_height), Image.Resampling.BICUBIC)
+    framed.paste(inside, ((width - inner_width) // 2, (height - inner_height) // 2))
+    return framed
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -124,7 +124,8 @@ def test_a_folder_is_loaded_either_way(tmp_path):
         wide = Image.new("RGB", (192, 64), (0, 200, 0))
         wide.paste((200, 0, 0), (0, 0, 48, 64))
         wide.save(tmp_path / part / "a" / "0.png")
-    cropped, fitted = (data.load("folder", tmp_path, size=16, resize=mode).train.images[0] for mode in ("crop", "fit"))
+    cropped, fitted = (data.load("folder", tmp_path, size=16, fit=mode).train.images[0] for mode in ("crop", "fit"))
     assert cropped[:, 0, 0].tolist() == [0, 200, 0]
-    assert fitted[:, 0, 0].tolist() == [200, 0, 0]
+    assert fitted[:, 0, 0].tolist() == [0, 0, 0]
+    assert fitted[:, 8, 0].tolist() == [200, 0, 0]
     assert torch.equal(data.load("folder", tmp_path, size=16).train.images[0], cropped)

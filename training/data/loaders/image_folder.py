@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..image_files import TargetSize, read_image, resize_image, visible, visible_files
+from ..image_files import TargetSize, fit_image, read_image, visible, visible_files
 from ..splits import DataError, Dataset, Split
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _images_under(
     images, labels, names = [], [], []
     for label, paths in enumerate(files.values()):
         for path in paths:
-            images.append(np.asarray(resize_image(read_image(path), (size.pixels, size.pixels), size.mode)))
+            images.append(np.asarray(fit_image(read_image(path), (size.pixels, size.pixels), size.fit)))
             labels.append(label)
             names.append(path.relative_to(root).as_posix())
     return np.stack(images), np.array(labels), names

@@ -47,5 +47,5 @@ def _official_file(root: Path, name: str) -> NDArray[np.uint8]:
         try:
             write_atomically(path, gzip.decompress(packed))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(f"{name}.gz did not come whole ({error}): try again") from error
+            raise DataError(f"{name}.gz is incomplete or damaged ({error}): try again") from error
     return np.frombuffer(read_checked(path, _FILES[name]), np.uint8)
