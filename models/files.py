@@ -1,10 +1,18 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and those of a folder that nobody meant."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+
+# What archivers, file managers and servers leave in folders, beside names with a leading dot.
+_LEFT_BEHIND = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or was left behind by a tool: never one of the user's images."""
+    return name.startswith(".") or name in _LEFT_BEHIND
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -48,9 +48,12 @@ def _serve(flags: argparse.Namespace) -> int:
 def _purify(flags: argparse.Namespace) -> int:
     with _needing_extra("purify"):
         from .files import purify_files
-    count = purify_files(flags.source, flags.target, flags.model, flags.device, flags.resize)
-    print(f"{count} image(s) purified into {flags.target}")
-    return 0
+    summary = purify_files(flags.source, flags.target, flags.model, flags.device, flags.resize)
+    target = os.fsencode(flags.target).decode(errors="backslashreplace")
+    failed = f", {summary.failed} not (named above)" if summary.failed else ""
+    other = f", {summary.other} file(s) of other types not read" if summary.other else ""
+    print(f"{summary.purified} image(s) purified into {target}{failed}{other}")
+    return 2 if summary.failed else 0
 
 
 def _models(flags: argparse.Namespace) -> int:  # noqa: ARG001 (as every command)

@@ -2,53 +2,123 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from arn_purify.models.files import write_atomically
+from arn_purify.models import Card
+from arn_purify.models.files import is_hidden, write_atomically
 
 from .core import codec
 from .core.engine import Engine, Work
+from .errors import ServiceError, WrongSize
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def purify_files(source: Path, target: Path, model: str, device: str, resize: bool, batch: int = 64) -> int:
-    """Purify an image file, or every image below a folder, into PNGs of the same names; returns how many.
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """How many images were ``purified``, how many ``failed``, and how many files of ``other`` types were not read."""
 
-    Where two would have one name, as ``a.jpg`` beside ``a.png``, the former becomes ``a.jpg.png``.
+    purified: int
+    failed: int
+    other: int
+
+
+def purify_files(source: Path, target: Path, model: str, device: str, resize: bool, batch: int = 64) -> Summary:
+    """Purify an image file, or every image below a folder, into PNGs of the same names.
+
+    Hidden files and folders are skipped, and ``target`` where it lies inside ``source``. An image that cannot be read,
+    or has another size than the model's, is named on stderr and the others are purified. Where two would have one
+    name, as ``a.jpg`` beside ``a.png``, the former becomes ``a.jpg.png``.
+
+    Raises:
+        FileNotFoundError: no image there.
+        ValueError: ``target`` is the folder ``source``.
+        OSError: a result cannot be written.
     """
-    paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    if not paths:
+    names, unread, other = ({source: target}, [], 0) if source.is_file() else _find(source, target)
+    if not names and not unread:
         raise FileNotFoundError(f"{source}: no image there")
-    alone = source.is_file()
-    named = Counter(path.with_suffix(".png") for path in paths)  # a.jpg beside a.png keeps its suffix: a.jpg.png
     engine = Engine((model,), (), device, "fp32")
     name = next(iter(engine.purifiers))
-    channels, height, width = engine.card(name).input_shape
+    card, paths, purified = engine.card(name), list(names), 0
+    for problem in unread:
+        _report(str(problem.filename), problem)
     with tqdm(total=len(paths), unit="image") as progress:
         for start in range(0, len(paths), batch):
-            chunk = paths[start : start + batch]
-            arrays = []
-            for path in chunk:
-                opened = codec.open_image(path.read_bytes(), 10**9)
-                if height and not resize and opened.size != (height, width):
-                    raise ValueError(
-                        f"{path}: {opened.size[1]}x{opened.size[0]}, {name} takes {width}x{height}; --resize"
-                    )
-                arrays.append(opened.decode(channels or opened.channels, (height, width) if height else None))
-            if height:  # one size: one batch
-                stacked = np.concatenate(arrays)
-                purified = list(engine.run(Work(name), stacked).images)
-            else:
-                purified = [engine.run(Work(name), array).images[0] for array in arrays]
-            for path, pixels in zip(chunk, purified, strict=True):
-                png = path.with_suffix(".png")
-                if named[png] > 1 and path != png:
-                    png = path.with_name(f"{path.name}.png")
-                write_atomically(target if alone else target / png.relative_to(source), codec.encode_image(pixels))
+            arrays = {}
+            for path in paths[start : start + batch]:
+                try:
+                    arrays[path] = _pixels(path, card, resize)
+                except (OSError, ServiceError) as error:
+                    _report(str(path), error)
+            for path, pixels in zip(arrays, _purified(engine, card, list(arrays.values())), strict=True):
+                write_atomically(names[path], codec.encode_image(pixels))
+                purified += 1
                 progress.update()
-    return len(paths)
+    return Summary(purified, len(paths) - purified + len(unread), other)
+
+
+def _find(source: Path, target: Path) -> tuple[Mapping[Path, Path], Sequence[OSError], int]:
+    """The images below a folder with the files that they become, folders that cannot be read, the number of others."""
+    inside, unread = target.resolve(), list[OSError]()
+    if inside == source.resolve():
+        raise ValueError(f"{target} is the folder that is read; name another one for the results")
+    images, other = [], 0
+    for folder, folders, files in os.walk(source, onerror=unread.append):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not is_hidden(name) and (here / name).resolve() != inside]
+        for path in (here / name for name in files if not is_hidden(name)):
+            if path.suffix.lower() in _SUFFIXES:
+                images.append(path)
+            else:
+                other += 1
+    results = _results(sorted(images))
+    return {path: target / png.relative_to(source) for path, png in results.items()}, unread, other
+
+
+def _results(paths: Sequence[Path]) -> dict[Path, Path]:
+    """A PNG's name for each image, no two the same."""
+    wanted = Counter(path.with_suffix(".png") for path in paths)
+    taken = {path for path in paths if path.suffix == ".png"}
+    results = {}
+    for path in paths:
+        png = path.with_suffix(".png")
+        if png != path:
+            png = png if wanted[png] == 1 else path.with_name(f"{path.name}.png")
+            while png in taken:
+                png = png.with_name(f"{png.name}.png")
+            taken.add(png)
+        results[path] = png
+    return results
+
+
+def _pixels(path: Path, card: Card, resize: bool) -> NDArray[np.uint8]:
+    """The image as the model takes it, uint8 ``(1, H, W, C)``."""
+    channels, height, width = card.input_shape
+    opened = codec.open_image(path.read_bytes(), 10**9)
+    if height and not resize and opened.size != (height, width):
+        raise WrongSize(f"{opened.size[1]}x{opened.size[0]}, {card.name} takes {width}x{height}; --resize")
+    return opened.decode(channels or opened.channels, (height, width) if height else None)
+
+
+def _purified(engine: Engine, card: Card, arrays: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Each image ``(H, W, C)``; those of one size in one batch."""
+    if not arrays:
+        return []
+    together = [np.concatenate(arrays)] if card.input_shape[1] else arrays
+    return [image for array in together for image in engine.run(Work(card.name), array).images]
+
+
+def _report(path: str, error: Exception) -> None:
+    """Name a file that is left out, beside the progress bar."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    tqdm.write(f"arn: {path}: {reason}", file=sys.stderr)

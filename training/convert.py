@@ -59,7 +59,7 @@ def _onnx(model: nn.Module, example: Tensor, batch: Any, card: models.Card, path
         import onnxruntime
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
-        raise ValueError(f"{path.name}: {error}; the extra onnx brings it") from error
+        raise ValueError(f"{path.name}: {error}; install the extra onnx") from error
 
     output = "purified" if card.kind == "purifier" else "logits"
     exporter = logging.getLogger("torch.onnx._internal.exporter._registration")

@@ -22,6 +22,7 @@ from .load import load_model
 from .measuring.evaluate import Subject, evaluate
 from .measuring.threats import Oblivious, ThreatModel, WhiteBox
 from .report import figures
+from .report.markdown import headless_table, markdown_table
 
 
 def export(
@@ -98,7 +99,7 @@ def model_card(card: Card, parameters: int) -> str:
         "versions": ", ".join(f"{k} {v}" for k, v in card.versions.items()),
         "sha256": card.sha256,
     }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
+    table = headless_table((name, text) for name, text in rows.items() if text)
     limits = (
         "\nOblivious error means that the attack saw the classifier alone. Under an attack that sees this purifier\n"
         "too it gives little protection: the white-box rows of `docs/results.md` say how little.\n"
@@ -112,7 +113,7 @@ def model_card(card: Card, parameters: int) -> str:
             f"\n![Digits, attacked and purified]({card.name}.png)\n\n"
             f"*scikit-learn's digits, for {names} each: natural, adversarial, the noise ten times over, purified.*\n"
         )
-    return f"# {card.name}\n\n| | |\n| --- | --- |\n{table}\n{limits}{_learned(card)}{sheet}"
+    return f"# {card.name}\n\n{table}\n{limits}{_learned(card)}{sheet}"
 
 
 def _after(name: str) -> tuple[bool, bool]:
@@ -136,7 +137,6 @@ def _learned(card: Card) -> str:
         return ""
     names = [name for name in card.curve[0] if name.startswith("error/")]
     names.sort(key=lambda name: (name != "error/none", name))  # a file keeps them in another order
-    lines = [["epoch", "steps", *(name.removeprefix("error/") for name in names)], ["---:"] * (2 + len(names))]
-    lines += [[f"{row['epoch']}", f"{row['step']:,}", *(f"{row[name]:.1f}" for name in names)] for row in card.curve]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [[f"{row['epoch']}", f"{row['step']:,}", *(f"{row[name]:.1f}" for name in names)] for row in card.curve]
+    table = markdown_table(["epoch", "steps", *(name.removeprefix("error/") for name in names)], rows, left=0)
     return f"\nError in percent of some validation images as it learned:\n\n{table}\n"

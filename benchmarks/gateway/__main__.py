@@ -153,7 +153,7 @@ def call(connection: http.client.HTTPConnection, headers: dict[str, str], body: 
 def accuracy(every: int, folder: Path) -> None:
     from arn_purify import models
     from arn_purify.training import attacks, data
-    from arn_purify.training.measuring.craft import crafted_set
+    from arn_purify.training.attacks.craft import crafted_set
 
     classifier = models.load("mnist-lenet5")
     split = data.load("mnist", None).test.every(every)

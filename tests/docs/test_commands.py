@@ -134,17 +134,25 @@ def parse(module, arguments, monkeypatch, whole=True):
 
     Of a command that is not ``whole`` it takes what there is.
     """
-    real = argparse.ArgumentParser.parse_args
+    real, depth = argparse.ArgumentParser.parse_known_args, 0  # parse_args calls it, and so do subcommands
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_known_args(self, args=None, namespace=None):
+        nonlocal depth
         if not whole:
             require_nothing(self)
-        raise Parsed(real(self, args, namespace))
+        depth += 1
+        namespace, unknown = real(self, args, namespace)
+        depth -= 1
+        if depth:
+            return namespace, unknown
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        raise Parsed(namespace)
 
     def refuse(self, message):
         raise ValueError(message)
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
     monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     for name in (module, f"{module}.__main__"):  # it is to run anew, but a package stays

@@ -83,3 +83,9 @@ def test_the_line_on_ray_is_what_the_record_says():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_source_files_that_are_named_exist(page):
+    for name in re.findall(r"\b(?:models|service|training|tests|benchmarks)/[\w/]+\.py\b", page.read_text()):
+        assert (ROOT / name).is_file(), name

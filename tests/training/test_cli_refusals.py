@@ -1,4 +1,4 @@
-"""Mistakes on the command line are told in one line; models are refused where they do not fit."""
+"""Mistakes on the command line are reported in one line; models are refused where they do not fit."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from arn_purify.training.cli import main
 from arn_purify.training.load import load_model
 
 
-def test_code_without_weights_is_told_from_other_code(tmp_path, monkeypatch):
+def test_code_without_weights_is_distinguished_from_other_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = "from torch import nn\n\nclass Mine(nn.Module):\n    def forward(self, x):\n        return x * 0.9\n"
     (tmp_path / "first.py").write_text(module)
@@ -31,6 +31,8 @@ def test_code_without_weights_is_told_from_other_code(tmp_path, monkeypatch):
         "evaluate --dataset digits --attacks PGD_Nx0",
         "evaluate --dataset digits --attacks PGD_N@0.1.2",
         "train --dataset digits --arch lenet5 --epochs -1 --out run",
+        "train --dataset digits --arch hgd --width 8 --out run",
+        "train --dataset digits --arch released --blocks 2 --out run",
         "train --dataset digits-colour --arch lenet5 --epochs 1 --out run",
         "train --dataset digits --arch mlp --init models/zoo/mnist-lenet5.safetensors --out run",
         pytest.param(

@@ -1,4 +1,4 @@
-"""What ships: rounded, measured, with a card and a contact sheet that say the same as the file."""
+"""The released file: rounded, measured, with a card and a contact sheet that say the same as the file."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ def test_the_model_card_says_what_the_checkpoint_says(name):
     model = models.load(name)
     page, card = (models.ZOO / f"{name}.md").read_text(), card_of(model)
     if "images" not in card.metrics:  # a file from before they were kept: the page alone has them
-        (told,) = re.findall(r"^\| validation error.*, n ([\d,]+) \|$", page, re.MULTILINE)
-        card = dataclasses.replace(card, metrics={**card.metrics, "images": int(told.replace(",", ""))})
+        (measured,) = re.findall(r"^\| validation error.*, n ([\d,]+) \|$", page, re.MULTILINE)
+        card = dataclasses.replace(card, metrics={**card.metrics, "images": int(measured.replace(",", ""))})
     assert page == model_card(card, sum(p.numel() for p in model.parameters()))
 
 
@@ -53,10 +53,10 @@ def test_the_card_of_a_run_shows_how_it_learned(tmp_path):
 def test_an_exported_purifier_is_the_rounded_one_with_card_and_sheet(tmp_path):
     command = ["export", str(models.ZOO / "mnist-transparent.safetensors"), "--name", "again", "--dataset", "digits"]
     assert main([*command, "--every", "20", "--out", str(tmp_path), "--crafted", str(tmp_path / "crafted")]) == 0
-    again, shipped = models.load(tmp_path / "again.safetensors"), models.load("mnist-transparent")
+    again, released = models.load(tmp_path / "again.safetensors"), models.load("mnist-transparent")
     x = torch.rand(4, 1, 28, 28)
     with torch.no_grad():
-        assert torch.equal(again(x), shipped(x))  # which was rounded before
+        assert torch.equal(again(x), released(x))  # which was rounded before
     card = card_of(again)
     assert set(card.metrics) == {"images", "error/none", "error/PGD_N", "error/PGD_T"}
     page = (tmp_path / "again.md").read_text()

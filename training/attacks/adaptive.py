@@ -64,7 +64,7 @@ def attacked(
     """``x`` ``(N, C, H, W)`` in [0, 1] after ``attack``'s iterations from a random start, at ``share`` of its budget.
 
     The attack's ``step`` is the first; the others shrink in even parts. After a single step each image keeps the
-    smallest share of its perturbation that makes f err. That guards against catastrophic overfitting, in which the
+    smallest share of its perturbation that f misclassifies. That guards against catastrophic overfitting, in which the
     whole step is defended and shorter ones are not (Kim, Lee & Lee, AAAI 2021).
     """
     eps, first, iterations = share * (attack.eps or 0.0), share * attack.settings["step"], attack.settings["iterations"]

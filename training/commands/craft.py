@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .. import attacks
-from ..measuring.craft import crafted_set
+from ..attacks.craft import crafted_set
 from ..measuring.threats import Defended, Oblivious
 from . import options
 

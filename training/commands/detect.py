@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from .. import attacks
+from ..attacks.craft import crafted_set, versions
 from ..load import load_model
 from ..measuring import lid
-from ..measuring.craft import crafted_set, versions
 from ..measuring.threats import Defended, Oblivious
 from . import options
 
@@ -19,7 +18,7 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argp
     parser = commands.add_parser("detect", parents=[common], help="whether LID detection still sees purified images")
     parser.add_argument("--purifier", help="name, path or module:function (the data set's released one)")
     parser.add_argument("--attack", default="PGD_N")
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    options.add_results_folder(parser)
     parser.set_defaults(run=run)
 
 
@@ -37,11 +36,12 @@ def run(flags: argparse.Namespace, command: str) -> None:
     row = defended.name
     fields = {
         "dataset": dataset.name, "classifier": f_card.name.removeprefix(f"{dataset.name}-"), "defence": row,
-        "recipe": g_card.recipe, "checkpoint": g_card.name, "attack": attack.name, "fitted_on": len(pairs[0][0]),
+        "recipe": g_card.recipe,
+        "run": dict(g_card.run), "checkpoint": g_card.name, "attack": attack.name, "fitted_on": len(pairs[0][0]),
         "n": len(pairs[1][0]), "seed": flags.seed, "command": command, "versions": versions(),
         "sha256": {"classifier": f_card.sha256, "checkpoint": g_card.sha256},
     }  # fmt: skip
     folder = f"{row}-{g_card.recipe}" if g_card.recipe else row
-    place = flags.out / dataset.name / str(fields["classifier"]) / folder
+    place = options.results_folder(flags) / dataset.name / str(fields["classifier"]) / folder
     lid.record(detection, fields, place / f"lid-{attack.name}.json")
     print(" ".join(f"{k} {v:.2f}" for k, v in dataclasses.asdict(detection).items()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from .. import attacks
@@ -31,18 +30,18 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argp
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--via", metavar="URL", help="purify through this running service")
     parser.add_argument("--transport", default="npy", choices=["npy", "png"], help="how --via sends images")
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    options.add_results_folder(parser)
     parser.add_argument("--force", action="store_true", help="measure again what has a record")
     parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace, command: str) -> None:
     """Measure each attack under each threat model; on the test split each number becomes a record."""
-    split = options.split(flags)
+    split, results = options.split(flags), options.results_folder(flags)
     subject = _subject(flags, split)
     chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
     threat_models = [_threat_model(name, flags, split.shape) for name in flags.threat_models]
-    records = list(read_all(flags.out)) if flags.split == "test" else []
+    records = list(read_all(results)) if flags.split == "test" else []
     for threat_model in threat_models:
         beside = {**threat_model.target(subject).settings, "transport": subject.transport}
         for attack in chosen:
@@ -63,9 +62,9 @@ def run(flags: argparse.Namespace, command: str) -> None:
                 f"[{low:.2f}, {high:.2f}]  n {record.n}  {' '.join(record.flags)}"
             )
             if flags.split == "test":
-                record.write(flags.out)
+                record.write(results)
     if flags.split == "test":
-        annotate(flags.out)
+        annotate(results)
 
 
 def _subject(flags: argparse.Namespace, split: Split) -> Subject:

@@ -14,6 +14,7 @@ from arn_purify.models.checkpoint import Kind
 
 from .. import data
 from ..data import DATASETS, Dataset, Split, spec_of
+from ..data.image_files import FITS
 from ..load import load_model
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers() gives
@@ -25,12 +26,27 @@ def common() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="mnist", choices=tuple(DATASETS))
     parser.add_argument("--data-dir", type=Path, help="where the data are, or are downloaded to (ARN_DATA_DIR, data/)")
     parser.add_argument("--size", type=int, default=28, help="pixels that images of --dataset folder are resized to")
+    parser.add_argument(
+        "--resize", choices=FITS, default="crop",
+        help="how: crop each image to the square at its centre, or fit the whole of it between black borders",
+    )  # fmt: skip
     parser.add_argument("--classifier", help="target f: name, path or module:function (the data set's released one)")
     parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="take every k-th image of the split")
     parser.add_argument("--crafted", type=Path, default=Path("data/crafted"), help="folder of crafted sets")
     return parser
+
+
+def add_results_folder(parser: argparse.ArgumentParser) -> None:
+    """The flag of commands that write records."""
+    parser.add_argument("--out", type=Path, help="folder of records (results/; runs/results/ for --dataset folder)")
+
+
+def results_folder(flags: argparse.Namespace) -> Path:
+    """``--out``; otherwise ``results/``, or where the images are the user's a folder that is not the project's."""
+    usual = Path("results") if spec_of(flags.dataset).kept_records else Path("runs", "results")
+    return flags.out or usual
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -48,7 +64,7 @@ def dataset(flags: argparse.Namespace) -> Dataset:
     """The data set of ``--dataset``."""
     if flags.every < 1:
         raise ValueError("--every counts from 1")
-    return data.load(flags.dataset, flags.data_dir, flags.size)
+    return data.load(flags.dataset, flags.data_dir, flags.size, flags.resize)
 
 
 def split(flags: argparse.Namespace) -> Split:

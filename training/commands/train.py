@@ -17,6 +17,7 @@ from arn_purify.models.inference import multiplies_bf16
 
 from .. import attacks
 from ..attacks.adaptive import as_learned
+from ..attacks.craft import versions
 from ..data import Dataset, spec_of
 from ..learning.classifier import CLASSIFIER_RECIPES, NETWORKS, train_classifier
 from ..learning.config import Classifiers, PurifierConfig, RunOptions, TrainConfig
@@ -24,14 +25,13 @@ from ..learning.distributed import join_process_group
 from ..learning.recipes import RECIPES, LossWeights, Recipe, default_recipe
 from ..learning.trainer import Trainer
 from ..load import load_model
-from ..measuring.craft import versions
 from ..run_name import RunName, describe
 from . import options, train_photos
 
 _PURIFIERS = (*ARCHITECTURES, "ape-g", "hgd")
 # Those that a recipe of ours is for; which of them depends on the images.
 _OURS = ("compact", "colour", "skips")
-# Of the compact network, each a flag and a field of its configuration.
+# Each a flag and a field of a network's configuration.
 _SHAPE = ("width", "code_channels", "blocks")
 
 
@@ -82,11 +82,9 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argp
 
 
 def _add_flags_of_purifiers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--width", type=int, help="of the compact network; 32 otherwise")
-    parser.add_argument("--code-channels", type=int, help="of the compact network; 32 otherwise")
-    parser.add_argument(
-        "--blocks", type=int, help="residual blocks on each side of the compact network's code; 1 otherwise"
-    )
+    parser.add_argument("--width", type=int, help="channels of the purifier's first stage, instead of its own")
+    parser.add_argument("--code-channels", type=int, help="channels of its code, instead of its own")
+    parser.add_argument("--blocks", type=int, help="residual blocks, instead of its own; released has none")
     parser.add_argument(
         "--weights", type=_weights, default=(), help="of loss terms instead of the recipe's: att=0,adv=.1"
     )
@@ -205,8 +203,10 @@ def _recipe(flags: argparse.Namespace, dataset: Dataset, arch: str) -> tuple[Rec
 def _network(flags: argparse.Namespace, dataset: Dataset, arch: Any) -> PurifierConfig:
     channels, size, _ = dataset.shape
     shape = _shape(flags)
-    if shape and arch != "compact":
+    if shape and arch not in ARCHITECTURES:
         raise ValueError(f"--arch {arch} has a shape of its own: no --width, --code-channels or --blocks")
+    if "blocks" in shape and arch == "released":
+        raise ValueError("--arch released has no residual blocks: no --blocks")
     match arch:
         case "ape-g":
             return ApeGConfig.preset(channels, size)

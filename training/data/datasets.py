@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from .image_files import Fit, TargetSize
 from .loaders import cifar10, digits, image_folder, lisa, mnist, photos
 from .splits import DataError, Dataset
 
-Loader = Callable[[Path, int], Dataset]
-"""From the data folder and the size that images are resized to, where they have none of their own."""
+Loader = Callable[[Path, TargetSize], Dataset]
+"""From the data folder and the size that images are brought to, where they have none of their own."""
 
 STICKERS = ("AP_1", "AP_2", "AP_3", "AP_4")
 # The columns of the paper's Tables 1 and 2.
@@ -51,16 +52,17 @@ class DatasetSpec:
     those of the baselines begin with it. ``mirrored``: whether an image and its mirror image are of one class.
     ``seen``: attacks to learn from instead of a recipe's own, where these see the classifier alone.
     ``same_images_as``: data sets that split the same images otherwise, whose models may have learned from test images.
-    ``kept_records``: whether a record stands for the data set; not where its name says nothing of its images.
+    ``kept_records``: whether a record stands for the data set, under ``results/``; not where its name says nothing of
+    its images, which are the user's.
 
     ``from_disk``: whether training reads pictures from disk as it needs them, without labels
     (:mod:`training.learning.photos`).
 
     Of tables and pages: ``title``, where it is not the name; ``columns``, each a table's, of oblivious attacks;
-    ``targets``, the classifier of the paper and those that stand in for it, as records name them, and
-    ``paper_target`` as the paper's tables do; ``overview``, the columns of the README's table, where it is shown there,
-    and ``paper_row`` the paper's row below. ``example_digits``: whether its purifiers take scikit-learn's digits in
-    MNIST's frame, which may be shown.
+    ``targets``, the classifier of the paper and those that stand in for it, as records name them, ``target_titles`` as
+    people do, in the same order, and ``paper_target`` as the paper's tables do; ``overview``, the columns of the
+    README's table, where it is shown there, and ``paper_row`` the paper's row below. ``example_digits``: whether its
+    purifiers take scikit-learn's digits in MNIST's frame, which may be shown.
     """
 
     name: str
@@ -79,6 +81,7 @@ class DatasetSpec:
     from_disk: bool = False
     columns: tuple[tuple[str, ...], ...] = (_IMPERCEPTIBLE, _MOVING, STICKERS)
     targets: tuple[str, ...] = ()
+    target_titles: tuple[str, ...] = ()
     paper_target: str = ""
     overview: tuple[str, ...] = ()
     paper_row: str = "ARN_PP"
@@ -87,6 +90,10 @@ class DatasetSpec:
     def is_target(self, classifier: str) -> bool:
         """Whether the tables are about a classifier of this name; without targets they are about any."""
         return not self.targets or classifier.removeprefix(f"{self.name}-") in self.targets
+
+    def title_of_target(self, classifier: str) -> str:
+        """The classifier's name for readers; where the row has none, the one in records."""
+        return dict(zip(self.targets, self.target_titles, strict=False)).get(classifier, classifier)
 
     def owns(self, model: str) -> bool:
         """Whether the released model was trained on this data set, and not on one that it stands in for."""
@@ -112,12 +119,14 @@ DATASETS: dict[str, DatasetSpec] = {
     for spec in (
         DatasetSpec(
             "mnist", mnist.load, "MNIST", 1, 28, _GREY_DIGITS, "mnist-lenet5", "mnist-transparent",
-            targets=("lenet5",), paper_target="lenet5", overview=_OVERVIEW, example_digits=True,
+            targets=("lenet5",), target_titles=("LeNet-5",), paper_target="lenet5", overview=_OVERVIEW,
+            example_digits=True,
         ),
         DatasetSpec(
             "cifar10", cifar10.load, "CIFAR-10", 3, 32, AttackSettings(wasserstein_eps=(0.004, 0.005)),
             "cifar10-resnet20", "cifar10-transparent", "cifar10", mirrored=True,
-            targets=("resnet110", "resnet18", "resnet20"), paper_target="resnet110", overview=_OVERVIEW,
+            targets=("resnet110", "resnet18", "resnet20"), target_titles=("ResNet-110", "ResNet-18", "ResNet-20"),
+            paper_target="resnet110", overview=_OVERVIEW,
         ),
         DatasetSpec(
             "lisa", lisa.load_by_image, "LISA", 3, 32, _SIGNS, "lisa-cnn", "lisa-transparent", "lisa",
@@ -168,15 +177,16 @@ def folder(data_dir: str | Path | None = None) -> Path:
     return Path(data_dir or os.environ.get("ARN_DATA_DIR") or "data")
 
 
-def load(name: str, data_dir: str | Path | None = None, size: int = 28) -> Dataset:
+def load(name: str, data_dir: str | Path | None = None, size: int = 28, fit: Fit = "crop") -> Dataset:
     """Load a data set by name.
 
     Args:
         name: one of :data:`DATASETS`.
         data_dir: where the data are, or are downloaded to, as :func:`folder` says.
-        size: height and width that the images of ``folder`` are resized to; the others have their own.
+        size: height and width in pixels that the images of ``folder`` are resized to; the others have their own.
+        fit: ``crop`` or ``fit``, as :func:`.image_files.fit_image` says.
 
     Raises:
-        DataError: an unknown name, a file that does not match its checksum, a folder without images.
+        DataError: an unknown name, a file that does not match its checksum, a folder that is not as its loader says.
     """
-    return spec_of(name).load(folder(data_dir), size)
+    return spec_of(name).load(folder(data_dir), TargetSize(size, fit))

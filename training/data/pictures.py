@@ -12,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from arn_purify.models.files import is_hidden
+
 from . import DataError
 
 _ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -27,7 +29,7 @@ def find_pictures(folder: Path) -> list[Path]:
     found = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _ENDINGS and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        if path.suffix.lower() in _ENDINGS and not any(is_hidden(part) for part in path.relative_to(folder).parts)
     ]
     if not found:
         raise DataError(f"{folder} holds no pictures ({', '.join(sorted(_ENDINGS))})")

@@ -26,9 +26,9 @@ from arn_purify.models import Arn, AttackDiscriminator, Card, checkpoint
 from arn_purify.models.classifiers import Classifier
 from arn_purify.models.efficientnet_lite import EfficientNetLite
 
+from ..attacks.craft import versions
 from ..data.pictures import Crops, Endless, centre_crop
 from ..deadline import OutOfTime, is_near
-from ..measuring.craft import versions
 from . import losses
 from .state import load_state, save_state, weights_sha256
 

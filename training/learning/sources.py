@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..attacks import Attack, adaptive, at_budget, for_crafting, seed_of
+from ..attacks.craft import crafted_set
 from ..data import Images, Split, flip_images, shift_images
-from ..measuring.craft import crafted_set
 from .config import TrainConfig
 
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from arn_purify.models import Card, checkpoint
 
 from ..attacks import Attack, adaptive, seed_of
+from ..attacks.craft import versions
 from ..data import Dataset
 from ..deadline import OutOfTime, is_near
-from ..measuring.craft import versions
 from .config import Classifiers, RunOptions, TrainConfig, check
 from .distributed import rank, wait_for_all, world_size
 from .networks import Networks, Purifier, learning_rate

@@ -20,8 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..attacks import Attack
+from ..attacks.craft import CHUNK, crafted_set, versions
 from ..data import Split
-from .craft import CHUNK, crafted_set, versions
 from .records import Record, wilson
 from .redflags import of_model as red_flags
 from .threats import Defended, ThreatModel

@@ -26,7 +26,7 @@ class Record:
     the attacker differentiated through. ``recipe`` names the run that trained the defence, and ``run`` says the same
     in fields (:mod:`..run_name`; records written before it have none). ``settings`` are the attack's, and the
     ``transport`` by which images reached the purifier. ``measures`` are means over the ``n`` images: ``loss``, the
-    cross-entropy of what answers; ``psnr`` (dB) and ``ssim`` of the purified image beside the natural one.
+    cross-entropy of the defended model; ``psnr`` (dB) and ``ssim`` of the purified image beside the natural one.
     """
 
     dataset: str

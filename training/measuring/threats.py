@@ -112,7 +112,7 @@ class Oblivious:
 
 
 class WhiteBox:
-    """The attacker sees what answers: f after g with full gradients, or the robust classifier (Table 3)."""
+    """The attacker sees the defended model: f after g with full gradients, or the robust classifier (Table 3)."""
 
     name: ClassVar[ThreatName] = "white_box"
 

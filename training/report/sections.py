@@ -60,7 +60,7 @@ def sections(everything: Sequence[Record], dataset: str, results: Path) -> str:
     published = published_tables(results)
     parts = [
         *_main(records, dataset, results, same_target),
-        *_adaptive(records, dataset, published, same_target),
+        *_adaptive(records, dataset, published),
         *_transfer(everything, target, published["table5"]),
         *_sweep(records, dataset),
         *_ablation(records, dataset),
@@ -92,7 +92,7 @@ def _main(records: Sequence[Record], dataset: str, results: Path, same_target: b
     return parts
 
 
-def _adaptive(records: Sequence[Record], dataset: str, published: Any, same_target: bool) -> list[str]:
+def _adaptive(records: Sequence[Record], dataset: str, published: Any) -> list[str]:
     """The paper's Tables 3 and 4; BPDA too on data sets that the latter has not."""
     parts = []
     for key, title in (
@@ -101,7 +101,7 @@ def _adaptive(records: Sequence[Record], dataset: str, published: Any, same_targ
     ):
         cells = [cell for cell in published[key] if cell["dataset"] == dataset]
         if cells:
-            parts.append(f"## {title}\n\n{adaptive(records, cells, same_target)}")
+            parts.append(f"## {title}\n\n{adaptive(records, cells, dataset)}")
     bpda = [r for r in records if r.threat_model == "bpda" and r.settings.get("backward") != "g"]
     if bpda and not any(cell["dataset"] == dataset for cell in published["table4"]):
         parts.append(f"## BPDA, identity backward\n\n{comparison(bpda, _WHITE_BOX, {})}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from arn_purify import models
 
-from ..data.datasets import STICKERS
+from ..data.datasets import STICKERS, spec_of
 from ..measuring import lid
 from ..measuring.records import Record, ThreatName
 from .markdown import markdown_table
@@ -25,7 +25,7 @@ from .rows import (
     row_order,
     threat_title,
 )
-from .selection import ablation, sweep
+from .selection import ablation, missing_target, sweep, target_of
 
 Column = tuple[str, ThreatName]
 """An attack and a threat model."""
@@ -93,21 +93,24 @@ def _difference(record: Record | None, published: float | None) -> str:
     return "" if record is None or published is None else f"{record.error_rate - published:+.2f}"
 
 
-def adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]], same_target: bool) -> str:
+def adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]], dataset: str) -> str:
     """Tables 3 and 4: for each row of the paper ours that saw the same attacks, under it our other released models.
 
-    The difference only where the classifier is the paper's (``same_target``).
+    The difference only where the classifier is the paper's.
     """
+    spec, missing = spec_of(dataset), missing_target(records, dataset)
+    target = spec.title_of_target(target_of(records, dataset))
+    if missing:
+        target = f"{target} (the paper's: {spec.title_of_target(missing)})"
     rows = []
     for cell in published:
         found = [r for r in records if is_of_cell(r, cell) and not r.run_name.is_hardened_variant]
         same = sorted((r for r in found if r.defence.endswith("_PP")), key=lambda r: row_order(row_of(r)))[:1]
         shown = [*same, *(r for r in found if r not in same and r.checkpoint in models.available())]
-        target = "ResNet-110" if same_target else "ResNet-20 (the paper's: ResNet-110)"
-        attacked = cell["attacked"].replace("+L", " + LeNet-5").replace("+R", f" + {target}")
+        attacked = f"{cell['attacked'].partition('+')[0]} + {target}"
         for record in shown or (None,):
             label = row_label(row_of(record)) if record else cell["defence"]
-            theirs = f"{cell['error_rate']:.2f}", _difference(record, cell["error_rate"]) if same_target else ""
+            theirs = f"{cell['error_rate']:.2f}", "" if missing else _difference(record, cell["error_rate"])
             threat = THREAT_TITLES[cell["threat_model"]]
             rows.append([attacked, adaptive_attack(cell), label, threat, cell_text(record), *theirs])
     heads = ["attacked", "attack", "defence", "threat model", "ours", "the paper's", "difference"]

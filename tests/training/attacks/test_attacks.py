@@ -72,7 +72,7 @@ def test_every_attack_takes_colour_as_it_lies_in_memory_in_training(name):
     assert crafted.images.shape == images.shape
 
 
-def test_digits_are_bent_until_the_classifier_errs():
+def test_digits_are_bent_until_they_are_misclassified():
     classifier = models.load("mnist-lenet5").requires_grad_(False)
     images = digits()
     attack = attacks.get("STA_N").with_settings(iterations=50, searches=1)

@@ -12,7 +12,7 @@ from arn_purify.training.data import DATASETS, AttackSettings, Dataset, DatasetS
 from arn_purify.training.measuring.records import read_all
 from arn_purify.training.run_name import RunName, from_json
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def load_bars(root, size):

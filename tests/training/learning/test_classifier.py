@@ -26,7 +26,7 @@ def test_adversarial_training_makes_a_classifier_robust(digits):
     assert survived["robust"] > survived["ordinary"] + 0.15
 
 
-def test_a_classifier_run_goes_on_where_it_was_killed(digits, tmp_path, monkeypatch):
+def test_a_classifier_run_resumes_where_it_was_killed(digits, tmp_path, monkeypatch):
     recipe = classifier.ClassifierRecipe(epochs=2, batch_size=64)
     whole = classifier.train_classifier(digits, recipe, out=tmp_path / "whole")
     saved = classifier.save_state
@@ -46,7 +46,7 @@ def test_a_classifier_run_goes_on_where_it_was_killed(digits, tmp_path, monkeypa
         classifier.train_classifier(digits, classifier.ClassifierRecipe(epochs=3), out=tmp_path / "broken")
 
 
-def test_doa_goes_on_from_a_classifier(digits):
+def test_doa_is_fine_tuned_from_a_classifier(digits):
     start = models.load("mnist-lenet5")
     recipe = classifier.doa()
     model = classifier.train_classifier(

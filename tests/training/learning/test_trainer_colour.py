@@ -37,7 +37,7 @@ def test_every_network_has_every_recipe(arch, name):
         assert (recipe.adversary.settings["rows"], recipe.adversary.settings["columns"]) == (9, 5)
 
 
-def test_a_colour_classifier_that_is_out_of_time_goes_on(digits, tmp_path, monkeypatch):
+def test_a_colour_classifier_that_is_out_of_time_resumes(digits, tmp_path, monkeypatch):
     recipe = dataclasses.replace(natural("resnet20", "cifar10"), epochs=2, batch_size=32)
     whole = train_classifier(digits, recipe, arch="resnet20", out=tmp_path / "whole")
     out = tmp_path / "broken"
@@ -79,7 +79,7 @@ def trainer(digits, classifier, out, seen=("PGD_N", "PGD_T"), arch="colour", sur
     )
 
 
-def test_a_run_that_is_out_of_time_goes_on_to_the_weights_of_an_unbroken_one(digits, classifier, tmp_path):
+def test_a_run_that_is_out_of_time_resumes_to_the_weights_of_an_unbroken_one(digits, classifier, tmp_path):
     whole = trainer(digits, classifier, tmp_path / "whole").fit()
     deadline.set_deadline(0)
     try:

@@ -78,8 +78,8 @@ def test_other_terms_of_hardening(terms, digits, classifier, tmp_path):
     assert all(torch.isfinite(p).all() for p in trainer.purifier.parameters())
 
 
-def test_a_single_step_keeps_the_smallest_part_that_makes_the_pair_err(digits, classifier):
-    """Catastrophic overfitting is a network that errs half way and not at the end of the step."""
+def test_a_single_step_keeps_the_smallest_part_that_is_misclassified(digits, classifier):
+    """Catastrophic overfitting is a network that is wrong half way and not at the end of the step."""
     x, labels = digits.train.batch(slice(0, 32))
     attack = attacks.get("PGD_N").with_settings(iterations=1, step=0.3)
 
@@ -92,15 +92,15 @@ def test_a_single_step_keeps_the_smallest_part_that_makes_the_pair_err(digits, c
             return classifier(image) * (1 - far) + 100 * far * one_hot
 
     found = adaptive.attacked(Masked(), x, labels, attack, 1.0, 0, mixed_precision=False)
-    errs = Masked()(found).argmax(1) != labels
-    assert errs.float().mean() > 0.5, "the whole step alone would never err"
-    spent = (found - x).abs().flatten(1).amax(1)[errs]
+    wrong = Masked()(found).argmax(1) != labels
+    assert wrong.float().mean() > 0.5, "the whole step alone would never be misclassified"
+    spent = (found - x).abs().flatten(1).amax(1)[wrong]
     assert ((spent - 0.1).abs().minimum((spent - 0.2).abs()) < 1e-3).all(), "a third or two of the step"
     assert ((spent - 0.1).abs() < 1e-3).any()
 
 
 @pytest.mark.parametrize("name", ["PGD_N", "PGD_T", "PGDM_N"])
-def test_what_is_attacked_in_training_makes_the_classifier_err(digits, classifier, name):
+def test_what_is_attacked_in_training_is_misclassified(digits, classifier, name):
     x, labels = digits.train.batch(slice(0, 64))
     attack = adaptive.as_learned(attacks.get(name), recipes.RECIPES["hardened"]())
     found = adaptive.attacked(classifier, x, labels, attack, 1.0, 0, mixed_precision=False)

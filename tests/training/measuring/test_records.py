@@ -27,7 +27,7 @@ def test_a_record_carries_its_run_in_fields_and_old_records_are_read_by_name(tmp
     assert a_record(recipe="paper-att0-adv0.1-318-seed2").run_name == run
 
 
-def test_checkpoints_of_one_name_are_told_apart():
+def test_checkpoints_of_one_name_are_distinguished():
     first, second = (
         a_record(checkpoint="mnist-transparent", recipe=recipe, sha256={"checkpoint": digest * 32})
         for recipe, digest in (("transparent", "0f"), ("augmented", "a1"))

@@ -23,7 +23,7 @@ def test_a_table_older_than_its_records_is_caught(project):
     assert main(["tables", "--results", str(root / "results"), "--check"]) == 1
 
 
-def test_the_readme_shows_what_ships_and_no_robust_classifier(project):
+def test_the_readme_shows_released_models_and_no_robust_classifier(project):
     root, _path = project
     (record,) = records.read_all(root / "results")
     dataclasses.replace(record, defence="AT_PGD", checkpoint="a").write(root / "results")
@@ -104,7 +104,7 @@ def test_a_row_holds_one_checkpoint(project):
         pages.update(root / "results")
 
 
-def test_the_hardened_profile_is_told_in_front_of_its_own_and_of_other_classifiers(project):
+def test_the_hardened_profile_is_tabled_in_front_of_its_own_and_of_other_classifiers(project):
     root, _path = project
     white = {"threat_model": "white_box", "measures": {"loss": 0.4, "psnr": 21.5, "ssim": 0.91}}
     ours = {"defence": "ARN_W", "recipe": "hardened", "checkpoint": "mnist-hardened", **white}

@@ -11,6 +11,7 @@ import torch
 
 from arn_purify.models.files import write_atomically
 
+from ..image_files import TargetSize
 from ..splits import DataError, Dataset, Split
 from .files import download, read_checked, read_npz
 
@@ -25,7 +26,7 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 
-def load(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (32 always)
+def load(data_folder: Path, size: TargetSize) -> Dataset:  # noqa: ARG001 (32 always)
     """From ``cifar10/*.npz`` where they are, else from the official archive, downloaded once."""
     root = data_folder / "cifar10"
     whole = _from_npz(root) if (root / "test.npz").is_file() else _from_archive(root)

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..image_files import TargetSize
 from ..splits import Dataset, Split
 
 
-def load_grey(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (they come with scikit-learn)
+def load_grey(data_folder: Path, size: TargetSize) -> Dataset:  # noqa: ARG001 (they come with scikit-learn)
     """The digits in MNIST's frame of 28x28 pixels."""
     return _load("digits", 28)
 
 
-def load_colour(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (they come with scikit-learn)
+def load_colour(data_folder: Path, size: TargetSize) -> Dataset:  # noqa: ARG001 (they come with scikit-learn)
     """Each digit in two colours of its own, in CIFAR-10's frame of 32x32 pixels."""
     return _load("digits-colour", 32)
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from arn_purify.models.files import write_atomically
 
+from ..image_files import TargetSize, read_image, visible_files
 from ..splits import DataError, Dataset, Split
 from .files import read_npz
 
@@ -34,7 +35,7 @@ Crop = tuple[str, str, str, Image.Image]
 """Class, track, name and picture."""
 
 
-def load_by_image(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (32 always)
+def load_by_image(data_folder: Path, size: TargetSize) -> Dataset:  # noqa: ARG001 (32 always)
     """The split of the files, a tenth of train for validation.
 
     Nearly every test image has a neighbouring frame of the same sign in train.
@@ -47,7 +48,7 @@ def load_by_image(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (32 
     return Dataset("lisa", whole[order[cut:]], whole[order[:cut]], test_split, class_names)
 
 
-def load_by_track(data_folder: Path, size: int) -> Dataset:  # noqa: ARG001 (32 always)
+def load_by_track(data_folder: Path, size: TargetSize) -> Dataset:  # noqa: ARG001 (32 always)
     """The same images split again so that no track, the video of one sign, is in two parts."""
     train, test, class_names = _read(data_folder / "lisa")
     images, labels, tracks = (np.concatenate([train[key], test[key]]) for key in ("images", "labels", "track"))
@@ -100,7 +101,7 @@ def import_lisa(source: Path, root: Path) -> tuple[int, int]:
     )[:_LARGEST]
     if not crops:
         raise DataError(f"{source} holds neither allAnnotations.csv nor a folder for any of {', '.join(CLASSES)}")
-    small = [crop[3].convert("RGB").resize((32, 32), Image.Resampling.BILINEAR) for crop in crops]
+    small = [crop[3].resize((32, 32), Image.Resampling.BILINEAR) for crop in crops]
     images, tracks = np.stack([np.asarray(crop) for crop in small]), np.array([crop[1] for crop in crops])
     labels = np.array([CLASSES.index(crop[0]) for crop in crops], np.uint8)
     generator, test = np.random.default_rng(0), np.zeros(len(crops), bool)
@@ -122,24 +123,14 @@ def _annotated(annotations: Path) -> Iterator[Crop]:
                 continue
             sides = ("Upper left corner X", "Upper left corner Y", "Lower right corner X", "Lower right corner Y")
             left, top, right, bottom = (int(row[side]) for side in sides)
-            frame = _open(annotations.parent / row["Filename"])
+            frame = read_image(annotations.parent / row["Filename"])
             yield row["Annotation tag"], row["Origin track"], row["Filename"], frame.crop((left, top, right, bottom))
 
 
 def _cut_out(source: Path) -> Iterator[Crop]:
     """The track is the video in a file's name, as LISA names its frames, or the folder inside that of the class."""
     for name in CLASSES:
-        for path in sorted((source / name).rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
-                video, _, frame = path.name.partition(".avi")
-                inside = "" if path.parent == source / name else path.parent.name
-                yield name, video if frame else inside, path.relative_to(source).as_posix(), _open(path)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} is not an image that can be read ({error})") from error
+        for path in visible_files(source / name) if (source / name).is_dir() else ():
+            video, _, frame = path.name.partition(".avi")
+            inside = "" if path.parent == source / name else path.parent.name
+            yield name, video if frame else inside, path.relative_to(source).as_posix(), read_image(path)

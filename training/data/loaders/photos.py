@@ -15,12 +15,13 @@ from PIL import Image
 
 from arn_purify.models import imagenet
 
+from ..image_files import TargetSize
 from ..splits import DataError, Dataset, Split
 
 SIZE = 224
 
 
-def load(root: Path, _: int) -> Dataset:
+def load(root: Path, _: TargetSize) -> Dataset:
     """``root/photos/test``: JPEG or PNG files of 224x224, and ``labels.csv`` with the columns ``file`` and ``label``.
 
     Labels are ImageNet's class numbers, 0 to 999.

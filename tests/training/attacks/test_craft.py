@@ -8,8 +8,8 @@ import torch
 
 from arn_purify import models
 from arn_purify.training import attacks, data
+from arn_purify.training.attacks import craft
 from arn_purify.training.attacks.wrappers import MixedPrecision
-from arn_purify.training.measuring import craft
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_another_seed_is_another_set(split, classifier, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(split, classifier, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_bytes(split, classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(craft, "CHUNK", 100)
     whole = make(split, classifier, tmp_path / "whole")
     calls = 0

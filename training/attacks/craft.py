@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from arn_purify.models.files import write_atomically
 
-from ..attacks import Attack, for_crafting, seed_of
 from ..data import Split
 from ..deadline import OutOfTime, is_near
+from .base import Attack, seed_of
+from .wrappers import for_crafting
 
 logger = logging.getLogger(__name__)
 
