@@ -12,11 +12,12 @@ from arn_purify.models.files import write_atomically
 
 from .core import codec
 from .core.engine import Engine, Work
+from .core.fit import Fit
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def purify_files(source: Path, target: Path, model: str, device: str, resize: bool, batch: int = 64) -> int:
+def purify_files(source: Path, target: Path, model: str, device: str, resize: Fit | None, batch: int = 64) -> int:
     """Purify an image file, or every image below a folder, into PNGs of the same names; returns how many.
 
     Where two would have one name, as ``a.jpg`` beside ``a.png``, the former becomes ``a.jpg.png``.
@@ -37,9 +38,11 @@ def purify_files(source: Path, target: Path, model: str, device: str, resize: bo
                 opened = codec.open_image(path.read_bytes(), 10**9)
                 if height and not resize and opened.size != (height, width):
                     raise ValueError(
-                        f"{path}: {opened.size[1]}x{opened.size[0]}, {name} takes {width}x{height}; --resize"
+                        f"{path}: {opened.size[1]}x{opened.size[0]}, {name} takes {width}x{height}; --resize or --fit"
                     )
-                arrays.append(opened.decode(channels or opened.channels, (height, width) if height else None))
+                arrays.append(
+                    opened.decode(channels or opened.channels, *((height, width), resize) if height and resize else ())
+                )
             if height:  # one size: one batch
                 stacked = np.concatenate(arrays)
                 purified = list(engine.run(Work(name), stacked).images)

@@ -193,7 +193,8 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             pixels = len(request) // BYTES_PER_PIXEL
             found = await run_off_loop(pixels, v2_grpc.find, Wire(request, {}))
             assert call.memory is not None  # it was admitted
-            wire, items = await gateway.purify(service, found, timings, call.memory)
+            model = v2_grpc.parse("ModelInferRequest", request).model_name if settings.purifiers else ""
+            wire, items = await gateway.purify(service, found, timings, call.memory, model)
         except gateway.FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise

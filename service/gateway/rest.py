@@ -15,7 +15,6 @@ import random
 import re
 import time
 import urllib.request
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
@@ -32,9 +31,8 @@ from ..core.lifecycle import Lifecycle
 from ..core.limits import Limits, Reservation
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
 from ..edge.http import read_body, stopping_when_client_leaves
+from ..edge.inflate import inflate
 from ..errors import (
-    BodyTooLarge,
-    BrokenBody,
     Busy,
     DeadlineExceeded,
     DownstreamError,
@@ -44,7 +42,6 @@ from ..errors import (
     ServiceError,
     TooManyImages,
     UnknownModel,
-    UnsupportedMedia,
     WrongSize,
 )
 from ..settings import Settings
@@ -52,14 +49,13 @@ from ..telemetry import tracing
 from ..telemetry.metrics import Metrics
 from .downstream import Downstream, DownstreamAnswer
 from .preprocessing import Contract, Entered
-from .protocols import MAX_PLACES, Found, Images, Wire, torchserve, v1, v2
+from .protocols import Found, Images, Wire, torchserve, v1, v2
 
 logger = logging.getLogger("service.gateway")
 
 # What `bypass` forgives: our own troubles, and images that no purifier here takes. Never a body that cannot be read, or
 # a broken one would be the way past the purifier.
 FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
-_INFLATED_AT_ONCE = 4096  # compressed bytes; what a member leaves of them is copied, and members can be tiny
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
 # What a client's headers say of the bytes that it sent, which are others now.
 _OF_THE_BODY = frozenset({"content-encoding", "content-md5", "content-digest", "repr-digest", "digest"})
@@ -173,7 +169,8 @@ async def _infer(request: Request, service: Gateway, protocol: ModuleType, path:
                 if body is not came:
                     memory.add(len(body))
             found = await run_off_loop(len(body) // BYTES_PER_PIXEL, protocol.find, Wire(body, headers))
-            purified, items = await purify(service, found, timings, memory)
+            model = request.path_params.get("model", "")
+            purified, items = await purify(service, found, timings, memory, model)
         except FORGIVEN as error:
             if settings.on_failure == "reject" or isinstance(error, Draining):
                 raise
@@ -207,8 +204,10 @@ async def _infer(request: Request, service: Gateway, protocol: ModuleType, path:
     return verbatim(answer, evidence)
 
 
-async def purify(service: Gateway, found: Found, timings: Timings, memory: Reservation) -> tuple[Wire, list[Item]]:
-    """The request with its images purified; ``memory`` is reserved until it ends and grows by what is decoded.
+async def purify(
+    service: Gateway, found: Found, timings: Timings, memory: Reservation, model: str
+) -> tuple[Wire, list[Item]]:
+    """The request to the server's ``model`` with its images purified; ``memory`` grows by what is decoded.
 
     Raises:
         NoImage: none that the declared contract or a purifier's shape tells.
@@ -227,9 +226,10 @@ async def purify(service: Gateway, found: Found, timings: Timings, memory: Reser
         raise TooManyImages(f"{len(chosen)} images in one request; the queue holds {service.settings.queue_images}")
     items: list[Item] = []
     entered: list[Entered | None] = []
-    decoding, selection = purifier.decoding(memory), purifier.selection()
+    decoding = purifier.decoding(memory)
     for index in chosen:
         slot = found.slots[index]
+        selection = purifier.selection_for(model, slot.name)
         if isinstance(slot.images, bytes):
             items.append(await decoding.decode(slot.images, selection))
             entered.append(None)
@@ -266,40 +266,6 @@ async def bypass(
     answer = await ask(service, timings, request.method, target, client_headers(request), body)
     timing = server_timing(timings)
     return verbatim(answer, {"X-ARN-Purified": "false", "X-ARN-Bypass": reason, "Server-Timing": timing})
-
-
-def inflate(body: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | bytearray:
-    """A gzip or deflate body decoded, never to more than ``max_bytes``.
-
-    Raises:
-        UnsupportedMedia: another content coding.
-        BodyTooLarge: it grows beyond the limit.
-        BrokenBody: truncated, corrupt, or followed by something.
-    """
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise UnsupportedMedia(f"content encoding {encoding[:32]!r} is not read here: gzip or deflate")
-    of_gzip = "gzip" in encoding
-    decoder, members = zlib.decompressobj(31 if of_gzip else 15), 1
-    out, position = bytearray(), 0
-    while position < len(body):
-        if decoder.eof and (not of_gzip or members == MAX_PLACES):
-            raise BrokenBody(f"the {encoding} body is followed by other bytes")
-        if decoder.eof:  # another member (RFC 1952, section 2.2)
-            decoder, members = zlib.decompressobj(31), members + 1
-        chunk = body[position : position + _INFLATED_AT_ONCE]
-        try:
-            out += decoder.decompress(chunk, max_bytes + 1 - len(out))
-        except zlib.error as error:
-            raise BrokenBody(f"not a {encoding} body: {error}") from error
-        if len(out) > max_bytes:
-            raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
-        position += len(chunk) - len(decoder.unused_data)
-    if not decoder.eof:
-        raise BrokenBody(f"the {encoding} body is cut off")
-    return out
 
 
 # -- both images --------------------------------------------------------------------------------------------------
