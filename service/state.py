@@ -15,7 +15,7 @@ from .core.limits import Limits
 from .core.purifier import Purifier
 from .gateway.downstream import Downstream
 from .gateway.grpc import GrpcGateway
-from .gateway.preprocessing import Contract
+from .gateway.preprocessing import Preprocessing
 from .gateway.rest import Gateway
 from .settings import Settings
 from .telemetry import tracing
@@ -54,7 +54,7 @@ class State:
             settings, self.engine, self.batcher, self.decoder, self.lifecycle, self.metrics, tracing.stage
         )
         self.background = Background(self.limits.memory, lambda: self.metrics.shadowed.labels("dropped").inc())
-        contract = Contract(
+        preprocessing = Preprocessing(
             settings.input_name,
             settings.input_layout,
             settings.input_range,
@@ -63,7 +63,7 @@ class State:
             settings.input_colour,
         )
         self.gateway = Gateway(
-            settings, self.purifier, self.lifecycle, self.limits, self.metrics, self.background, contract
+            settings, self.purifier, self.lifecycle, self.limits, self.metrics, self.background, preprocessing
         )
         self.grpc: GrpcGateway | None = None
         self.metrics.set_models(self.engine.cards(), self.engine.device)

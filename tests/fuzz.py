@@ -31,8 +31,8 @@ from PIL import Image
 from arn_purify.service.core import codec
 from arn_purify.service.core.decoder import address_space
 from arn_purify.service.errors import ServiceError
-from arn_purify.service.gateway.preprocessing import Contract
-from arn_purify.service.gateway.protocols import Wire, torchserve, v1, v2, v2_grpc
+from arn_purify.service.gateway.preprocessing import Preprocessing
+from arn_purify.service.gateway.protocols import Message, torchserve, v1, v2, v2_grpc
 from arn_purify.service.settings import Settings
 
 RECORD = Path(__file__).parents[1] / "results" / "fuzz.json"
@@ -271,16 +271,16 @@ def read_request(protocol, data, rng, headers):
     if v2.HEADER in headers and rng.random() < 0.3:
         lie = rng.choice(("-1", "1", str(len(data)), str(len(data) + 1), "9" * 5000, "x", ""))
         headers = {**headers, v2.HEADER: lie}
-    contract, found = Contract(), protocol.find(Wire(data, headers))
+    preprocessing, found = Preprocessing(), protocol.find(Message(data, headers))
     new = {}
-    for index in contract.choose(found.slots, takes):
-        slot = found.slots[index]
-        if isinstance(slot.images, bytes):
-            new[index] = codec.encode_image(codec.open_image(slot.images, MAX_PIXELS).decode(1)[0])
+    for image in preprocessing.find_images(found.slots, takes, takes):
+        if image.encoded:
+            opened = [codec.open_image(data, MAX_PIXELS) for data in image.encoded.files]
+            new[image.index] = image.encoded.write([codec.encode_image(one.decode(1)[0]) for one in opened])
         else:
-            entered = contract.enter(slot, takes)
-            new[index] = entered.leave(entered.images)
-    found.put_back(new)
+            tensor = preprocessing.to_purifier(found.slots[image.index], takes)
+            new[image.index] = tensor.from_purifier(tensor.images)
+    found.replace_images(new)
 
 
 _PROTOCOLS = {"V1": v1, "V2": v2, "V2 binary": v2, "V2 gRPC": v2_grpc, "TorchServe": torchserve}

@@ -1,4 +1,4 @@
-"""The model server behind us: one pooled client that passes on what concerns it and brings answers back verbatim."""
+"""The model server: one pooled client that passes on what concerns it and brings answers back verbatim."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ HOP_BY_HOP = frozenset(
 )
 # Ours, or of this connection; the rest of a client's headers concern the server.
 _KEPT_HERE = frozenset({"host", "expect", "x-admin-token", "x-api-key", "x-arn-compare"}) | HOP_BY_HOP
-# How long the client still waits: the header that Envoy and its kin read, in milliseconds.
+# How long the client still waits: the header that Envoy reads, in milliseconds.
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
 
 # No header has one (RFC 9110, section 5.5), and what would send it on ends the connection instead.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _FAILURES_TO_OPEN = 5
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 15.0
+_FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
 _RETRY_SHARE = 0.1  # of the requests; what a failing server gets on top of its load
 _RETRIES_AT_MOST = 10.0
 
@@ -70,7 +70,7 @@ class Breaker:
         if self._failures >= _FAILURES_TO_OPEN:
             if now < self._until:
                 left = max(1, round(self._until - now))
-                raise DownstreamOpen(f"the server behind us failed {self._failures} times in a row", left)
+                raise DownstreamOpen(f"the model server failed {self._failures} times in a row", left)
             self._probing, self._until = True, now + self._pause  # what goes through now is the probe
 
     def succeeded(self) -> None:
@@ -88,7 +88,7 @@ class Breaker:
         if self._failures == _FAILURES_TO_OPEN or self._probing:  # of those under way by then one alone doubles it
             self._probing = False
             self._until = time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
 
 class Downstream:
@@ -142,13 +142,13 @@ class Downstream:
                     answer = await self._once(method, path, passed_on, body)
         except aiohttp.ClientError as error:  # before TimeoutError, which aiohttp's of a connection is too
             self.breaker.failed()
-            raise DownstreamUnreachable(f"the server behind us cannot be reached: {type(error).__name__}") from error
+            raise DownstreamUnreachable(f"the model server cannot be reached: {type(error).__name__}") from error
         except TimeoutError as error:
             if limit == self._timeout_seconds:
                 self.breaker.failed()
-            else:  # a client's haste is no failure of the server
+            else:  # the client's deadline, which is no failure of the server
                 self.breaker.unsettled()
-            raise DownstreamTimeout(f"the server behind us did not answer within {limit:.3g} s") from error
+            raise DownstreamTimeout(f"the model server did not answer within {limit:.3g} s") from error
         except asyncio.CancelledError:
             self.breaker.unsettled()
             raise

@@ -1,19 +1,18 @@
-"""V2 over gRPC, the same way as REST: ``ModelInfer`` is purified, health and metadata pass through, nothing else."""
+"""V2 over gRPC: ``ModelInfer`` is purified, health and metadata are passed on, nothing else is."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import math
-import random
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import grpc
@@ -21,13 +20,13 @@ import grpc.aio
 from multidict import CIMultiDict
 
 from ..core.limits import Reservation
-from ..core.purifier import BYTES_PER_PIXEL, Timings, run_off_loop
-from ..errors import BodyTooLarge, Draining, OutOfMemory, ServiceError, Unauthorized
+from ..core.purifier import Timings
+from ..errors import BodyTooLarge, OutOfMemory, ServiceError, Unauthorized
 from ..telemetry import tracing
 from ..telemetry.log import REQUEST_ID, access
-from . import rest as gateway
-from .downstream import DownstreamAnswer
-from .protocols import Wire, v2_grpc
+from .downstream import LONGEST_PAUSE_SECONDS, DownstreamAnswer
+from .policy import COMPARE, Gateway, infer
+from .protocols import Message, v2_grpc
 
 logger = logging.getLogger("service.gateway")
 
@@ -54,17 +53,25 @@ _CODES = {
 }
 _OUR_FAULTS = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 # gRPC's own, which the channel sets anew; and ours.
-_OWN_METADATA = re.compile(r"grpc-.*|:.*|user-agent|content-type|te|x-admin-token|x-api-key")
+_OWN_METADATA = re.compile(r"grpc-.*|:.*|user-agent|content-type|te|x-admin-token|x-api-key|" + COMPARE)
+# As HTTP's client does, it ignores the proxies that the environment names, and asks a server that was away again within
+# the breaker's longest pause; gRPC's own default is two minutes.
+_CHANNEL_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", int(1000 * LONGEST_PAUSE_SECONDS)),
+]
 
 
 class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base class has no types
     """The server at ``grpc_port`` and the channel to ``downstream_grpc``."""
 
-    def __init__(self, service: gateway.Gateway) -> None:
-        settings = service.settings
+    def __init__(self, gateway: Gateway) -> None:
+        settings = gateway.settings
         receive, send = "grpc.max_receive_message_length", ("grpc.max_send_message_length", -1)
-        self._service = service
-        self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, options=[(receive, -1), send])
+        self._gateway = gateway
+        self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, [(receive, -1), send, *_CHANNEL_OPTIONS])
         self._server = grpc.aio.server(
             options=[(receive, settings.max_body_bytes), send, ("grpc.so_reuseport", 0)],
             maximum_concurrent_rpcs=settings.connections,
@@ -78,7 +85,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         Raises:
             OSError: the port is taken.
         """
-        settings = self._service.settings
+        settings = self._gateway.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
             address = f"{host}:{settings.grpc_port}"
@@ -108,8 +115,8 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 if len(request) > _MOST_PASSED_BYTES:
                     raise BodyTooLarge(f"the message has {len(request)} bytes, more than {_MOST_PASSED_BYTES}")
                 if _PASSED[method]:
-                    self._service.lifecycle.check_ready()  # ready only when both are
-                return await call.pass_on(await self._ask(method, request, call, Timings()))
+                    self._gateway.lifecycle.check_ready()  # ready only when both are
+                return await call.pass_on(await self.ask(method, request, call, Timings()))
         else:
             return None
         if method in _OPEN:
@@ -119,7 +126,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
 
             # Of a stream no message is read unless asked for.
             return grpc.stream_unary_rpc_method_handler(self._guarded(method, probed))
-        limits = self._service.limits
+        limits = self._gateway.limits
         try:
             limits.authorise(str(dict(handler_call_details.invocation_metadata).get("x-api-key", "")).encode())
         except Unauthorized as error:
@@ -141,8 +148,8 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         route = method.rpartition("/")[2]
 
         async def call(request: bytes, context: Any) -> bytes:
-            service, started, status = self._service, time.perf_counter(), "UNKNOWN"
-            service.lifecycle.in_flight += 1
+            gateway, started, status = self._gateway, time.perf_counter(), "UNKNOWN"
+            gateway.lifecycle.in_flight += 1
             arrived = _Call.of(context)
             REQUEST_ID.set(arrived.id)
             tracing.note(arrived.id)
@@ -155,7 +162,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 raise
             except grpc.aio.AioRpcError as error:  # the server's word, or the channel's for it
                 status = error.code().name
-                trailing = _foreign(error.trailing_metadata())
+                trailing = (*_foreign(error.trailing_metadata()), *arrived.headers.items())
                 await context.abort(
                     error.code(), error.details() or "", (*trailing, ("x-arn-refused-by", "downstream"))
                 )
@@ -163,13 +170,13 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             except Exception as caught:
                 refusal = _refusal(caught)
                 status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL).name
-                service.metrics.rejected.labels(refusal.code).inc()
-                told = [(name.lower(), value) for name, value in refusal.headers.items()]
-                await context.abort(grpc.StatusCode[status], str(refusal), (*told, ("x-arn-code", refusal.code)))
+                gateway.metrics.rejected.labels(refusal.code).inc()
+                headers = [(name.lower(), value) for name, value in refusal.headers.items()]
+                await context.abort(grpc.StatusCode[status], str(refusal), (*headers, ("x-arn-code", refusal.code)))
                 raise AssertionError from caught  # abort raises
             finally:
-                service.lifecycle.in_flight -= 1
-                service.metrics.requests.labels(f"grpc:{route}", status).inc()
+                gateway.lifecycle.in_flight -= 1
+                gateway.metrics.requests.labels(f"grpc:{route}", status).inc()
                 level = logging.DEBUG if method in _OPEN else logging.INFO  # probes
                 access(level, arrived.id, "gRPC", route, status, time.perf_counter() - started)
                 tracing.outcome(status, status in _OUR_FAULTS)
@@ -181,66 +188,40 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         return traced
 
     async def _infer(self, request: bytes, call: _Call) -> bytes:
-        with self._service.purifier.timed() as timings:
-            return await self._purified(request, call, timings)
+        assert call.memory is not None  # it was admitted
+        with self._gateway.purifier.timed() as timings:
+            outcome = await infer(self._gateway, _GrpcRequest(self, call, request, call.memory), timings)
+        answer = outcome.answer
+        ours = {name.lower(): value for name, value in outcome.headers.items()}
+        if answer.error:
+            call.headers.update(ours)
+            raise answer.error
+        timing = (("server-timing", ours.pop("server-timing")),)
+        return await call.pass_on(answer, tuple(ours.items()), timing)
 
-    async def _purified(self, request: bytes, call: _Call, timings: Timings) -> bytes:
-        service, settings = self._service, self._service.settings
-        service.lifecycle.check_accepting()
-        if random.random() >= settings.purify_share:
-            return await self._bypass(request, call, timings, "canary")
-        try:
-            pixels = len(request) // BYTES_PER_PIXEL
-            found = await run_off_loop(pixels, v2_grpc.find, Wire(request, {}))
-            assert call.memory is not None  # it was admitted
-            model = v2_grpc.parse("ModelInferRequest", request).model_name if settings.purifiers else ""
-            wire, items = await gateway.purify(service, found, timings, call.memory, model)
-        except gateway.FORGIVEN as error:
-            if settings.on_failure == "reject" or isinstance(error, Draining):
-                raise
-            return await self._bypass(request, call, timings, error.code)
-        answer = await self._ask(_INFER, bytes(wire.body), call, timings)
-        evidence = service.purifier.answer_headers(items, timings)
-        await call.pass_on(answer, tuple((name.lower(), value) for name, value in evidence.items()))
-        if random.random() < settings.shadow_share:
-
-            async def shadow() -> None:
-                other: DownstreamAnswer | None = None
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    other = (await self._ask(_INFER, request, call, Timings())).plain
-                gateway.compared(service, v2_grpc, items, answer.plain, other)
-
-            service.background.start(shadow, len(request))
-        return answer.body
-
-    async def _bypass(self, request: bytes, call: _Call, timings: Timings, reason: str) -> bytes:
-        self._service.metrics.bypassed.labels(reason).inc()
-        answer = await self._ask(_INFER, request, call, timings)
-        return await call.pass_on(answer, (("x-arn-purified", "false"), ("x-arn-bypass", reason)))
-
-    async def _ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> _Answer:
+    async def ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> _Answer:
         """The server's answer, within what is left of the client's deadline and of ours."""
         started = time.perf_counter()
-        seconds = min(self._service.settings.downstream_timeout_seconds, max(0.001, call.deadline - time.monotonic()))
+        seconds = min(self._gateway.settings.downstream_timeout_seconds, max(0.001, call.deadline - time.monotonic()))
         outcome = "CANCELLED"
         try:
             with tracing.asking(call.metadata) as passed_on:
                 ask = self._channel.unary_unary(method)(request, timeout=seconds, metadata=tuple(passed_on))
                 body = await ask
                 initial, trailing = await ask.initial_metadata(), await ask.trailing_metadata()
-                answer = _Answer(body, _foreign(initial), _foreign(trailing))
+                answer = _Answer(200, CIMultiDict(), body, _foreign(initial), _foreign(trailing))
                 outcome = "OK"
         except grpc.aio.AioRpcError as error:
             outcome = error.code().name
             raise
         finally:
             timings["downstream"] = time.perf_counter() - started
-            self._service.metrics.downstream_requests.labels(outcome).inc()
+            self._gateway.metrics.downstream_requests.labels(outcome).inc()
         return answer
 
 
 def _refusal(error: Exception) -> ServiceError:
-    """What the client is told; what it is not goes to the log."""
+    """The error for the client; what it does not concern goes to the log."""
     if isinstance(error, ServiceError):
         return error
     logger.error("a call failed", exc_info=error)
@@ -253,31 +234,63 @@ _Metadata = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Answer:
-    """The server's answer, and what it said around it."""
+class _Answer(DownstreamAnswer):
+    """The server's answer with the metadata around it, or its ``error``; ``status`` is 200 or 500."""
 
+    initial: _Metadata = ()
+    trailing: _Metadata = ()
+    error: grpc.aio.AioRpcError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _GrpcRequest:
+    """A ``ModelInfer`` call, as the policy's transport."""
+
+    server: GrpcGateway
+    call: _Call
     body: bytes
-    initial: _Metadata
-    trailing: _Metadata
+    memory: Reservation
+    protocol: ClassVar[ModuleType] = v2_grpc
+    no_answer: ClassVar[tuple[type[Exception], ...]] = ()
 
     @property
-    def plain(self) -> DownstreamAnswer:
-        """As one over HTTP, to be compared."""
-        return DownstreamAnswer(200, CIMultiDict(), self.body)
+    def id(self) -> str:
+        return self.call.id
+
+    @property
+    def model(self) -> str:
+        rules = self.server._gateway.settings.purifiers  # without them nobody needs the name
+        return str(v2_grpc.parse("ModelInferRequest", self.body).model_name) if rules else ""
+
+    @property
+    def wants_compare(self) -> bool:
+        return self.call.wants_compare
+
+    async def message(self) -> Message:
+        return Message(self.body, {})
+
+    async def ask(self, purified: Message | None, timings: Timings) -> _Answer:
+        """The server's answer, or its error in place of one."""
+        try:
+            return await self.server.ask(_INFER, bytes(purified.body) if purified else self.body, self.call, timings)
+        except grpc.aio.AioRpcError as error:
+            return _Answer(500, CIMultiDict(), b"", error=error)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
     """What outlives a call's context: its id, the metadata to pass on, and the client's deadline (monotonic).
 
-    ``memory`` is reserved until the call ends, and grows by what it decodes.
+    ``memory`` is reserved until the call ends, and grows by what it decodes. ``headers`` go with the server's error.
     """
 
     context: Any
     id: str
     metadata: _Metadata
     deadline: float
+    wants_compare: bool = False
     memory: Reservation | None = None
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def of(context: Any) -> _Call:
@@ -286,13 +299,16 @@ class _Call:
         metadata = given if ids else (*given, ("x-request-id", uuid.uuid4().hex))
         remaining = context.time_remaining()
         deadline = math.inf if remaining is None else time.monotonic() + remaining
-        return _Call(context, ids[0] if ids else metadata[-1][1], metadata, deadline)
+        asked = dict(context.invocation_metadata() or ()).get(COMPARE, "")
+        return _Call(
+            context, ids[0] if ids else metadata[-1][1], metadata, deadline, str(asked).lower() in ("true", "1")
+        )
 
-    async def pass_on(self, answer: _Answer, ours: _Metadata = ()) -> bytes:
-        """Tell the client what the server said around its answer, and ``ours``; returns the answer."""
+    async def pass_on(self, answer: _Answer, ours: _Metadata = (), trailing: _Metadata = ()) -> bytes:
+        """Send the metadata around the server's answer, with ``ours`` and our ``trailing``; returns the answer."""
         names = {name for name, _ in ours}
         await self.context.send_initial_metadata((*(pair for pair in answer.initial if pair[0] not in names), *ours))
-        self.context.set_trailing_metadata(answer.trailing)
+        self.context.set_trailing_metadata((*answer.trailing, *trailing))
         return answer.body
 
 

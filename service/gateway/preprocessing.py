@@ -1,4 +1,4 @@
-"""What the classifier behind us takes: which input holds the image, and how its numbers stand for pixels.
+"""What the served classifier takes: which input holds the image, and how its numbers stand for pixels.
 
 Tensors of a request are turned into what a purifier takes and back again. A value that purification did not change goes
 back as it came, bit for bit.
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.codec import Images
-from ..errors import BadParameter, BrokenBody, WrongSize
-from .protocols import Numbers, Slot, is_encoded_image
+from ..errors import BadParameter, BrokenBody, BrokenImage, WrongSize
+from .protocols import Numbers, Slot
+from .protocols.spelling import Encoded, read
 
 Layout = Literal["auto", "nchw", "nhwc"]
 Range = Literal["auto", "0-1", "0-255", "-1-1"]
@@ -27,22 +28,34 @@ _LAYOUTS: dict[str, tuple[str, ...]] = {
     "nchw": ("NCHW", "CHW", "NHW", "HW", "NF", "F"),
     "nhwc": ("NHWC", "HWC", "NHW", "HW", "NF", "F"),
 }
-# Beyond [0, 1] by no more than rounding: FP16 has 11 bits, and a mean and deviation were divided through.
-_TOLERANCE = 2e-3
+# Beyond [0, 1] by no more than rounding: BF16 has 8 bits, and a mean and deviation were divided through.
+_TOLERANCE = 4e-3
+_LEAST_SIDE = 8  # of what is an image by its axes alone, whatever its size
+
+Takes = Callable[[int, int, int], bool]
+"""Whether a purifier takes images of (channels, height, width)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Entered:
+class Image:
+    """A slot that holds images: encoded ones, or a tensor, for which ``encoded`` is None."""
+
+    index: int
+    encoded: Encoded | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PurifierInput:
     """A tensor as a purifier takes it, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)``, and the way back."""
 
     images: Images
     size: tuple[int, int]
     channels: int
-    leave: Callable[[Images], Numbers]
+    from_purifier: Callable[[Images], Numbers]
 
 
 @dataclasses.dataclass(frozen=True)
-class Contract:
+class Preprocessing:
     """The declared preprocessing of the classifier.
 
     Args:
@@ -60,26 +73,73 @@ class Contract:
     std: tuple[float, ...] = ()
     colour: Literal["rgb", "bgr"] = "rgb"
 
-    def choose(self, slots: Sequence[Slot], takes: Callable[[int, int, int], bool]) -> list[int]:
-        """The slots to purify: those of the declared name, or else of every name under which an image stands.
+    def find_images(self, slots: Sequence[Slot], fixed: Takes, takes: Takes) -> list[Image]:
+        """The slots to purify. Every value is decided on here, whatever protocol it came by.
 
-        ``takes(C, H, W)`` says what the purifiers take. A slot that shares its name with an image is chosen whatever it
-        holds, so that none can pass in an image's company; what it holds is refused where it is no image.
+        Encoded images are found everywhere, in every spelling; tensors under the declared name, or else wherever they
+        have a purifier's shape. A slot that shares its name with an image is chosen whatever it holds, and refused
+        where that is no image: nothing may pass beside an image under its name.
+
+        Args:
+            slots: the values of a request.
+            fixed: what purifiers of a fixed size take.
+            takes: what any purifier takes. One of any size would see an image in every matrix: it is asked about those
+                only where no other image is found.
+
+        Raises:
+            BrokenImage: an encoded image that cannot be read.
+            BrokenBody: a purifier's shape, of a datatype that is not read; or what may be a file as well as pixels.
+            WrongSize: a purifier's shape, in an order of axes that is not read.
         """
-        names = {slot.name for slot in slots if self._is_image(slot, takes)}
-        return [index for index, slot in enumerate(slots) if slot.name in names]
+        encoded: dict[int, Encoded | None] = {}
+        for asked in (fixed, takes):
+            names = set()
+            for index, slot in enumerate(slots):
+                layout = self._tensor(slot, asked, takes)
+                if index not in encoded and (layout is None or "F" in layout):
+                    encoded[index] = _encoded(slot)
+                found = encoded.get(index)
+                if layout and found:
+                    raise BrokenBody(f"input {slot.name!r}: its numbers may be the bytes of a file, or pixels")
+                if self._is_image(slot, found, layout, fixed, takes):
+                    names.add(slot.name)
+            if names:
+                return [Image(i, encoded.get(i)) for i, slot in enumerate(slots) if slot.name in names]
+        return []
 
-    def _is_image(self, slot: Slot, takes: Callable[[int, int, int], bool]) -> bool:
-        if slot.raw or (slot.name == "" and slot.images is not None):  # there is no other place
+    def _tensor(self, slot: Slot, asked: Takes, takes: Takes) -> str | None:
+        """The layout of a tensor that a purifier takes."""
+        if not isinstance(slot.value, np.ndarray) or not self._is_declared(slot):
+            return None
+        found = self._axes(slot.value.shape, asked) or self._explicit_axes(slot.value.shape, takes)
+        return found[0] if found else None
+
+    def _is_declared(self, slot: Slot) -> bool:
+        return slot.name in (self.input or slot.name, "")
+
+    def _is_image(self, slot: Slot, encoded: Encoded | None, layout: str | None, fixed: Takes, takes: Takes) -> bool:
+        name = slot.name or "instances"
+        if encoded:
+            if reason := encoded.reason or (slot.reason and f"an encoded image, but {slot.reason}"):
+                raise BrokenImage(f"input {name!r}: {reason}")
             return True
-        if self.input:
-            return slot.name == self.input
-        if slot.images is None or isinstance(slot.images, bytes):
-            return slot.images is not None and is_encoded_image(slot.images)
-        return self._axes(slot.images.shape, takes) is not None
+        if slot.raw or layout:
+            return True
+        if not self._is_declared(slot):
+            return False
+        shape = slot.value.shape if isinstance(slot.value, np.ndarray) else slot.shape
+        if slot.reason and (self._axes(shape, fixed) or self._explicit_axes(shape, takes)):
+            raise BrokenBody(f"input {name!r} has the shape {list(shape)} of an image, but {slot.reason}")
+        if _is_another_layout(shape, fixed):
+            reason = "but not its axes in an order that is read here; see input_layout"
+            raise WrongSize(f"input {name!r} has the extents of an image, {list(shape)}, {reason}")
+        # Of a declared name, and of rows without one, nothing else may come.
+        return slot.name == self.input if self.input else slot.name == "" and isinstance(slot.value, np.ndarray)
 
-    def _axes(self, shape: Sequence[int], takes: Callable[[int, int, int], bool]) -> tuple[str, int, int, int] | None:
+    def _axes(self, shape: Sequence[int], takes: Takes) -> tuple[str, int, int, int] | None:
         """The first layout under which a purifier takes the shape, with C, H and W."""
+        if len(shape) > 4:  # frames or crops of each image
+            shape = (math.prod(shape[:-3]), *shape[-3:])
         for layout in _LAYOUTS[self.layout]:
             if len(layout) != len(shape):
                 continue
@@ -95,29 +155,35 @@ class Contract:
                 return layout, channels, height, width
         return None
 
-    def fits(self, shape: Sequence[int], takes: Callable[[int, int, int], bool]) -> bool:
+    def _explicit_axes(self, shape: Sequence[int], takes: Takes) -> tuple[str, int, int, int] | None:
+        """As :meth:`_axes`, for a shape that is an image's by its axes alone, so that one of any size takes it."""
+        found = self._axes(shape, takes) if len(shape) >= 4 else None
+        return found if found and min(found[2:]) >= _LEAST_SIDE else None
+
+    def fits(self, shape: Sequence[int], takes: Takes) -> bool:
         """Whether V2 metadata's shape, where -1 is any extent, may hold images for a purifier."""
         if -1 in shape[1:]:
             return True
         counted = [1, *shape[1:]] if shape and shape[0] == -1 else list(shape)
         return self._axes(counted, takes) is not None or self._axes([1, *counted], takes) is not None
 
-    def enter(self, slot: Slot, takes: Callable[[int, int, int], bool]) -> Entered:
+    def to_purifier(self, slot: Slot, takes: Takes) -> PurifierInput:
         """A numeric slot as a purifier takes it.
 
         Raises:
             WrongSize: no purifier takes the shape under the declared layout.
             BrokenBody: neither numbers nor bytes.
-        BadParameter: values outside the declared range, NaN among them.
+            BadParameter: values outside the declared range, NaN among them.
         """
-        tensor = slot.images
-        if tensor is None or isinstance(tensor, bytes):
-            raise BrokenBody(f"input {slot.name!r}: neither numbers nor an encoded image")
-        if slot.raw:
-            tensor = self._typed(tensor, takes)
+        tensor = slot.value
+        if slot.raw and isinstance(tensor, bytes):
+            tensor = self._typed(np.frombuffer(tensor, np.uint8), takes)
+        name = slot.name or "instances"
+        if not isinstance(tensor, np.ndarray):
+            raise BrokenBody(f"input {name!r}: {slot.reason or 'neither numbers nor an encoded image'}")
         found = self._axes(tensor.shape, takes)
         if found is None:
-            raise WrongSize(f"input {slot.name or 'instances'!r}: no purifier takes the shape {list(tensor.shape)}")
+            raise WrongSize(f"input {name!r}: no purifier takes the shape {list(tensor.shape)}")
         layout, channels, height, width = found
         if len(self.std) not in (0, 1, channels):
             raise WrongSize(
@@ -135,26 +201,13 @@ class Contract:
         )
         values = values if to_rgb is None else to_rgb(values)
         integral, scale, offset = self._map(values, slot.typed)
-        if integral:
-            if values.min() < 0 or values.max() > 255:
-                raise BadParameter(f"input {slot.name!r}: integers in 0-255 are expected")
-            pixels = values if channels_last else values.transpose(0, 2, 3, 1)
-            images: Images = np.ascontiguousarray(pixels.astype(np.uint8))
-        else:
-            axis = (-1,) if channels_last else (-1, 1, 1)
-            scale, offset = scale.reshape(axis), offset.reshape(axis)
-            mapped = values if _is_identity(scale, offset) else values * scale + offset  # float64 in between
-            mapped = mapped.transpose(0, 3, 1, 2) if channels_last else mapped
-            unit: NDArray[np.float32] = np.ascontiguousarray(mapped, dtype=np.float32)
-            low, high = float(unit.min()), float(unit.max())
-            if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # false for NaN too
-                raise BadParameter(
-                    f"input {slot.name!r}: finite values that stand for [0, 1] are expected; under the declared range "
-                    f"or mean and deviation these reach from {low:.4g} to {high:.4g}"
-                )
-            images = unit if low >= 0 and high <= 1 else unit.clip(0, 1)
+        axis = (-1,) if channels_last else (-1, 1, 1)
+        scale, offset = scale.reshape(axis), offset.reshape(axis)
+        images: Images = (
+            _levels(name, values, channels_last) if integral else _unit(name, values, scale, offset, channels_last)
+        )
 
-        def leave(purified: Images) -> Numbers:
+        def from_purifier(purified: Images) -> Numbers:
             if integral:
                 back: Numbers = purified if channels_last else purified.transpose(0, 3, 1, 2)
             else:
@@ -172,7 +225,7 @@ class Contract:
                     back = np.rint(back, dtype=np.float64).clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
             return np.ascontiguousarray(back).astype(dtype, copy=False).reshape(shape)
 
-        return Entered(images, (height, width), channels, leave)
+        return PurifierInput(images, (height, width), channels, from_purifier)
 
     def _map(self, values: Numbers, typed: bool) -> tuple[bool, NDArray[np.float64], NDArray[np.float64]]:
         """Whether the values are grey levels to be kept as integers; else each channel's scale and offset to [0, 1]."""
@@ -187,12 +240,53 @@ class Contract:
             return values.dtype.kind != "f", one / 255, zero
         return (False, one / 2, one / 2) if chosen == "-1-1" else (False, one, zero)
 
-    def _typed(self, raw: Numbers, takes: Callable[[int, int, int], bool]) -> Numbers:
+    def _typed(self, raw: Numbers, takes: Takes) -> Numbers:
         """The raw form's bytes as the numbers that make a purifier's shape of them: FP32, UINT8 or FP16."""
         for dtype in (np.dtype("<f4"), np.dtype("u1"), np.dtype("<f2")):
             if raw.size % dtype.itemsize == 0 and self._axes((raw.size // dtype.itemsize,), takes):
                 return raw.view(dtype)
         raise WrongSize(f"no purifier takes {raw.size} raw bytes as one image of FP32, UINT8 or FP16")
+
+
+def _encoded(slot: Slot) -> Encoded | None:
+    """The encoded images in a slot, be it that only its client says that it holds one."""
+    found = None if slot.value is None else read(slot.value)
+    if not found and slot.declared and isinstance(slot.value, bytes) and slot.value:
+        return Encoded([slot.value], lambda files: files[0])
+    return found
+
+
+def _is_another_layout(shape: Sequence[int], fixed: Takes) -> bool:
+    """Whether a shape is a purifier's in some order of axes, with some of one extent or an alpha channel more."""
+    plain, longer = Preprocessing(), tuple(extent for extent in shape if extent != 1)
+    if len(shape) >= 2 and (plain._axes(shape, fixed) or plain._axes(longer, fixed)):
+        return True
+    opaque = [(*longer[:-1], longer[-1] - 1), (*longer[:-3], longer[-3] - 1, *longer[-2:])] if len(longer) >= 3 else []
+    return any(3 in (other[-1], other[-3]) and plain._axes(other, fixed) for other in opaque)
+
+
+def _levels(name: str, values: Numbers, channels_last: bool) -> NDArray[np.uint8]:
+    """Integers as uint8 ``(N, H, W, C)``."""
+    if values.min() < 0 or values.max() > 255:
+        raise BadParameter(f"input {name!r}: integers in 0-255 are expected")
+    pixels = values if channels_last else values.transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(pixels.astype(np.uint8))
+
+
+def _unit(
+    name: str, values: Numbers, scale: NDArray[np.float64], offset: NDArray[np.float64], channels_last: bool
+) -> NDArray[np.float32]:
+    """Numbers as float32 ``(N, C, H, W)`` in [0, 1]."""
+    mapped = values if _is_identity(scale, offset) else values * scale + offset  # float64 in between
+    mapped = mapped.transpose(0, 3, 1, 2) if channels_last else mapped
+    unit: NDArray[np.float32] = np.ascontiguousarray(mapped, dtype=np.float32)
+    low, high = float(unit.min()), float(unit.max())
+    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # false for NaN too
+        raise BadParameter(
+            f"input {name!r}: finite values that stand for [0, 1] are expected; under the declared range or mean and "
+            f"deviation these reach from {low:.4g} to {high:.4g}"
+        )
+    return unit if low >= 0 and high <= 1 else unit.clip(0, 1)
 
 
 def _is_identity(scale: NDArray[np.float64], offset: NDArray[np.float64]) -> bool:

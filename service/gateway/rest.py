@@ -1,84 +1,46 @@
-"""In front of a model server: its own routes, its own wire formats, purified images.
+"""The model server's own HTTP routes, with purified images.
 
-A request goes route -> protocol.find -> contract.enter -> queue -> contract.leave -> put_back -> downstream, and the
-server's answer comes back verbatim. Only the paths below are passed on, built from their checked parts, so that no
-other spelling of a path leads past the purifier.
+Only the paths below are passed on, built from their checked parts, so that no other spelling of a path leads past the
+purifier.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-import logging
-import random
 import re
 import time
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import ClassVar
+from urllib.parse import parse_qsl
 
 from multidict import CIMultiDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..core import codec
-from ..core.background import Background
-from ..core.lifecycle import Lifecycle
-from ..core.limits import Limits, Reservation
-from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
+from ..core.limits import Reservation
+from ..core.purifier import Timings
 from ..edge.http import read_body, stopping_when_client_leaves
 from ..edge.inflate import inflate
-from ..errors import (
-    Busy,
-    DeadlineExceeded,
-    DownstreamError,
-    Draining,
-    EngineFailure,
-    NoImage,
-    ServiceError,
-    TooManyImages,
-    UnknownModel,
-    WrongSize,
-)
-from ..settings import Settings
+from ..errors import BrokenBody, BrokenImage, DownstreamError, ServiceError, UnknownModel
 from ..telemetry import tracing
-from ..telemetry.metrics import Metrics
-from .downstream import Downstream, DownstreamAnswer
-from .preprocessing import Contract, Entered
-from .protocols import Found, Images, Wire, torchserve, v1, v2
+from .downstream import DownstreamAnswer
+from .policy import COMPARE, infer
+from .policy import Gateway as Gateway
+from .protocols import Message, torchserve, v1, v2
+from .protocols.spelling import read
+from .startup import check as check
 
-logger = logging.getLogger("service.gateway")
-
-# What `bypass` forgives: our own troubles, and images that no purifier here takes. Never a body that cannot be read, or
-# a broken one would be the way past the purifier.
-FORGIVEN = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
 _SEGMENT = re.compile(r"[\w .@~-]+", re.ASCII)
 # What a client's headers say of the bytes that it sent, which are others now.
 _OF_THE_BODY = frozenset({"content-encoding", "content-md5", "content-digest", "repr-digest", "digest"})
 _SAID_HERE = ("date", "server")  # of the server's headers; uvicorn writes its own
-_UNPRINTABLE = re.compile(r"[^ -~]")
-_TRACED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
+_MAX_PASSED_BYTES = 64 * 2**10
 
 
-@dataclasses.dataclass
-class Gateway:
-    """What the gateway stands on."""
-
-    settings: Settings
-    purifier: Purifier
-    lifecycle: Lifecycle
-    limits: Limits
-    metrics: Metrics
-    background: Background
-    contract: Contract
-    downstream: Downstream | None = None
-
-
-# -- the server behind us -----------------------------------------------------------------------------------------
+# -- the model server -----------------------------------------------------------------------------------------
 
 
 def client_headers(request: Request) -> dict[str, str]:
@@ -90,7 +52,7 @@ def client_headers(request: Request) -> dict[str, str]:
 
 
 async def ask(
-    service: Gateway,
+    gateway: Gateway,
     timings: Timings,
     method: str,
     path: str,
@@ -98,19 +60,19 @@ async def ask(
     body: bytes | bytearray = b"",
 ) -> DownstreamAnswer:
     """Ask the server, within the rest of the client's own deadline where it sent one; counted and timed."""
-    if service.downstream is None:
-        raise UnknownModel("no server is configured behind us: ARN_DOWNSTREAM_URL")
+    if gateway.downstream is None:
+        raise UnknownModel("no model server is configured: ARN_DOWNSTREAM_URL")
     started = time.perf_counter()
     try:
         with tracing.asking(headers.items()) as passed_on:
             left = seconds_left(headers, timings)
-            answer = await service.downstream.ask(method, path, dict(passed_on), body, left)
+            answer = await gateway.downstream.ask(method, path, dict(passed_on), body, left)
     except DownstreamError as error:
-        service.metrics.downstream_requests.labels(error.code).inc()
+        gateway.metrics.downstream_requests.labels(error.code).inc()
         raise
     finally:
         timings["downstream"] = time.perf_counter() - started
-    service.metrics.downstream_requests.labels(str(answer.status)).inc()
+    gateway.metrics.downstream_requests.labels(str(answer.status)).inc()
     return answer
 
 
@@ -146,284 +108,145 @@ def verbatim(answer: DownstreamAnswer, ours: Mapping[str, str]) -> Response:
 # -- one inference ------------------------------------------------------------------------------------------------
 
 
-async def infer(request: Request, service: Gateway, protocol: ModuleType, path: str) -> Response:
-    """Purify the images of one request and pass it on; whatever the policies say besides."""
-    with service.purifier.timed() as timings:
-        return await _infer(request, service, protocol, path, timings)
+@dataclasses.dataclass
+class _HttpRequest:
+    """A request over HTTP, as the policy's transport."""
+
+    gateway: Gateway
+    protocol: ModuleType
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | bytearray
+    memory: Reservation
+    model: str
+    no_answer: ClassVar[tuple[type[Exception], ...]] = (ServiceError,)
+
+    @property
+    def id(self) -> str:
+        return self.headers["x-request-id"]
+
+    @property
+    def wants_compare(self) -> bool:
+        return self.headers.get(COMPARE, "").lower() in ("true", "1")
+
+    async def message(self) -> Message:
+        """The body decoded; a small one may be a large one."""
+        _refuse_images_in_query(self.target)
+        body, encoding = self.body, self.headers.get("content-encoding", "")
+        if encoding:
+            body = await asyncio.to_thread(inflate, body, encoding, self.gateway.settings.max_body_bytes)
+            if body is not self.body:
+                self.memory.add(len(body))
+        return Message(body, self.headers)
+
+    async def ask(self, purified: Message | None, timings: Timings) -> DownstreamAnswer:
+        """The server's answer, whatever its status."""
+        if purified is None:
+            return await ask(self.gateway, timings, self.method, self.target, self.headers, self.body)
+        headers = of_another_body(purified.headers)
+        return await ask(self.gateway, timings, self.method, self.target, headers, purified.body)
 
 
-async def _infer(request: Request, service: Gateway, protocol: ModuleType, path: str, timings: Timings) -> Response:
-    settings = service.settings
-    service.lifecycle.check_accepting()
-    headers = client_headers(request)
-    memory: Reservation = request.scope["state"]["memory"]
-    came = await read_body(request, settings.max_body_bytes)
-
-    async with stopping_when_client_leaves(request):
-        if random.random() >= settings.purify_share:
-            return await bypass(request, service, timings, path, came, "canary")
-        try:
-            body: bytes | bytearray = came
-            if encoding := headers.get("content-encoding", ""):  # a small body may be a large one
-                body = await asyncio.to_thread(inflate, came, encoding, settings.max_body_bytes)
-                if body is not came:
-                    memory.add(len(body))
-            found = await run_off_loop(len(body) // BYTES_PER_PIXEL, protocol.find, Wire(body, headers))
-            model = request.path_params.get("model", "")
-            purified, items = await purify(service, found, timings, memory, model)
-        except FORGIVEN as error:
-            if settings.on_failure == "reject" or isinstance(error, Draining):
-                raise
-            logger.warning("%s forwarded unpurified: %s", headers["x-request-id"], error)
-            return await bypass(request, service, timings, path, came, error.code)
-        passed_on = of_another_body(purified.headers)
-        target = path + (f"?{request.url.query}" if request.url.query else "")
-        compare = settings.compare and headers.get("x-arn-compare", "").lower() in ("true", "1")
-
-        async def as_it_came() -> DownstreamAnswer | None:
-            with suppress(ServiceError):
-                return await ask(service, Timings(), request.method, target, headers, came)
-            return None
-
-        other = asyncio.create_task(as_it_came()) if compare else None
-        try:
-            answer = await ask(service, timings, request.method, target, passed_on, purified.body)
-            unpurified = await other if other else None
-        finally:
-            if other:
-                other.cancel()
-    evidence = service.purifier.answer_headers(items, timings)
-    if compare:
-        evidence |= compared(service, protocol, items, answer, unpurified)
-    elif random.random() < settings.shadow_share:
-
-        async def shadow() -> None:
-            compared(service, protocol, items, answer, await as_it_came())
-
-        service.background.start(shadow, len(came))
-    return verbatim(answer, evidence)
+async def _infer(request: Request, gateway: Gateway, protocol: ModuleType, path: str) -> Response:
+    gateway.lifecycle.check_accepting()
+    with gateway.purifier.timed() as timings:
+        body = await read_body(request, gateway.settings.max_body_bytes)
+        memory = request.scope["state"]["memory"]
+        headers, target = client_headers(request), _target(request, path)
+        model = request.path_params.get("model", "")
+        transport = _HttpRequest(gateway, protocol, request.method, target, headers, body, memory, model)
+        async with stopping_when_client_leaves(request):
+            outcome = await infer(gateway, transport, timings)
+    return verbatim(outcome.answer, outcome.headers)
 
 
-async def purify(
-    service: Gateway, found: Found, timings: Timings, memory: Reservation, model: str
-) -> tuple[Wire, list[Item]]:
-    """The request to the server's ``model`` with its images purified; ``memory`` grows by what is decoded.
-
-    Raises:
-        NoImage: none that the declared contract or a purifier's shape tells.
-        TooManyImages: more than the whole queue holds.
-        ServiceError: an image that cannot be decoded, or does not fit the contract; the queue's refusals.
-    """
-    started = time.perf_counter()
-    contract, purifier = service.contract, service.purifier
-    # A purifier of any size would see an image in every matrix: it is asked only where none of a fixed size sees one.
-    chosen = contract.choose(found.slots, purifier.takes_as_evaluated)
-    chosen = chosen or contract.choose(found.slots, purifier.takes)
-    if not chosen:
-        wanted = f"as input {contract.input!r}" if contract.input else "of a shape that a loaded purifier takes"
-        raise NoImage(f"no image in the request {wanted}")
-    if len(chosen) > service.settings.queue_images:
-        raise TooManyImages(f"{len(chosen)} images in one request; the queue holds {service.settings.queue_images}")
-    items: list[Item] = []
-    entered: list[Entered | None] = []
-    decoding = purifier.decoding(memory)
-    for index in chosen:
-        slot = found.slots[index]
-        selection = purifier.selection_for(model, slot.name)
-        if isinstance(slot.images, bytes):
-            items.append(await decoding.decode(slot.images, selection))
-            entered.append(None)
-        else:
-            size = 0 if slot.images is None else slot.images.size
-            tensor = await run_off_loop(size // BYTES_PER_PIXEL, contract.enter, slot, purifier.takes)
-            card = selection.choose(tensor.size, tensor.channels)
-            items.append(Item(slot.name, card.name, tensor.images))
-            entered.append(tensor)
-    timings.stage("decode", started)
-    items = await purifier.purify(items, timings)
-    started = time.perf_counter()
-
-    def write() -> Wire:
-        new: dict[int, Images] = {}
-        for index, item, tensor in zip(chosen, items, entered, strict=True):
-            new[index] = (
-                codec.encode_image(item.purified.images[0]) if tensor is None else tensor.leave(item.purified.images)
-            )
-        return found.put_back(new)
-
-    work = sum(i.images.size // (1 if t is None else BYTES_PER_PIXEL) for i, t in zip(items, entered, strict=True))
-    wire = await run_off_loop(work, write)
-    timings.stage("encode", started)
-    return wire, items
-
-
-async def bypass(
-    request: Request, service: Gateway, timings: Timings, path: str, body: bytes | bytearray, reason: str
-) -> Response:
-    """The request as it came, marked and counted."""
-    service.metrics.bypassed.labels(reason).inc()
-    target = path + (f"?{request.url.query}" if request.url.query else "")
-    answer = await ask(service, timings, request.method, target, client_headers(request), body)
-    timing = server_timing(timings)
-    return verbatim(answer, {"X-ARN-Purified": "false", "X-ARN-Bypass": reason, "Server-Timing": timing})
-
-
-# -- both images --------------------------------------------------------------------------------------------------
-
-
-def compared(
-    service: Gateway, protocol: ModuleType, items: Sequence[Item], purified: DownstreamAnswer,
-    unpurified: DownstreamAnswer | None,
-) -> dict[str, str]:  # fmt: skip
-    """Count and log whether the server calls both images the same, and tell it as headers."""
-    model = items[0].model
-    if unpurified is None or purified.status >= 400 or unpurified.status >= 400:
-        service.metrics.shadowed.labels("error").inc()
-        return {}
-    ours, theirs = (_labels(protocol, answer, service.settings.max_body_bytes) for answer in (purified, unpurified))
-    if ours is None or theirs is None or len(ours) != len(theirs):
-        service.metrics.shadowed.labels("unreadable").inc()
-        return {}
-    flips = sum(a != b for a, b in zip(ours, theirs, strict=True))
-    service.metrics.shadowed.labels("disagree" if flips else "agree").inc()
-    service.metrics.label_flips.labels(model).inc(flips)
-    if flips:
-        logger.info("%d of %d labels differ: purified %.100s, as it came %.100s", flips, len(ours), ours, theirs)
-    values = (_listed(ours), _listed(theirs), str(bool(flips)).lower())
-    return dict(zip(_TRACED, values, strict=True))
-
-
-def _labels(protocol: ModuleType, answer: DownstreamAnswer, max_bytes: int) -> list[Any] | None:
-    headers = {name.lower(): value for name, value in answer.headers.items()}
+def _refuse_images_in_query(target: str) -> None:
+    """Refuse what is passed on as it is, but which some servers hand to the model."""
     try:
-        body = inflate(answer.body, headers.get("content-encoding", ""), max_bytes)
-    except ServiceError:
-        return None
-    labels: list[Any] | None = protocol.labels(body, headers)
-    return labels
+        pairs = parse_qsl(target.partition("?")[2], max_num_fields=1000)
+    except ValueError as error:
+        raise BrokenBody("the query has more than 1000 parameters") from error
+    for name, value in pairs:
+        if read(value):
+            raise BrokenImage(f"the query's {name[:64]!r} holds an image, which is not read there: send it in the body")
 
 
-def _listed(labels: Sequence[Any]) -> str:
-    return _UNPRINTABLE.sub("?", ",".join(str(label)[:64] for label in labels[:64]))
+def _target(request: Request, path: str) -> str:
+    return path + (f"?{request.url.query}" if request.url.query else "")
 
 
 # -- the routes of each protocol ----------------------------------------------------------------------------------
 
 
-def routes(protocol: str, service: Gateway) -> list[Route]:
+# protocol -> path, methods, the module that reads its body, whether it reports health
+_ROUTES: dict[str, list[tuple[str, list[str], ModuleType | None, bool]]] = {
+    "v1": [
+        ("/v1/models", ["GET"], None, False),
+        ("/v1/models/{model}", ["GET"], None, True),
+        ("/v1/models/{model}/metadata", ["GET"], None, False),
+        ("/v1/models/{model}/versions/{version}", ["GET"], None, True),
+        ("/v1/models/{model}/versions/{version}/metadata", ["GET"], None, False),
+        ("/v1/models/{model}/labels/{label}", ["GET"], None, True),
+        ("/v1/models/{model}:predict", ["POST"], v1, False),
+        ("/v1/models/{model}:explain", ["POST"], v1, False),
+        ("/v1/models/{model}/versions/{version}:predict", ["POST"], v1, False),
+        ("/v1/models/{model}/labels/{label}:predict", ["POST"], v1, False),
+    ],
+    "v2": [
+        ("/v2", ["GET"], None, False),
+        ("/v2/health/live", ["GET"], None, False),
+        ("/v2/health/ready", ["GET"], None, True),
+        ("/v2/models/stats", ["GET"], None, False),
+        ("/v2/repository/index", ["POST"], None, False),
+        ("/v2/models/{model}", ["GET"], None, False),
+        ("/v2/models/{model}/ready", ["GET"], None, True),
+        ("/v2/models/{model}/config", ["GET"], None, False),
+        ("/v2/models/{model}/stats", ["GET"], None, False),
+        ("/v2/models/{model}/infer", ["POST"], v2, False),
+        ("/v2/models/{model}/versions/{version}", ["GET"], None, False),
+        ("/v2/models/{model}/versions/{version}/ready", ["GET"], None, True),
+        ("/v2/models/{model}/versions/{version}/config", ["GET"], None, False),
+        ("/v2/models/{model}/versions/{version}/stats", ["GET"], None, False),
+        ("/v2/models/{model}/versions/{version}/infer", ["POST"], v2, False),
+    ],
+    "torchserve": [
+        ("/ping", ["GET"], None, True),
+        ("/predictions/{model}", ["POST", "PUT"], torchserve, False),
+        ("/predictions/{model}/{version}", ["POST", "PUT"], torchserve, False),
+    ],
+}  # fmt: skip
+
+
+def routes(protocol: str, gateway: Gateway) -> list[Route]:
     """The routes that stand in for a server of ``v1``, ``v2`` or ``torchserve``; ``any`` for all three."""
-    table: dict[str, list[tuple[str, list[str], ModuleType | None, bool]]] = {
-        "v1": [
-            ("/v1/models", ["GET"], None, False),
-            ("/v1/models/{model}", ["GET"], None, True),
-            ("/v1/models/{model}/metadata", ["GET"], None, False),
-            ("/v1/models/{model}/versions/{version}", ["GET"], None, True),
-            ("/v1/models/{model}/versions/{version}/metadata", ["GET"], None, False),
-            ("/v1/models/{model}/labels/{label}", ["GET"], None, True),
-            ("/v1/models/{model}:predict", ["POST"], v1, False),
-            ("/v1/models/{model}:explain", ["POST"], v1, False),
-            ("/v1/models/{model}/versions/{version}:predict", ["POST"], v1, False),
-            ("/v1/models/{model}/labels/{label}:predict", ["POST"], v1, False),
-        ],
-        "v2": [
-            ("/v2", ["GET"], None, False),
-            ("/v2/health/live", ["GET"], None, False),
-            ("/v2/health/ready", ["GET"], None, True),
-            ("/v2/models/stats", ["GET"], None, False),
-            ("/v2/repository/index", ["POST"], None, False),
-            ("/v2/models/{model}", ["GET"], None, False),
-            ("/v2/models/{model}/ready", ["GET"], None, True),
-            ("/v2/models/{model}/config", ["GET"], None, False),
-            ("/v2/models/{model}/stats", ["GET"], None, False),
-            ("/v2/models/{model}/infer", ["POST"], v2, False),
-            ("/v2/models/{model}/versions/{version}", ["GET"], None, False),
-            ("/v2/models/{model}/versions/{version}/ready", ["GET"], None, True),
-            ("/v2/models/{model}/versions/{version}/config", ["GET"], None, False),
-            ("/v2/models/{model}/versions/{version}/stats", ["GET"], None, False),
-            ("/v2/models/{model}/versions/{version}/infer", ["POST"], v2, False),
-        ],
-        "torchserve": [
-            ("/ping", ["GET"], None, True),
-            ("/predictions/{model}", ["POST", "PUT"], torchserve, False),
-            ("/predictions/{model}/{version}", ["POST", "PUT"], torchserve, False),
-        ],
-    }  # fmt: skip
-    chosen = [row for name, rows in table.items() if protocol in (name, "any") for row in rows]
+    chosen = [row for name, rows in _ROUTES.items() if protocol in (name, "any") for row in rows]
     # A template without a colon must not swallow `model:predict`: the more particular ones are tried first.
     chosen.sort(key=lambda row: (":" not in row[0], "{" in row[0]))
-    return [_route(service, *row) for row in chosen]
+    return [_route(gateway, *row) for row in chosen]
 
 
-def _route(service: Gateway, template: str, methods: list[str], module: ModuleType | None, health: bool) -> Route:
+def _route(gateway: Gateway, template: str, methods: list[str], module: ModuleType | None, health: bool) -> Route:
     async def endpoint(request: Request) -> Response:
         request.scope["route"] = route  # whose template is the metrics' label
-        with service.lifecycle.request():
+        with gateway.lifecycle.request():
             path = template
             for name, value in request.path_params.items():
                 if not _SEGMENT.fullmatch(value) or value.strip(".") == "":
                     raise UnknownModel(f"{name} {value[:64]!r} is no name of a model or version")
                 path = path.replace("{" + name + "}", value.replace(" ", "%20"))
             if module is not None:
-                return await infer(request, service, module, path)
-            return await _pass_through(request, service, path, health)
+                return await _infer(request, gateway, module, path)
+            return await _pass_through(request, gateway, path, health)
 
     route = Route(template, endpoint, methods=methods)
     return route
 
 
-async def _pass_through(request: Request, service: Gateway, path: str, health: bool) -> Response:
+async def _pass_through(request: Request, gateway: Gateway, path: str, health: bool) -> Response:
     if health:
-        service.lifecycle.check_ready()  # ready only when both are
-    body = bytes(await read_body(request, 64 * 2**10))
-    target = path + (f"?{request.url.query}" if request.url.query else "")
-    timings = Timings()
+        gateway.lifecycle.check_ready()  # ready only when both are
+    body, headers = bytes(await read_body(request, _MAX_PASSED_BYTES)), client_headers(request)
     async with stopping_when_client_leaves(request):
-        answer = await ask(service, timings, request.method, target, client_headers(request), body)
+        answer = await ask(gateway, Timings(), request.method, _target(request, path), headers, body)
     return verbatim(answer, {})
-
-
-# -- at start -----------------------------------------------------------------------------------------------------
-
-
-def check(service: Gateway) -> None:
-    """Hold the declared contract against the V2 metadata of the model behind us, where there is one to ask.
-
-    Raises:
-        ValueError: they cannot go together. A server that is not up yet is only a warning.
-    """
-    settings = service.settings
-    if not settings.downstream_model or settings.downstream_protocol not in ("v2", "any"):
-        return
-    url = f"{settings.downstream_url.rstrip('/')}/v2/models/{settings.downstream_model}"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (the operator's own address)
-            metadata = json.loads(answer.read())
-    except (OSError, ValueError) as error:
-        logger.warning("the contract is not checked: %s does not answer (%s)", url, error)
-        return
-    reason = mismatch(service.contract, metadata, service.purifier.takes)
-    if reason:
-        raise ValueError(f"the model {settings.downstream_model!r} behind us does not fit: {reason}")
-
-
-def mismatch(contract: Contract, metadata: Mapping[str, Any], takes: Callable[[int, int, int], bool]) -> str | None:
-    """Why V2 model metadata do not fit the declared contract and the loaded purifiers; None where they may."""
-    inputs = {entry.get("name"): entry for entry in metadata.get("inputs") or []}
-    if not inputs:
-        logger.warning("the contract is not checked: the model behind us tells no inputs")
-        return None
-    if contract.input and contract.input not in inputs:
-        return f"it has no input {contract.input!r}: {', '.join(map(repr, inputs))}"
-    reasons = []
-    for name, entry in inputs.items():
-        if contract.input and name != contract.input:
-            continue
-        if entry.get("datatype") == "BYTES":
-            return None  # encoded images, or text: only a request tells
-        if entry.get("datatype") not in v2.DTYPES:
-            reasons.append(f"{name!r} is {entry.get('datatype')}, no type that images have")
-        elif not entry.get("shape") or contract.fits([int(extent) for extent in entry["shape"]], takes):
-            return None
-        else:
-            reasons.append(f"{name!r} has the shape {entry.get('shape')}")
-    return f"no input is an image that a loaded purifier takes: {'; '.join(reasons)}"

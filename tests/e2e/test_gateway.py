@@ -196,7 +196,7 @@ async def test_grpc_metadata_pass_both_ways_and_outcomes_are_counted_as_they_are
                     time.sleep(0.01)
                 hung_up.cancel()
                 deadline = time.monotonic() + 10
-                while 'status="CANCELLED"' not in (told := served.client.get("/metrics").text):
+                while 'ServerMetadata",status="CANCELLED"' not in (told := served.client.get("/metrics").text):
                     assert time.monotonic() < deadline, told
                     time.sleep(0.05)
         return told

@@ -15,7 +15,7 @@ from PIL import Image
 
 from arn_purify.service.core import codec
 from arn_purify.service.errors import BrokenBody
-from arn_purify.service.gateway.protocols import MAX_PLACES, Wire, torchserve, v1, v2, v2_grpc
+from arn_purify.service.gateway.protocols import MAX_PLACES, Message, torchserve, v1, v2, v2_grpc
 
 from ..conftest import running
 from ..fuzz import IMAGES, REQUESTS, in_child, png_chunk, run, saved
@@ -176,7 +176,7 @@ MANY = [
 
 @pytest.mark.parametrize(("protocol", "body", "headers"), MANY)
 def test_what_is_looked_at_one_by_one_is_counted(protocol, body, headers):
-    wire = Wire(body, {name.lower(): value for name, value in headers.items()})
+    wire = Message(body, {name.lower(): value for name, value in headers.items()})
     with pytest.raises(BrokenBody, match=f"more than {MAX_PLACES}"):
         protocol.find(wire)
 

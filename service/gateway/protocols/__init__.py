@@ -1,24 +1,18 @@
-"""The wire formats of model servers, one module each: find the images in a request, put them back. No I/O, no model.
+"""The wire formats of model servers, one module each: find the values in a request, put images back. No I/O, no model.
 
-Whatever is not an image stays as it came, byte for byte.
+Whatever is not replaced stays as it came, byte for byte.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...errors import BrokenBody
+from .spelling import Numbers, Value
 
-Numbers = NDArray[Any]
-Images = Numbers | bytes
-"""A numeric tensor as it was sent, or the bytes of one encoded image."""
+__all__ = ["MAX_PLACES", "Message", "Numbers", "ParsedRequest", "Slot", "Value", "shaped"]
 
 # Values, elements, inputs or parts of one request that are looked at one by one; a body of millions of empty ones would
 # take minutes and gigabytes. A full queue of images is far less.
@@ -26,12 +20,9 @@ MAX_PLACES = 2**16
 # Axes of a tensor. A list of numbers that stands for a shape is multiplied together without giving the others a turn.
 _MAX_AXES = 32
 
-_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
-_BASE64_MAGICS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk")
-
 
 @dataclasses.dataclass(frozen=True)
-class Wire:
+class Message:
     """A body and the headers that belong to it, by lower-case name."""
 
     body: bytes | bytearray
@@ -40,24 +31,36 @@ class Wire:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A place in a request that may hold images; places of one name stand or fall together.
+    """A value of a request, which may hold images; values of one name stand or fall together.
 
-    ``images`` is None for what is neither numbers nor bytes. ``typed``: the protocol said what type the numbers are.
-    ``raw``: bytes of a tensor whose type and shape are the model's own affair.
+    Args:
+        name: of the input, the member or the part.
+        value: numbers, bytes or text; None where it is neither, or cannot be read.
+        reason: why ``value`` cannot be read, or cannot be replaced.
+        shape: of a tensor that cannot be read.
+        typed: the protocol says what type the numbers are.
+        raw: bytes of a tensor whose type and shape are the model's own affair.
+        declared: the client says that it is an image.
     """
 
     name: str
-    images: Images | None
+    value: Value | None
+    reason: str = ""
+    shape: tuple[int, ...] = ()
     typed: bool = True
     raw: bool = False
+    declared: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """The slots of a request, and how to write others in their place (by their index; the rest stay)."""
+class ParsedRequest:
+    """The slots of a request, and how to write other values in their place (by their index; the rest stay).
+
+    A new value has the type of the old one; of a tensor, the shape may be another.
+    """
 
     slots: Sequence[Slot]
-    put_back: Callable[[Mapping[int, Images]], Wire]
+    replace_images: Callable[[Mapping[int, Value]], Message]
 
 
 def shaped(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
@@ -69,29 +72,3 @@ def shaped(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
     if len(shape) > _MAX_AXES or not all(type(extent) is int and 0 <= extent < 2**63 for extent in shape):
         raise BrokenBody(f"input {name!r}: its shape is not made of at most {_MAX_AXES} counts")
     return tuple(shape)
-
-
-def is_encoded_image(data: bytes | bytearray) -> bool:
-    """Whether bytes begin as one of the image formats that are decoded here."""
-    return data.startswith(_MAGICS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
-
-
-def from_base64(text: Any) -> bytes | None:
-    """The bytes in a base64 string that may be an encoded image; None for any other value."""
-    if not isinstance(text, str) or not text.startswith(_BASE64_MAGICS):
-        return None
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-
-
-def numbers(value: Any) -> Numbers | None:
-    """Nested lists as an array; None where they are no rectangular tensor of numbers of two or more dimensions."""
-    if not isinstance(value, list) or not value:
-        return None
-    try:
-        array = np.array(value)
-    except (ValueError, OverflowError):  # ragged, or an integer that no dtype holds
-        return None
-    return array if array.dtype.kind in "iuf" and array.size else None

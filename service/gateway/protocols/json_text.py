@@ -20,6 +20,7 @@ from . import MAX_PLACES
 _scan = JSONDecoder().scan_once  # type: ignore[attr-defined] # in CPython, not in its stubs
 _SPACE = re.compile(r"[ \t\n\r]*")
 _OPENED = re.compile(r"[\[ \t\n\r]*")
+_REASONS = {RecursionError: "it is nested too deeply", IndexError: "it ends too early"}
 _MAX_DEPTH = 8  # of objects and arrays that are followed; deeper ones are leaves
 
 
@@ -46,11 +47,16 @@ def parse(data: bytes | bytearray) -> tuple[str, Node]:
     """
     try:
         text = data.decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise ValueError("a value is expected at character 0, not a byte-order mark")
         root = _Reader(text).value(_skip(text, 0))
         if _skip(text, root.end) != len(text):
             raise ValueError("something follows the value")
     except (ValueError, StopIteration, RecursionError, IndexError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "it ends too early, or is nested too deeply"
+        reason = _REASONS.get(type(error)) or str(error)
+        if isinstance(error, StopIteration):  # the C scanner's, with the place
+            reason = f"a value is expected at character {error.value}"
+            reason += ", where the body ends" if error.value >= len(text) else ""
         raise BrokenBody(f"not a JSON body: {reason}") from error
     return text, root
 

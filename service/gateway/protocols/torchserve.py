@@ -1,4 +1,4 @@
-"""TorchServe's ``/predictions``: the body is one image, or a form with images among its parts, or JSON.
+"""TorchServe's ``/predictions``: the body is one image, a form with images among its parts or fields, or JSON.
 
 Source: TorchServe's Inference API page.
 """
@@ -9,44 +9,77 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from email.message import Message
+from email.message import Message as MailMessage
 from typing import Any
+from urllib.parse import quote_plus, unquote_to_bytes
 
 from ...errors import BrokenBody
-from . import MAX_PLACES, Found, Images, Slot, Wire, is_encoded_image, v1
+from . import MAX_PLACES, Message, ParsedRequest, Slot, Value, v1
 from .json_text import parse
 
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
 # Nothing that two readers may take for different names: no escaped quotes (browsers send %22), no folded lines.
 _DISPOSITION = re.compile(rb'(?i)form-data((?:[ \t]*;[ \t]*[^\s;="]+=(?:"[^"]*"|[^\s;"]*))*)[ \t;]*')
 _PARAMETER = re.compile(rb';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
+_ENCODING, _ENCODINGS = b"content-transfer-encoding", (b"binary", b"8bit", b"7bit", b"base64")
 _LONGEST_TYPE = 512  # characters of a content type; a boundary has 70 at most
 
 
-def find(wire: Wire) -> Found:
-    """The images in a ``/predictions`` body, whatever content type it declares; none where it holds none.
+_SPACED_BASE64 = re.compile(rb"[A-Za-z0-9/]{4,}(?: [A-Za-z0-9/]*)+={0,2}")
+_URLENCODED = re.compile(rb"[^=&\s]{1,256}=[^&\s]*(?:&[^=&\s]{1,256}=[^&\s]*)*\s*")
+
+
+def find(message: Message) -> ParsedRequest:
+    """The values in a ``/predictions`` body: clients often declare another content type than they send.
 
     Raises:
         BrokenBody: a form or JSON that contradicts itself.
     """
-    kind = wire.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = message.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = bytes(message.body)
     if kind == "multipart/form-data":
-        return _find_in_form(wire)
-    if kind == "application/json":
-        _, root = parse(wire.body)  # a handler may take any JSON; what KServe's envelope holds can be told
-        return v1.find(wire) if (root.get("instances") is None) != (root.get("inputs") is None) else _nothing(wire)
-    if is_encoded_image(wire.body) or kind.startswith("image/"):
+        return _find_in_form(message)
+    if kind == "application/json" or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
+        try:
+            text, root = parse(body)
+            return v1.in_json(text, root, message.headers)
+        except BrokenBody:
+            if kind == "application/json":
+                raise
+    if kind == "application/x-www-form-urlencoded" and _URLENCODED.fullmatch(body):
+        return _find_in_fields(message, body)
 
-        def put_back(new: Mapping[int, Images]) -> Wire:
-            declared = {"content-type": "image/png"} if kind.startswith("image/") else {}
-            return Wire(_bytes(new.get(0, bytes(wire.body))), {**wire.headers, **declared} if new else wire.headers)
+    def replace_images(new: Mapping[int, Value]) -> Message:
+        declared = {"content-type": "image/png"} if kind.startswith("image/") else {}
+        return Message(_bytes(new.get(0, body)), {**message.headers, **declared} if new else message.headers)
 
-        return Found([Slot("data", bytes(wire.body))], put_back)
-    return _nothing(wire)
+    return ParsedRequest([Slot("data", body, declared=kind.startswith("image/"))], replace_images)
 
 
-def _nothing(wire: Wire) -> Found:
-    return Found([], lambda _: wire)
+def _find_in_fields(message: Message, body: bytes) -> ParsedRequest:
+    """``data=...&key=...``, of which each value is percent-encoded and a plus is a space."""
+    fields = body.split(b"&")
+    if len(fields) > MAX_PLACES:
+        raise BrokenBody(f"the form has more than {MAX_PLACES} fields")
+    pairs = [field.partition(b"=") for field in fields]
+    names = [unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace") for name, _, _ in pairs]
+    values = [_field_value(value) for _, _, value in pairs]
+
+    def replace_images(new: Mapping[int, Value]) -> Message:
+        written = list(fields)
+        for index, value in new.items():
+            name, _, old = pairs[index]
+            safe = "".join(sign for sign in "/=" if sign.encode() in old)
+            written[index] = name + b"=" + quote_plus(_bytes(value), safe).encode()
+        return Message(b"&".join(written), message.headers)
+
+    return ParsedRequest([Slot(name, value) for name, value in zip(names, values, strict=True)], replace_images)
+
+
+def _field_value(value: bytes) -> bytes:
+    """A field's value. A plus is a space, but not within base64: its client forgot to encode it."""
+    plain = unquote_to_bytes(value.replace(b"+", b" "))
+    return plain.strip().replace(b" ", b"+") if _SPACED_BASE64.fullmatch(plain.strip()) else plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +91,13 @@ class _Part:
     start: int
     head: int
     end: int
+
+    @property
+    def declared(self) -> bool:
+        """Whether its content type says that it is an image."""
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(b"image/") for name, value in self.headers
+        )
 
     def head_of(self, new: bytes) -> bytes:
         """The headers of the part with an image, ``new``, in the place of its own."""
@@ -73,27 +113,30 @@ class _Part:
         return b"".join(lines) + b"\r\n"
 
 
-def _find_in_form(wire: Wire) -> Found:
-    body = bytes(wire.body)
-    parts = _parts(body, _boundary(wire))
+# Not aiohttp's MultipartWriter: it writes every part anew, so the spelling of the other parts' headers and what
+# follows the last part would change.
+def _find_in_form(message: Message) -> ParsedRequest:
+    body = bytes(message.body)
+    parts = _parts(body, _boundary(message))
 
-    def put_back(new: Mapping[int, Images]) -> Wire:
+    def replace_images(new: Mapping[int, Value]) -> Message:
         pieces, position = [], 0
-        for index, images in sorted(new.items()):
+        for index, value in sorted(new.items()):
             part = parts[index]
-            pieces += [body[position : part.start], part.head_of(_bytes(images)), _bytes(images)]
+            pieces += [body[position : part.start], part.head_of(_bytes(value)), _bytes(value)]
             position = part.end
-        return Wire(b"".join([*pieces, body[position:]]), wire.headers)
+        return Message(b"".join([*pieces, body[position:]]), message.headers)
 
-    return Found([Slot(part.name, body[part.head : part.end]) for part in parts], put_back)
+    slots = [Slot(part.name, body[part.head : part.end], declared=part.declared) for part in parts]
+    return ParsedRequest(slots, replace_images)
 
 
-def _boundary(wire: Wire) -> bytes:
-    if len(wire.headers["content-type"]) > _LONGEST_TYPE:
+def _boundary(message: Message) -> bytes:
+    if len(message.headers["content-type"]) > _LONGEST_TYPE:
         raise BrokenBody("a content type too long for a boundary")
-    message = Message()
-    message["Content-Type"] = wire.headers["content-type"]
-    boundary = message.get_boundary()
+    mail = MailMessage()
+    mail["Content-Type"] = message.headers["content-type"]
+    boundary = mail.get_boundary()
     if not boundary or len(boundary) > 70 or not boundary.isascii():
         raise BrokenBody("a multipart/form-data body without a boundary")
     return b"--" + boundary.encode()
@@ -116,6 +159,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
         if len(parts) == MAX_PLACES:
             raise BrokenBody(f"the form has more than {MAX_PLACES} parts")
         headers = _headers(body[start:head])
+        if not all(value.lower() in _ENCODINGS for name, value in headers if name.lower() == _ENCODING):
+            raise BrokenBody("a part of the form has a Content-Transfer-Encoding that is not read here")
         parts.append(_Part(_field(headers), headers, start, head + 4, max(end, head + 4)))
         index = end + 2 + len(delimiter)
     return parts
@@ -132,15 +177,17 @@ def _headers(head: bytes) -> list[tuple[bytes, bytes]]:
 def _field(headers: Sequence[tuple[bytes, bytes]]) -> str:
     """The field that a part belongs to (RFC 7578 section 4.2)."""
     disposition = [value for name, value in headers if name.lower() == b"content-disposition"]
-    told = _DISPOSITION.fullmatch(disposition[0]) if len(disposition) == 1 else None
-    names = [a or b for key, a, b in _PARAMETER.findall(told[1]) if key.lower() in (b"name", b"name*")] if told else []
+    parsed = _DISPOSITION.fullmatch(disposition[0]) if len(disposition) == 1 else None
+    names = (
+        [a or b for key, a, b in _PARAMETER.findall(parsed[1]) if key.lower() in (b"name", b"name*")] if parsed else []
+    )
     if len(names) != 1:
         raise BrokenBody("a part of the form has not one Content-Disposition with one name")
     return str(names[0].decode("utf-8", "replace"))
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
-    """The classes that an answer tells: the best key of an object of scores, else as V1's rows are read."""
+    """The classes in an answer: the best key of an object of scores, else as V1's rows are read."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
@@ -153,6 +200,6 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
     return v1.best(value if several else [value])
 
 
-def _bytes(images: Images) -> bytes:
-    assert isinstance(images, bytes)
-    return images
+def _bytes(value: Value) -> bytes:
+    assert isinstance(value, bytes)
+    return value

@@ -5,67 +5,45 @@ Sources: KServe's V1 protocol page; TensorFlow Serving's RESTful API page ("Requ
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from ...errors import BrokenBody
-from . import Found, Images, Slot, Wire, from_base64, numbers
+from . import Message, ParsedRequest, Slot, Value
 from .json_text import Node, parse, splice
+from .json_values import UNNAMED, scan, written
 
 
-def find(wire: Wire) -> Found:
-    """The images in a ``:predict`` body.
+def find(message: Message) -> ParsedRequest:
+    """The values in a ``:predict`` body.
 
     Raises:
         BrokenBody: no JSON object, or one with neither or both of ``instances`` and ``inputs``.
     """
-    text, root = parse(wire.body)
-    rows, columns = root.get("instances"), root.get("inputs")
-    if (rows is None) == (columns is None):
+    text, root = parse(message.body)
+    if (root.get("instances") is None) == (root.get("inputs") is None):
         raise BrokenBody("a predict request has either 'instances' or 'inputs'")
-    found = list(_slots(text, "", rows or columns))
+    return in_json(text, root, message.headers)
+
+
+def in_json(text: str, root: Node, headers: Mapping[str, str]) -> ParsedRequest:
+    """The values in any JSON body; those of ``instances``, ``inputs`` and an array have no name of their own."""
+    found: list[tuple[Node, Slot]] = []
+    for key, member in (root.members or {}).items():
+        found += scan(text, "" if key in ("instances", "inputs") else key or UNNAMED, member)
+    if root.members is None:
+        found += scan(text, "", root)
     nodes = [node for node, _ in found]
 
-    def put_back(new: Mapping[int, Images]) -> Wire:
-        texts = [(nodes[index], _text(images)) for index, images in new.items()]
-        return Wire(splice(text, texts).encode(), wire.headers)
+    def replace_images(new: Mapping[int, Value]) -> Message:
+        return Message(splice(text, [(nodes[index], written(value)) for index, value in new.items()]).encode(), headers)
 
-    return Found([slot for _, slot in found], put_back)
-
-
-def _slots(text: str, name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]:
-    if node is None:
-        return
-    if node.members is not None and list(node.members) == ["b64"]:
-        yield node.members["b64"], Slot(name, from_base64(node.members["b64"].leaf))
-    elif node.members is not None:
-        if name:
-            yield node, Slot(name, None)  # an object under an input's name is no image, whatever it holds
-        for key, member in node.members.items():
-            yield from _slots(text, key, member)
-    elif node.elements is not None:
-        for element in node.elements:
-            yield from _slots(text, name, element)
-    elif isinstance(node.leaf, str):
-        yield node, Slot(name, from_base64(node.leaf))
-    else:
-        # Of one string among numbers numpy would make as long a string of each: gigabytes of a small body.
-        quoted = text.find('"', node.start, node.end) >= 0
-        yield node, Slot(name, None if quoted else numbers(node.leaf), typed=False)
-
-
-def _text(images: Images) -> str:
-    if isinstance(images, bytes):
-        return json.dumps(base64.b64encode(images).decode())
-    return orjson.dumps(images, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return ParsedRequest([slot for _, slot in found], replace_images)
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # noqa: ARG001 (the protocols' signature)
-    """The classes that a predict answer tells, for comparing two; None where they cannot be told."""
+    """The classes in a predict answer, for comparing two; None where they cannot be read."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
@@ -79,13 +57,13 @@ def best(rows: list[Any]) -> list[Any] | None:
 
     A row of numbers of which one has a point is one of scores.
     """
-    told = []
+    classes = []
     for row in rows:
         kinds = {type(entry) for entry in (row if isinstance(row, list) else [row])}
         if isinstance(row, list) and len(row) > 1 and float in kinds and kinds <= {int, float}:
-            told.append(row.index(max(row)))
+            classes.append(row.index(max(row)))
         elif kinds and kinds <= {int, str}:
-            told.append(row)
+            classes.append(row)
         else:
             return None
-    return told
+    return classes

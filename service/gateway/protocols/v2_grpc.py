@@ -1,62 +1,28 @@
 """The Open Inference Protocol V2 over gRPC: ``ModelInfer`` as protobuf. Everything else passes as bytes.
 
-The messages are those of the protocol's ``grpc_predict_v2.proto`` (package ``inference``), with Triton's two further
-parameter types, built here in a pool of their own, so that they live beside anybody else's copy in one process.
+The messages are those of ``open_inference.proto``, read from its descriptor set into a pool of their own: a process may
+hold another library's copy of them as well.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from ...errors import BrokenBody
-from . import MAX_PLACES, Found, Images, Slot, Wire, shaped
-from .v2 import DTYPES, binary, from_bytes, join, tell
+from . import MAX_PLACES, Message, ParsedRequest, Slot, Value, shaped
+from .v2 import DTYPES, READ_TYPES, binary, from_bytes, join, top_classes, unread
 
 SERVICE = "inference.GRPCInferenceService"
+_DESCRIPTORS = Path(__file__).with_name("open_inference.binpb")
 
-_KINDS = {
-    "bool": 8,
-    "int32": 5,
-    "int64": 3,
-    "uint32": 13,
-    "uint64": 4,
-    "float": 2,
-    "double": 1,
-    "string": 9,
-    "bytes": 12,
-}
-_MAP = "map InferParameter"
-# message -> its fields in the order of their numbers; * repeats, | belongs to the one-of, _MAP maps names to parameters
-_MESSAGES: dict[str, list[tuple[str, str]]] = {
-    "InferParameter": [
-        ("|bool", "bool_param"), ("|int64", "int64_param"), ("|string", "string_param"), ("|double", "double_param"),
-        ("|uint64", "uint64_param"),
-    ],
-    "InferTensorContents": [
-        ("*bool", "bool_contents"), ("*int32", "int_contents"), ("*int64", "int64_contents"),
-        ("*uint32", "uint_contents"), ("*uint64", "uint64_contents"), ("*float", "fp32_contents"),
-        ("*double", "fp64_contents"), ("*bytes", "bytes_contents"),
-    ],
-    "Tensor": [  # InferInputTensor and InferOutputTensor alike
-        ("string", "name"), ("string", "datatype"), ("*int64", "shape"), (_MAP, "parameters"),
-        ("InferTensorContents", "contents"),
-    ],
-    "RequestedOutput": [("string", "name"), (_MAP, "parameters")],
-    "ModelInferRequest": [
-        ("string", "model_name"), ("string", "model_version"), ("string", "id"), (_MAP, "parameters"),
-        ("*Tensor", "inputs"), ("*RequestedOutput", "outputs"), ("*bytes", "raw_input_contents"),
-    ],
-    "ModelInferResponse": [
-        ("string", "model_name"), ("string", "model_version"), ("string", "id"), (_MAP, "parameters"),
-        ("*Tensor", "outputs"), ("*bytes", "raw_output_contents"),
-    ],
-}  # fmt: skip
 # datatype -> the member of InferTensorContents that holds it; FP16 has none and travels raw only
 _CONTENTS = {
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -65,37 +31,17 @@ _CONTENTS = {
 }  # fmt: skip
 
 
-def _build() -> Mapping[str, type[Message]]:
-    file = descriptor_pb2.FileDescriptorProto(name="open_inference_v2.proto", package="inference", syntax="proto3")
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        if any(kind.startswith("|") for kind, _ in fields):
-            message.oneof_decl.add(name="parameter_choice")
-        for number, (kind, field_name) in enumerate(fields, 1):
-            repeated = kind.startswith("*") or kind == _MAP
-            field = message.field.add(name=field_name, number=number, label=3 if repeated else 1)
-            kind = kind.lstrip("*")
-            if kind == _MAP:
-                entry = message.nested_type.add(name="ParametersEntry")
-                entry.options.map_entry = True
-                entry.field.add(name="key", number=1, label=1, type=9)
-                entry.field.add(name="value", number=2, label=1, type=11, type_name=".inference.InferParameter")
-                field.type, field.type_name = 11, f".inference.{name}.ParametersEntry"
-            elif kind in _MESSAGES:
-                field.type, field.type_name = 11, f".inference.{kind}"
-            else:
-                field.type = _KINDS[kind.lstrip("|")]
-                if kind.startswith("|"):
-                    field.oneof_index = 0
+def _messages() -> Mapping[str, Any]:
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    for file in descriptor_pb2.FileDescriptorSet.FromString(_DESCRIPTORS.read_bytes()).file:
+        pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"inference.{name}"))
         for name in ("ModelInferRequest", "ModelInferResponse")
     }
 
 
-_CLASSES = _build()
+_MESSAGES = _messages()
 
 
 def parse(name: str, body: bytes | bytearray) -> Any:
@@ -105,58 +51,88 @@ def parse(name: str, body: bytes | bytearray) -> Any:
         BrokenBody: not that message.
     """
     try:
-        return _CLASSES[name].FromString(bytes(body))
+        return _MESSAGES[name].FromString(bytes(body))
     except DecodeError as error:
         raise BrokenBody(f"not a {name}: {error}") from error
 
 
-def find(wire: Wire) -> Found:
-    """The images in a ``ModelInferRequest``, whether its tensors travel raw or as contents.
+def find(message: Message) -> ParsedRequest:
+    """The values in a ``ModelInferRequest``, whether its tensors travel raw or as contents, and its text parameters.
 
     Raises:
         BrokenBody: no such message, or tensors that contradict their shapes.
     """
-    request = parse("ModelInferRequest", wire.body)
+    request = parse("ModelInferRequest", message.body)
     raw: Sequence[bytes] = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BrokenBody(f"{len(request.inputs)} inputs, {len(raw)} raw contents")
     if len(request.inputs) > MAX_PLACES:
         raise BrokenBody(f"more than {MAX_PLACES} inputs")
     slots: list[Slot] = []
-    places: list[tuple[int, int]] = []
+    places: list[tuple[Any, int, int]] = []  # a tensor, its index and an element of it; or a parameter
     for index, tensor in enumerate(request.inputs):
         if "shared_memory_region" in tensor.parameters:
             raise BrokenBody(f"input {tensor.name!r} is in shared memory, which is not read here: send it in the body")
         shape = shaped(tensor.name, tensor.shape)
+        _no_other_contents(tensor, raw=bool(raw))
         found = binary(tensor.name, tensor.datatype, shape, raw[index]) if raw else _contents(tensor, shape)
         slots += [slot for _, slot in found]
-        places += [(index, element) for element, _ in found]
+        places += [(tensor, index, element) for element, _ in found]
+    for owner in (request, *request.inputs, *request.outputs):
+        texts = sorted(name for name, value in owner.parameters.items() if value.string_param)
+        slots += [Slot(name, owner.parameters[name].string_param) for name in texts]
+        places += [(owner.parameters[name], -1, -1) for name in texts]
 
-    def put_back(new: Mapping[int, Images]) -> Wire:
-        changed: dict[int, dict[int, Images]] = {}
-        for slot, images in new.items():
-            index, element = places[slot]
-            changed.setdefault(index, {})[element] = images
-        for index, elements in changed.items():
-            if raw:
-                request.raw_input_contents[index] = join(raw[index], elements)
-                continue
-            tensor = request.inputs[index]
-            contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
-            for element, images in elements.items():
-                if isinstance(images, bytes):
-                    contents[element] = images
-                else:
-                    contents[:] = images.reshape(-1).tolist()
-        return Wire(request.SerializeToString(deterministic=True), wire.headers)
+    def replace_images(new: Mapping[int, Value]) -> Message:
+        changed: dict[int, dict[int, Value]] = {}
+        for slot, value in new.items():
+            place, index, element = places[slot]
+            if isinstance(value, str):
+                place.string_param = value
+            else:
+                changed.setdefault(index, {})[element] = value
+        for index, values in changed.items():
+            _write(request, index, values)
+        return Message(request.SerializeToString(deterministic=True), message.headers)
 
-    return Found(slots, put_back)
+    return ParsedRequest(slots, replace_images)
+
+
+def _write(request: Any, index: int, values: Mapping[int, Value]) -> None:
+    """Other values in the elements of an input (-1: all of it)."""
+    tensor = request.inputs[index]
+    whole = values.get(-1)
+    if isinstance(whole, np.ndarray) and whole.shape != tuple(tensor.shape):
+        tensor.shape[:] = whole.shape
+    if request.raw_input_contents:
+        request.raw_input_contents[index] = join(request.raw_input_contents[index], tensor.datatype, values)
+        return
+    contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
+    if isinstance(whole, np.ndarray):
+        contents[:] = whole.reshape(-1).tolist()
+        return
+    for element, value in values.items():
+        contents[element] = value
+
+
+def _no_other_contents(tensor: Any, raw: bool) -> None:
+    """Refuse a tensor with contents beside those that its datatype names: servers differ in which they take."""
+    expected = "" if raw else _CONTENTS.get(tensor.datatype)
+    other = [field.name for field, _ in tensor.contents.ListFields() if field.name != expected]
+    if other and expected is not None:
+        raise BrokenBody(f"input {tensor.name!r} of {tensor.datatype[:32]} has {other[0]}, which is not its contents")
 
 
 def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
     held = getattr(tensor.contents, _CONTENTS.get(tensor.datatype, ""), None)
     if held is None:
-        return [(-1, Slot(tensor.name, None))]
+        if not tensor.contents.ListFields():
+            return []
+        slot = unread(tensor.name, tensor.datatype, shape)
+        if tensor.datatype in READ_TYPES:
+            slot = dataclasses.replace(slot, reason=f"its datatype {tensor.datatype} is read as raw contents only")
+        texts = [dataclasses.replace(slot, value=element) for element in tensor.contents.bytes_contents[:MAX_PLACES]]
+        return [(-1, slot), *((-1, text) for text in texts)]
     if len(held) != math.prod(shape):
         raise BrokenBody(f"input {tensor.name!r}: {len(held)} elements for the shape {list(shape)}")
     if tensor.datatype == "BYTES":
@@ -171,7 +147,7 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # noqa: ARG001 (the protocols' signature)
-    """The classes that a ``ModelInferResponse`` tells; None where they cannot be told."""
+    """The classes in a ``ModelInferResponse``; None where they cannot be read."""
     try:
         response = parse("ModelInferResponse", answer)
         output = response.outputs[0]
@@ -181,6 +157,6 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # no
             scores = np.array([element.decode() for element in output.contents.bytes_contents], dtype=object)
         else:
             scores = np.array(getattr(output.contents, _CONTENTS[output.datatype]))
-        return tell(scores.reshape(tuple(output.shape)))
+        return top_classes(scores.reshape(tuple(output.shape)))
     except (BrokenBody, IndexError, KeyError, ValueError, OverflowError):
         return None

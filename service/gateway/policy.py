@@ -1,0 +1,336 @@
+"""What becomes of a request to the model server, once for HTTP and gRPC: purified, bypassed, compared, shadowed.
+
+A request goes find -> find_images -> to_purifier -> queue -> from_purifier -> replace_images -> ask, and the server's
+answer comes back beside our headers. A transport reads the request and asks the server; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import random
+import re
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from ..core import codec
+from ..core.background import Background
+from ..core.lifecycle import Lifecycle
+from ..core.limits import Limits, Reservation
+from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
+from ..core.selection import DecodePlan, Selection
+from ..edge.inflate import inflate
+from ..errors import (
+    BrokenImage,
+    Busy,
+    DeadlineExceeded,
+    Draining,
+    EngineFailure,
+    NoImage,
+    ServiceError,
+    TooManyImages,
+    WrongSize,
+)
+from ..settings import Settings
+from ..telemetry.metrics import Metrics
+from .downstream import Downstream, DownstreamAnswer
+from .preprocessing import Image, Preprocessing, PurifierInput
+from .protocols import Message, ParsedRequest, Slot, Value
+
+logger = logging.getLogger("service.gateway")
+
+# Our own troubles, and images that no purifier here takes. Never a body or an image that cannot be read: a broken one
+# would be the way past the purifier.
+BYPASSABLE_ERRORS = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
+COMPARE = "x-arn-compare"
+"""The header, or metadata, in which a client asks for both labels."""
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_COMPARED = ("X-ARN-Label", "X-ARN-Unpurified-Label", "X-ARN-Label-Flipped")
+
+Answer = TypeVar("Answer", bound=DownstreamAnswer, covariant=True)
+
+
+@dataclasses.dataclass
+class Gateway:
+    """What the gateway stands on."""
+
+    settings: Settings
+    purifier: Purifier
+    lifecycle: Lifecycle
+    limits: Limits
+    metrics: Metrics
+    background: Background
+    preprocessing: Preprocessing
+    downstream: Downstream | None = None
+
+
+class Transport(Protocol[Answer]):
+    """One request of a client, and the way to the model server."""
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+
+    @property
+    def protocol(self) -> ModuleType:
+        """The module that finds values in its body, and labels in the answer."""
+
+    @property
+    def model(self) -> str:
+        """The server's model that it is for; empty where none is named."""
+
+    @property
+    def body(self) -> bytes | bytearray:
+        """The request as it came."""
+
+    @property
+    def memory(self) -> Reservation:
+        """Grows by what the request is decoded to."""
+
+    @property
+    def wants_compare(self) -> bool:
+        """Whether the client asked for both labels."""
+
+    @property
+    def no_answer(self) -> tuple[type[Exception], ...]:
+        """The errors of :meth:`ask` where the server gave no answer."""
+
+    async def message(self) -> Message:
+        """The request as the protocol's parser takes it; raises as :func:`inflate` does."""
+
+    async def ask(self, purified: Message | None, timings: Timings) -> Answer:
+        """The server's answer to the purified request; to the request as it came for None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome(Generic[Answer]):
+    """The server's answer, and the headers that we add to it."""
+
+    answer: Answer
+    headers: dict[str, str]
+
+
+async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings) -> Outcome[Answer]:
+    """Purify the images of one request and ask the server, as the settings say.
+
+    Raises:
+        ServiceError: the request is refused, or the server does not answer.
+    """
+    settings = gateway.settings
+    gateway.lifecycle.check_accepting()
+    if random.random() >= settings.purify_share:
+        return await _bypass(gateway, transport, timings, "canary")
+    try:
+        message = await transport.message()
+        pixels = len(message.body) // BYTES_PER_PIXEL
+        request = await run_off_loop(pixels, transport.protocol.find, message)
+        purified, items = await purify(gateway, request, timings, transport.memory, transport.model)
+    except BYPASSABLE_ERRORS as error:
+        if settings.on_failure == "reject" or isinstance(error, Draining):
+            raise
+        logger.warning("%s forwarded unpurified: %s", transport.id, error)
+        return await _bypass(gateway, transport, timings, error.code)
+
+    async def as_it_came() -> DownstreamAnswer | None:
+        with suppress(*transport.no_answer):
+            return await transport.ask(None, Timings())
+        return None
+
+    compare = settings.compare and transport.wants_compare
+    other = asyncio.create_task(as_it_came()) if compare else None
+    try:
+        answer = await transport.ask(purified, timings)
+        unpurified = await other if other else None
+    finally:
+        if other:
+            other.cancel()
+    headers = gateway.purifier.answer_headers(items, timings)
+    if compare:
+        headers |= compared(gateway, transport.protocol, items, answer, unpurified)
+    elif random.random() < settings.shadow_share:
+
+        async def shadow() -> None:
+            compared(gateway, transport.protocol, items, answer, await as_it_came())
+
+        gateway.background.start(shadow, len(transport.body))
+    return Outcome(answer, headers)
+
+
+async def _bypass(gateway: Gateway, transport: Transport[Answer], timings: Timings, reason: str) -> Outcome[Answer]:
+    """The request as it came, marked and counted."""
+    gateway.metrics.bypassed.labels(reason).inc()
+    answer = await transport.ask(None, timings)
+    headers = {"X-ARN-Purified": "false", "X-ARN-Bypass": reason, "Server-Timing": server_timing(timings)}
+    return Outcome(answer, headers)
+
+
+# -- purify -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Noting(Selection):
+    """A selection that keeps how many channels show the image that it was asked about."""
+
+    shown: list[int] = dataclasses.field(default_factory=list)
+
+    def plan(self, size: tuple[int, int], shown_channels: int) -> DecodePlan:
+        self.shown.append(shown_channels)
+        return super().plan(size, shown_channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entered:
+    """An image on its way: ``tensor`` where it came as numbers, else the channels that it came with."""
+
+    image: Image
+    tensor: PurifierInput | None = None
+    channels: int = 0
+
+
+async def purify(
+    gateway: Gateway, request: ParsedRequest, timings: Timings, memory: Reservation, model: str
+) -> tuple[Message, list[Item]]:
+    """The request to the server's ``model`` with its images purified; ``memory`` grows by what is decoded.
+
+    Raises:
+        NoImage: there is none.
+        TooManyImages: more than the whole queue holds.
+        ServiceError: an image that cannot be decoded, or does not fit the declaration; the queue's refusals.
+    """
+    started = time.perf_counter()
+    images = await run_off_loop(_size(request.slots) // BYTES_PER_PIXEL, _find, gateway, request)
+    items, entered = await _decode(gateway, request.slots, images, memory, model)
+    timings.stage("decode", started)
+    items = await gateway.purifier.purify(items, timings)
+    started = time.perf_counter()
+    work = sum(
+        item.images.size // (BYTES_PER_PIXEL if one.tensor else 1) for item, one in zip(items, entered, strict=True)
+    )
+    message = await run_off_loop(work, _write, request, items, entered)
+    timings.stage("encode", started)
+    return message, items
+
+
+def _size(slots: Sequence[Slot]) -> int:
+    """Characters, bytes and numbers to look at."""
+    values = [slot.value for slot in slots if slot.value is not None]
+    return sum(value.size if isinstance(value, np.ndarray) else len(value) for value in values)
+
+
+def _find(gateway: Gateway, request: ParsedRequest) -> list[Image]:
+    preprocessing, purifier = gateway.preprocessing, gateway.purifier
+    images = preprocessing.find_images(request.slots, purifier.takes_as_evaluated, purifier.takes)
+    if not images:
+        wanted = (
+            f"as input {preprocessing.input!r}" if preprocessing.input else "of a shape that a loaded purifier takes"
+        )
+        seen = [
+            f"{slot.name or 'instances'!r} is {slot.value.dtype} {list(slot.value.shape)}"
+            for slot in request.slots
+            if isinstance(slot.value, np.ndarray)
+        ]
+        raise NoImage(f"no image in the request {wanted}" + (f": {'; '.join(seen[:4])}" if seen else ""))
+    count = sum(max(1, len(image.encoded.files)) if image.encoded else 1 for image in images)
+    if count > gateway.settings.queue_images:
+        raise TooManyImages(f"{count} images in one request; the queue holds {gateway.settings.queue_images}")
+    return images
+
+
+async def _decode(
+    gateway: Gateway, slots: Sequence[Slot], images: Sequence[Image], memory: Reservation, model: str
+) -> tuple[list[Item], list[_Entered]]:
+    purifier, preprocessing = gateway.purifier, gateway.preprocessing
+    decoding = purifier.decoding(memory)
+    items: list[Item] = []
+    entered: list[_Entered] = []
+    for image in images:
+        slot = slots[image.index]
+        selection = purifier.selection_for(model, slot.name)
+        for data in image.encoded.files if image.encoded else ():
+            noting = _Noting(**{field.name: getattr(selection, field.name) for field in dataclasses.fields(selection)})
+            try:
+                items.append(await decoding.decode(data, noting))
+            except BrokenImage as error:
+                raise BrokenImage(f"input {slot.name or 'instances'!r}: {error}") from error
+            entered.append(_Entered(image, channels=noting.shown[-1]))
+        if not image.encoded:
+            size = slot.value.size if isinstance(slot.value, np.ndarray) else 0
+            tensor = await run_off_loop(size // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, purifier.takes)
+            card = selection.choose(tensor.size, tensor.channels)
+            items.append(Item(slot.name, card.name, tensor.images))
+            entered.append(_Entered(image, tensor))
+    return items, entered
+
+
+def _write(request: ParsedRequest, items: Sequence[Item], entered: Sequence[_Entered]) -> Message:
+    new: dict[int, Value] = {}
+    files: dict[int, list[bytes]] = {}
+    for item, one in zip(items, entered, strict=True):
+        purified = item.purified.images
+        if one.tensor:
+            new[one.image.index] = one.tensor.from_purifier(purified)
+        else:
+            pixels = _with_channels(purified[0], one.channels)
+            files.setdefault(one.image.index, []).append(codec.encode_image(pixels))
+    encoded = {one.image.index: one.image.encoded for one in entered if one.image.encoded}
+    new |= {index: encoded[index].write(pngs) for index, pngs in files.items()}
+    return request.replace_images(new)
+
+
+def _with_channels(pixels: NDArray[Any], channels: int) -> NDArray[np.uint8]:
+    """uint8 ``(H, W, C)`` with the channels that the image came with: a server that reads them must find them."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    return np.asarray(Picture.fromarray(pixels).convert("L"))[..., None]
+
+
+# -- both images --------------------------------------------------------------------------------------------------
+
+
+def compared(
+    gateway: Gateway,
+    protocol: ModuleType,
+    items: Sequence[Item],
+    purified: DownstreamAnswer,
+    unpurified: DownstreamAnswer | None,
+) -> dict[str, str]:
+    """Count and log whether the server gives both images the same label; the headers that say so."""
+    metrics = gateway.metrics
+    if unpurified is None or purified.status >= 400 or unpurified.status >= 400:
+        metrics.shadowed.labels("error").inc()
+        return {}
+    ours, theirs = (_labels(protocol, answer, gateway.settings.max_body_bytes) for answer in (purified, unpurified))
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        metrics.shadowed.labels("unreadable").inc()
+        return {}
+    flips = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    metrics.shadowed.labels("disagree" if flips else "agree").inc()
+    metrics.label_flips.labels(items[0].model).inc(flips)
+    if flips:
+        logger.info("%d of %d labels differ: purified %.100s, as it came %.100s", flips, len(ours), ours, theirs)
+    values = (_listed(ours), _listed(theirs), str(bool(flips)).lower())
+    return dict(zip(_COMPARED, values, strict=True))
+
+
+def _labels(protocol: ModuleType, answer: DownstreamAnswer, max_bytes: int) -> list[Any] | None:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    try:
+        body = inflate(answer.body, headers.get("content-encoding", ""), max_bytes)
+    except ServiceError:
+        return None
+    labels: list[Any] | None = protocol.labels(body, headers)
+    return labels
+
+
+def _listed(labels: Sequence[Any]) -> str:
+    return _UNPRINTABLE.sub("?", ",".join(str(label)[:64] for label in labels[:64]))

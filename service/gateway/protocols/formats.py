@@ -1,0 +1,86 @@
+"""Which image format bytes begin as: those that are decoded here, and those that must not pass undecoded."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+READ = ("PNG", "JPEG", "WebP", "BMP")
+"""The formats that are decoded here; every other one is refused by name."""
+
+HEAD_BYTES = 512
+"""The format is recognised by so much of a file."""
+_FEWEST_BYTES = 10  # no image is smaller
+
+_STARTS: tuple[tuple[str, tuple[bytes, ...]], ...] = (
+    ("PNG", (b"\x89PNG\r\n\x1a\n",)),
+    ("JPEG", (b"\xff\xd8\xff",)),
+    ("GIF", (b"GIF87a", b"GIF89a")),
+    ("TIFF", (b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0")),
+    ("JPEG XL", (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
+    ("JPEG 2000", (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51\0")),
+    ("PSD", (b"8BPS\0\x01\0\0\0\0\0\0", b"8BPS\0\x02\0\0\0\0\0\0")),
+    ("OpenEXR", (b"\x76\x2f\x31\x01",)),
+    ("Radiance", (b"#?RADIANCE\n", b"#?RGBE\n")),
+    ("QOI", (b"qoif\0\0",)),
+    ("NumPy", (b"\x93NUMPY",)),
+)
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"), "HEIC"),
+}
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+_GAP = rb"(?:\s+|\s*#[^\n]*\n)+"
+_NETPBM = re.compile(
+    rb"P[14]" + _GAP + rb"\d{1,9}" + _GAP + rb"\d{1,9}\s|"
+    rb"P[2356]" + _GAP + rb"\d{1,9}" + _GAP + rb"\d{1,9}" + _GAP + rb"\d{1,5}\s|"
+    rb"P7\s(?:[^\n]*\n){0,9}?WIDTH \d|"
+    rb"P[fF]" + _GAP + rb"\d{1,9}" + _GAP + rb"\d{1,9}" + _GAP + rb"[-+.\d]+\s"
+)
+
+FIRST_PAIRS = (
+    *{start[:2] for _, starts in _STARTS for start in starts},
+    b"RI", b"BM", b"\0\0", *(b"P%c" % sign for sign in b"1234567fF"),
+)  # fmt: skip
+"""The two bytes with which every one of these formats begins."""
+
+
+def format_of(data: bytes | bytearray | memoryview, sure: bool = False) -> str | None:
+    """The image format that ``data`` begin as, of which the first ``HEAD_BYTES`` are enough; None for none.
+
+    ``sure``: only what numbers hardly ever begin as by chance.
+    """
+    head = bytes(data[:HEAD_BYTES])
+    if len(head) < _FEWEST_BYTES:
+        return None
+    for name, starts in _STARTS:
+        if head.startswith(starts):
+            return None if sure and not _sure(name, head) else name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        size = min(struct.unpack(">I", head[:4])[0], len(head))
+        brands = [head[8:12], *(head[at : at + 4] for at in range(16, size, 4))]
+        return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), None)
+    if head[:2] == b"BM" and len(head) >= 18 and struct.unpack("<I", head[14:18])[0] in _BMP_HEADERS:
+        return "BMP"
+    if head[:4] in (b"\0\0\1\0", b"\0\0\2\0") and _is_icon(head):
+        return "ICO"
+    return "PNM" if _NETPBM.match(head) else None
+
+
+def _sure(name: str, head: bytes) -> bool:
+    """Whether more than two or three bytes speak for it."""
+    if name == "JPEG":  # a segment, and behind it another marker
+        after = 4 + struct.unpack(">H", head[4:6])[0]
+        return head[3] >= 0xC0 and (after >= len(head) or head[after] == 0xFF)
+    return not (name == "JPEG XL" and head[0] == 0xFF)
+
+
+def _is_icon(head: bytes) -> bool:
+    """Whether the first entry of an icon's directory makes sense."""
+    if len(head) < 22:
+        return False
+    (count,) = struct.unpack("<H", head[4:6])
+    reserved, _, bits, size, offset = struct.unpack("<BHHII", head[9:22])
+    return bool(0 < count <= 256 and reserved == 0 and bits <= 64 and size > 0 and offset >= 6 + 16 * count)

@@ -1,0 +1,304 @@
+"""Encoded images in every spelling in which clients send them, read and written again in the same one.
+
+A file may travel as bytes, as text (base64 of either alphabet, with or without padding and line breaks, behind a
+``data:`` prefix or in quotes; hexadecimal digits; percent-encoded; Latin-1), or as the numbers of its bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .formats import FIRST_PAIRS, HEAD_BYTES, READ, format_of
+
+Numbers = NDArray[Any]
+Value = Numbers | bytes | str
+"""A value of a request: a numeric tensor, bytes, or text."""
+
+_PAIRS = np.array([int.from_bytes(pair, "big") for pair in FIRST_PAIRS])
+_LAYERS = 3  # of one spelling within another, such as base64 of base64
+_HEAD_DIGITS = HEAD_BYTES // 3 * 4
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_-]+")
+_FOREIGN = re.compile(r"[^A-Za-z0-9+/_\-=\s]")
+_LIKE_BASE64 = re.compile(r"[A-Za-z0-9+/_\-=\s]{64,}")
+_QUOTE = re.compile(r"""\s*b?(['"])""")
+_PREFIX = re.compile(r"\s*[^,]{0,256},")
+_DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
+_HEX = re.compile(r"\s*(?:0x)?((?:[0-9a-fA-F]{2}){10,})")
+# Long enough never to stand in something else by chance: PNG, GIF and JPEG, as bytes and as base64.
+_WITHIN_BYTES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\0\x10JFIF\0")
+_GIF = (b"GIF87a", b"GIF89a")  # in text they may be words
+_WITHIN_TEXT = (
+    *(mark.decode("latin-1") for mark in _WITHIN_BYTES),
+    *("iVBORw0KGgo", "R0lGODlh", "R0lGODdh", "/9j/4AAQSkZJRg", "/9j/4Q", "/9j/2w"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Encoded images that were found in one value.
+
+    ``files`` are their bytes, or ``reason`` says why they cannot be read. ``write`` makes the same value of others.
+    """
+
+    files: Sequence[bytes]
+    write: Callable[[Sequence[bytes]], Value]
+    reason: str = ""
+
+
+def read(value: Value) -> Encoded | None:
+    """The encoded images in a value, in whatever spelling; None where it holds none."""
+    if isinstance(value, np.ndarray):
+        return _in_numbers(value)
+    return _in_bytes(value, _LAYERS) if isinstance(value, bytes) else _in_text(value, _LAYERS)
+
+
+def _found(kind: str, data: bytes, write: Callable[[bytes], Value]) -> Encoded:
+    if kind not in READ:
+        return _unreadable(f"a {kind} file, which is not read here: {', '.join(READ)} are")
+    return Encoded([data], lambda files: write(files[0]))
+
+
+def _unreadable(reason: str) -> Encoded:
+    return Encoded([], lambda _: "", reason)
+
+
+def _within(inner: Encoded | None, write: Callable[[Any], Value]) -> Encoded | None:
+    """What was found in the value that a spelling stands for, written back in that spelling."""
+    return inner and Encoded(inner.files, lambda files: write(inner.write(files)), inner.reason)
+
+
+# -- bytes and text -----------------------------------------------------------------------------------------------
+
+
+def _in_bytes(data: bytes, layers: int) -> Encoded | None:
+    if kind := format_of(data):
+        return _found(kind, data, lambda new: new)
+    if layers and _is_text(data[:64]):
+        return _within(_in_text(data.decode("latin-1"), layers), lambda text: text.encode("latin-1"))
+    if any(mark in data for mark in (*_WITHIN_BYTES, *_GIF)):  # a serialized tf.Example, say
+        return _unreadable("other bytes stand around those of an image")
+    return None
+
+
+def _is_text(head: bytes) -> bool:
+    return all(32 <= byte < 127 or byte in b"\t\r\n\f\v" for byte in head.removeprefix(b"\xef\xbb\xbf"))
+
+
+def _in_text(text: str, layers: int) -> Encoded | None:
+    if kind := format_of(text[:HEAD_BYTES].encode("latin-1", "replace")):
+        try:
+            return _found(kind, text.encode("latin-1"), lambda new: new.decode("latin-1"))
+        except UnicodeEncodeError:
+            return _unreadable(f"begins as a {kind} file, but goes on with characters that are no bytes")
+    if found := (layers and "%" in text and _in_percent(text, layers)) or _in_hex(text):
+        return found
+    for start, end in _places(text):
+        if found := _in_base64(text, start, end, layers):
+            return found
+    for mark in _WITHIN_TEXT:
+        if (at := text.find(mark)) >= 0:
+            return _unreadable(f"other text stands around an image, which begins at character {at}")
+    return None
+
+
+def _places(text: str) -> list[tuple[int, int]]:
+    """Where base64 may begin and end: in quotes, behind a prefix such as ``data:image/png;base64,``, or everywhere."""
+    whole, places = (0, len(text)), []
+    quoted = _QUOTE.match(text)
+    for start, end in ([(quoted.end(), text.rfind(quoted[1]))] if quoted else []) + [whole]:
+        prefix = _PREFIX.match(text, start)
+        places += [(prefix.end(), end)] if prefix else []
+        places.append((start, end))
+    return [(start, end) for start, end in places if start < end]
+
+
+def _in_percent(text: str, layers: int) -> Encoded | None:
+    uri = _DATA_URI.match(text)
+    before, body = (uri[0], text[uri.end() :]) if uri else ("", text)
+    return _within(_in_bytes(unquote_to_bytes(body), layers - 1), lambda new: before + _percent(body, new))
+
+
+def _percent(text: str, new: bytes) -> str:
+    """``new`` percent-encoded as ``text`` was: what stands plainly there may stand plainly here."""
+    return quote_from_bytes(new, safe="".join(sign for sign in "+/=:;,-_.~!*'()" if sign in text))
+
+
+def _in_hex(text: str) -> Encoded | None:
+    head = _HEX.match(text[: 2 * HEAD_BYTES])
+    kind = head and format_of(bytes.fromhex(head[1]))
+    if not head or not kind:
+        return None
+    before, body = text[: head.start(1)], text[head.start(1) :].rstrip()
+    after = text[len(before) + len(body) :]
+    try:
+        data = bytes.fromhex(body)
+    except ValueError:
+        return _unreadable(f"begins as the hexadecimal digits of a {kind} file, but does not go on so")
+    upper = body != body.lower()
+    return _found(kind, data, lambda new: before + (new.hex().upper() if upper else new.hex()) + after)
+
+
+# -- base64 -------------------------------------------------------------------------------------------------------
+
+
+def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
+    head = text[start : min(end, start + _HEAD_DIGITS)]
+    kind = format_of(_decoded(head))
+    if not kind and not (layers and _LIKE_BASE64.match(head)):
+        return None
+    spelled = _Base64.of(text[start:end])
+    if isinstance(spelled, str):
+        return _unreadable(f"begins as the base64 of a {kind} file, but {spelled}") if kind else None
+
+    def write(new: bytes) -> str:
+        return text[:start] + spelled.encode(new) + text[end:]
+
+    if kind:
+        return _found(kind, spelled.data, write)
+    return _within(_in_bytes(spelled.data, layers - 1), write)  # base64 of base64, or of bytes around an image
+
+
+def _decoded(head: str) -> bytes:
+    """The first bytes of what may be base64 of either alphabet, whatever other characters stand in between."""
+    digits = head.replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(digits, validate=True)
+    except (binascii.Error, ValueError):
+        digits = _NOT_BASE64.sub("", digits)
+        return base64.b64decode(digits[: len(digits) // 4 * 4])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Base64:
+    """Decoded bytes, and how they were written: alphabet, padding, white space around, line breaks."""
+
+    data: bytes
+    url_safe: bool
+    padded: bool
+    before: str
+    after: str
+    width: int
+    line_break: str
+
+    @staticmethod
+    def of(text: str) -> _Base64 | str:
+        """Read base64; a sentence's end that says what is wrong with it where it is none."""
+        with suppress(binascii.Error, ValueError):  # as nearly everybody writes it
+            return _Base64(base64.b64decode(text, validate=True), False, True, "", "", 0, "")
+        stripped = text.strip()
+        at = text.find(stripped)
+        lines = stripped.split()
+        body = "".join(lines)
+        if foreign := _FOREIGN.search(body):
+            return f"has {foreign[0]!r} at character {text.find(foreign[0])}"
+        digits = body.rstrip("=")
+        url_safe = "-" in digits or "_" in digits
+        if "=" in digits or len(body) - len(digits) > 2:
+            return "has '=' elsewhere than at its end"
+        if url_safe and ("+" in digits or "/" in digits):
+            return "mixes the letters of two alphabets ('+/' and '-_')"
+        if len(digits) % 4 == 1:
+            return "is cut off"
+        try:
+            plain = digits + "=" * (-len(digits) % 4)
+            data = base64.urlsafe_b64decode(plain) if url_safe else base64.b64decode(plain, validate=True)
+        except (binascii.Error, ValueError) as error:
+            return f"cannot be decoded ({error})"
+        padded = body != digits or not len(digits) % 4
+        width, line_break = 0, ""
+        if len(lines) > 1 and {len(line) for line in lines[:-1]} == {len(lines[0])} and len(lines[-1]) <= len(lines[0]):
+            width = len(lines[0])
+            line_break = stripped[width : stripped.index(lines[1], width)]
+        return _Base64(data, url_safe, padded, text[:at], text[at + len(stripped) :], width, line_break)
+
+    def encode(self, data: bytes) -> str:
+        """Other bytes, written the same way."""
+        body = (base64.urlsafe_b64encode if self.url_safe else base64.b64encode)(data).decode()
+        body = body if self.padded else body.rstrip("=")
+        if self.width:
+            body = self.line_break.join(body[at : at + self.width] for at in range(0, len(body), self.width))
+        return self.before + body + self.after
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------
+
+
+def _in_numbers(tensor: Numbers) -> Encoded | None:
+    """A file's bytes as numbers, or several as the rows of a matrix, which zeros fill up to one length."""
+    if tensor.dtype.kind not in "iuf" or not tensor.size:
+        return None
+    single = max(tensor.shape, default=1) == tensor.size
+    rows = tensor.reshape(1, -1) if single else tensor.reshape(-1, tensor.shape[-1])
+    kinds = _formats(rows, sure=not single)
+    if not any(kinds):
+        flat = None if single else _formats(tensor.reshape(1, -1), sure=True)[0]
+        return _unreadable(f"holds the bytes of a {flat} file in the shape {list(tensor.shape)}") if flat else None
+    kind = next(filter(None, kinds))
+    if not all(kinds):
+        return _unreadable(f"one of its rows begins as a {kind} file, another as none")
+    if odd := [kind for kind in kinds if kind not in READ]:
+        return _unreadable(f"a {odd[0]} file, which is not read here: {', '.join(READ)} are")
+    data = _as_bytes(rows)
+    if data is None:
+        return _unreadable(f"begins as the bytes of a {kind} file, but goes on with numbers that are no bytes")
+    padded = bool((data[:, -1] == 0).any())
+    signed = tensor.dtype == np.int8 or bool((rows < 0).any())
+
+    def write(files: Sequence[bytes]) -> Numbers:
+        longest = max(map(len, files))
+        width = max(longest, data.shape[1]) if padded else longest
+        new = np.zeros((len(files), width), np.uint8)
+        for row, file in zip(new, files, strict=True):
+            row[: len(file)] = np.frombuffer(file, np.uint8)
+        numbers = (new.view(np.int8) if signed else new).astype(tensor.dtype)
+        return numbers.reshape(_with_length(tensor.shape, single, width))
+
+    return Encoded([row.tobytes() for row in data], write)
+
+
+def _formats(rows: Numbers, sure: bool) -> list[str | None]:
+    """The format that each row's numbers, as bytes, begin as."""
+    found: list[str | None] = [None] * len(rows)
+    start = rows[:, :12]
+    if start.shape[1] < 12:
+        return found
+    # Few rows begin with two bytes with which an image begins: only those are looked at one by one.
+    likely: NDArray[np.bool_] = (start != 0).any(axis=1)
+    if start.dtype.kind == "f":
+        likely &= ((start == np.floor(start)) & (start >= -128) & (start <= 255)).all(axis=1)
+    if not likely.any():
+        return found
+    pairs = start[likely, :2].astype(np.int64) & 255
+    likely[likely] = np.isin(256 * pairs[:, 0] + pairs[:, 1], _PAIRS)
+    for row in np.flatnonzero(likely):
+        head = _as_bytes(rows[row : row + 1, :HEAD_BYTES])
+        if head is None:  # a file's first bytes, and numbers that are none behind them
+            head = _as_bytes(start[row : row + 1])
+        found[row] = None if head is None else format_of(head.tobytes(), sure)
+    return found
+
+
+def _with_length(shape: tuple[int, ...], single: bool, length: int) -> tuple[int, ...]:
+    """The shape with another number of bytes on the axis on which they lie."""
+    axis = shape.index(max(shape)) if single else len(shape) - 1
+    return (*shape[:axis], length, *shape[axis + 1 :])
+
+
+def _as_bytes(numbers: Numbers) -> NDArray[np.uint8] | None:
+    """Numbers as bytes, negative ones as signed ones; None where some are neither."""
+    if numbers.dtype.itemsize == 1:
+        return np.ascontiguousarray(numbers).view(np.uint8)
+    if not (numbers.min() >= -128 and numbers.max() <= 255):  # false for NaN too
+        return None
+    whole = numbers.astype(np.int16)
+    return whole.astype(np.uint8) if (whole == numbers).all() else None

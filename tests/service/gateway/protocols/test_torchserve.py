@@ -1,0 +1,72 @@
+"""TorchServe's forms."""
+
+import email
+import io
+
+import pytest
+from PIL import Image
+
+from arn_purify.service.errors import BrokenBody
+from arn_purify.service.gateway.protocols import Message, torchserve
+
+from ..helpers import FORM, through
+
+
+def test_a_form_keeps_its_other_parts_byte_for_byte_and_names_the_new_type():
+    jpeg = io.BytesIO()
+    Image.new("L", (28, 28), 9).save(jpeg, "JPEG")
+    text = b'--b\r\nContent-Disposition: form-data; name="k"\r\n\r\n 1.0 \r\n'
+    body = (
+        text + b'--b\r\nContent-Disposition: form-data; name="data"; filename="a.jpg"\r\n'
+        + b"content-type: image/jpeg\r\n\r\n" + jpeg.getvalue() + b"\r\n--b--\r\n"
+    )  # fmt: skip
+    back, count = through(torchserve, Message(body, {"content-type": "multipart/form-data; boundary=b"}))
+    assert count == 1
+    assert back.body.startswith(text)
+    assert b"\r\ncontent-type: image/png\r\n\r\n\x89PNG" in back.body
+    assert back.body.endswith(b"\r\n--b--\r\n")
+    untouched, none = through(
+        torchserve, Message(text + b"--b--", {"content-type": 'multipart/form-data; boundary="b"'})
+    )
+    assert (untouched.body, none) == (text + b"--b--", 0)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Disposition: form-data; name="data"; filename="a; name=other"',
+        b'content-disposition:form-data;filename=a ;name=data',
+        b'Content-Type: image/png\r\nContent-Disposition: form-data; name="data";',
+    ],
+)  # fmt: skip
+def test_a_parts_field_is_read_as_its_quotes_say(head):
+    (slot,) = torchserve.find(Message(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--", FORM)).slots
+    assert slot.name == "data"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Type: image/png",
+        b'Content-Disposition : form-data; name="data"',
+        b'Content-Disposition: form-data;\r\n name="data"',
+        b'Content-Disposition: form-data; name="a"; name="data"',
+        b"Content-Disposition: form-data; name=\"a\"; name*=UTF-8''data",
+        b'Content-Disposition: form-data; name="a"\r\ncontent-disposition: form-data; name="data"',
+        b'Content-Disposition: form-data; filename="a\\"; name=b; x="; name=data',
+        b'Content-Disposition: form-data; filename="a',
+    ],
+)
+def test_a_part_whose_field_two_readers_may_read_differently_is_refused(head):
+    with pytest.raises(BrokenBody):
+        torchserve.find(Message(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--", FORM))
+
+
+def test_a_parts_own_length_is_that_of_the_new_image():
+    buffer = io.BytesIO()
+    Image.new("L", (28, 28)).save(buffer, "PNG")
+    image = buffer.getvalue()
+    head = b'Content-Disposition: form-data; name="data"\r\nContent-Length: 9\r\nContent-MD5: x\r\n\r\n'
+    found = torchserve.find(Message(b"--b\r\n" + head + image + b"\r\n--b--", FORM))
+    part = email.message_from_bytes(found.replace_images({0: image + b"more"}).body.split(b"--b")[1].lstrip())
+    assert (part["Content-Length"], part["Content-MD5"]) == (str(len(image) + 4), None)

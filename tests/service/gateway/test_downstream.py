@@ -1,0 +1,131 @@
+"""A server that is down, slow or answers nonsense, and the breaker."""
+
+import json
+
+import aiohttp
+import pytest
+
+from arn_purify.service.errors import DownstreamOpen, DownstreamUnreachable
+from arn_purify.service.gateway.downstream import Breaker, Downstream
+
+from ...conftest import running
+from .helpers import GARBAGE, HEAD, PNG, ROWS, SOUND, Says, sample
+
+
+def test_a_server_that_is_down_or_slow_is_told_apart_and_left_alone_after_a_while(upstream):
+    with running(downstream_url="http://127.0.0.1:9", downstream_protocol="v1") as client:
+        answers = [client.post("/v1/models/m:predict", content=json.dumps({"instances": ROWS})) for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [502] * 5 + [503]
+        assert answers[-1].json()["code"] == "downstream_open"
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert client.post("/predictions/m", content=PNG).status_code == 404  # another protocol than the one declared
+    with running(downstream_url=upstream, downstream_protocol="v1", downstream_timeout_seconds=0.2) as client:
+        answer = client.post("/v1/models/slow:predict", content=json.dumps({"instances": ROWS}))
+        assert (answer.status_code, answer.json()["code"]) == (504, "downstream_timeout")
+
+
+def test_a_clients_haste_is_no_failure_of_the_server(upstream):
+    hasty = {"x-envoy-expected-rq-timeout-ms": "1"}
+    with running(downstream_url=upstream, downstream_protocol="v1") as client:
+        assert [client.get("/v1/models/slow", headers=hasty).status_code for _ in range(6)] == [504] * 6
+        assert client.get("/v1/models/m").status_code == 200
+
+
+async def test_a_server_that_takes_no_connection_is_asked_once_more_and_unreachable(monkeypatch):
+    downstream = Downstream("http://127.0.0.1:9", 5.0)
+    tried = []
+
+    async def once(*_):
+        tried.append(1)
+        raise aiohttp.ConnectionTimeoutError
+
+    monkeypatch.setattr(downstream, "_once", once)
+    with pytest.raises(DownstreamUnreachable):
+        await downstream.ask("GET", "/", {})
+    await downstream.close()
+    assert len(tried) == 2
+
+
+@pytest.mark.parametrize(
+    ("protocol", "path", "body"),
+    [
+        ("raw", "/classify", PNG),
+        ("v1", "/v1/models/m:predict", json.dumps({"instances": ROWS}).encode()),
+        ("torchserve", "/predictions/m", PNG),
+    ],
+)
+def test_a_server_that_answers_garbage_is_a_502_in_our_own_form(says, monkeypatch, protocol, path, body):
+    with running(downstream_url=says, downstream_protocol=protocol) as client:
+        for name, garbage in GARBAGE.items():
+            monkeypatch.setattr(Says, "what", garbage)
+            answer = client.post(path, content=body)
+            assert answer.status_code == 502, name
+            code = answer.json()["code"]
+            assert code == ("downstream_unreachable" if protocol != "torchserve" else 502)
+            assert answer.headers["x-arn-refused-by"] == "downstream"
+            monkeypatch.setattr(Says, "what", SOUND)
+            assert client.post(path, content=body).content == b"{}", f"after {name}"
+        assert sample(client, 'arn_requests_total{route="' + path.replace("/m", "/{model}") + '",status="500"}') == 0
+
+
+def test_what_follows_an_answer_is_never_taken_for_the_next_one(says, monkeypatch):
+    smuggled = HEAD + b"Content-Length: 8\r\n\r\nsmuggled"
+    monkeypatch.setattr(Says, "stays", True)
+    with running(downstream_url=says) as client:
+        for _ in range(3):
+            monkeypatch.setattr(Says, "what", SOUND + smuggled)
+            first = client.post("/classify", content=PNG)
+            assert first.status_code == 502 or first.content == b"{}"
+            monkeypatch.setattr(Says, "what", SOUND)
+            assert client.post("/classify", content=PNG).content == b"{}"
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The breaker's clock, to be moved."""
+    clock = [100.0]
+    monkeypatch.setattr("arn_purify.service.gateway.downstream.time.monotonic", lambda: clock[0])
+    return clock
+
+
+def test_the_breaker_lets_one_probe_through_a_pause_and_closes_at_the_first_answer(now):
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.admit()
+        breaker.failed()
+    with pytest.raises(DownstreamOpen):
+        breaker.admit()
+    now[0] += 0.6
+    breaker.admit()  # the probe
+    with pytest.raises(DownstreamOpen):
+        breaker.admit()
+    breaker.failed()
+    now[0] += 0.6  # the pause has doubled
+    with pytest.raises(DownstreamOpen):
+        breaker.admit()
+    now[0] += 0.5
+    breaker.admit()
+    breaker.succeeded()
+    breaker.admit()
+
+
+def test_a_probe_that_its_client_gave_up_leaves_its_turn_to_the_next(now):
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.failed()
+    now[0] += 0.6
+    breaker.admit()
+    breaker.unsettled()
+    breaker.admit()
+    with pytest.raises(DownstreamOpen):
+        breaker.admit()
+
+
+def test_many_that_fail_at_once_open_the_breaker_for_one_pause(now):
+    breaker = Breaker()
+    for _ in range(16):
+        breaker.admit()
+    for _ in range(16):
+        breaker.failed()
+    now[0] += 0.6
+    breaker.admit()

@@ -1,0 +1,75 @@
+"""The declaration, held against the model server's metadata at start."""
+
+import argparse
+
+import pytest
+
+from arn_purify.service.gateway.preprocessing import Preprocessing
+from arn_purify.service.gateway.startup import mismatch
+from arn_purify.service.settings import Settings, add_flags, add_transformer_flags, from_flags
+
+
+def metadata(**inputs):
+    return {
+        "inputs": [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in inputs.items()]
+    }
+
+
+def digits(channels, height, width):
+    return (channels, height, width) == (1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "inputs", "reason"),
+    [
+        (Preprocessing(), {"x": ("FP32", [-1, 1, 28, 28])}, None),
+        (Preprocessing(layout="nhwc"), {"x": ("FP32", [-1, 28, 28, 1])}, None),
+        (Preprocessing(layout="nhwc"), {"x": ("FP32", [-1, 1, 28, 28])}, "has the shape"),
+        (Preprocessing(input="y"), {"x": ("FP32", [-1, 1, 28, 28])}, "no input 'y'"),
+        (Preprocessing(), {"x": ("FP32", [-1, 3, 32, 32])}, "has the shape"),
+        (Preprocessing(), {"x": ("BOOL", [-1, 1, 28, 28])}, "no type that images have"),
+        (Preprocessing(), {"x": ("BYTES", [-1])}, None),
+        (Preprocessing(), {"x": ("FP32", [-1, 784]), "y": ("INT64", [-1])}, None),
+        (Preprocessing(), {"x": ("FP32", [-1, -1, -1, -1])}, None),
+    ],
+)
+def test_metadata_are_held_against_the_declaration(preprocessing, inputs, reason):
+    found = mismatch(preprocessing, metadata(**inputs), digits)
+    assert (found is None) if reason is None else (reason in found)
+
+
+@pytest.mark.parametrize(
+    "inputs", [None, [], [{"name": "x", "datatype": "FP32", "shape": None}], [{"name": "x", "datatype": "FP32"}]]
+)
+def test_metadata_that_tell_nothing_are_no_mismatch(inputs):
+    assert mismatch(Preprocessing(), {"name": "m", "inputs": inputs}, digits) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"input_mean": "0.5"}, "come together"),
+        ({"input_mean": "0.5", "input_std": "0"}, "greater than 0"),
+        ({"input_mean": "0.5,x", "input_std": "1,1"}, "unable to parse"),
+        ({"input_mean": "0.5", "input_std": "0.5", "input_range": "0-1"}, "exclude each other"),
+        ({"downstream_url": "http://user:secret@host"}, "holds a user"),
+    ],
+)
+def test_declarations_that_contradict_themselves_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**values)
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "grpc"),
+    [("m.ns", "http://m.ns", "m.ns:80"), ("m.ns:8033", "http://m.ns:8033", "m.ns:8033")],
+)
+def test_kserves_flags_name_a_predictor_as_its_own_client_asks_it(host, url, grpc):
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    add_transformer_flags(parser)
+    flags = ["--predictor_host", host, "--predictor_protocol", "grpc-v2"]
+    settings = from_flags(parser.parse_args(flags))
+    assert (settings.downstream_url, settings.downstream_grpc) == (url, grpc)
+    with pytest.raises(ValueError, match="in plain text"):
+        from_flags(parser.parse_args([*flags, "--predictor_use_ssl", "true"]))
