@@ -11,14 +11,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .edge.admission import Admission
-from .edge.http import QUIET, RequestContext, error_body, refusal
+from .edge.http import QUIET, RequestContext, error_body, refusal, route_path
 from .errors import OutOfMemory, ServiceError
 from .gateway import rest
 from .routes import admin, classify, page, purify, status
+from .routes.openapi import with_heads
 from .settings import Settings
 from .state import VERSION, State
 
@@ -27,7 +29,8 @@ logger = logging.getLogger("service")
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message."""
-    state = State(settings or Settings())
+    settings = settings or Settings()
+    state = State(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 (ASGI's signature)
@@ -36,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await state.stop()
 
     # FastAPIOffline serves the documentation's scripts itself, without a CDN.
-    build = FastAPIOffline if state.settings.docs else partial(FastAPI, openapi_url=None)
+    build = FastAPIOffline if settings.docs else partial(FastAPI, openapi_url=None)
     app = build(
         title="ARN Purify",
         version=VERSION,
@@ -48,24 +51,41 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "logs": False,
             "operation_spans": False,
             "auto_configure": False,
-            "exclude": lambda scope: scope.get("path") in QUIET,
+            "exclude": lambda scope: str(scope.get("path")).removeprefix(settings.root_path) in QUIET,
         },
     )
     app.state.service = state
     _add_routes(app, state)
-    app.add_middleware(Admission, limits=state.limits, settings=state.settings, metrics=state.metrics)
+    app.add_middleware(Admission, limits=state.limits, settings=settings, metrics=state.metrics)
+    if settings.cors_origins:  # outside of it: a browser asks first without the key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
     # The last one added is the outermost.
-    app.add_middleware(RequestContext, metrics=state.metrics, draining=lambda: state.lifecycle.draining)
+    app.add_middleware(
+        RequestContext,
+        metrics=state.metrics,
+        draining=lambda: state.lifecycle.draining,
+        root_path=settings.root_path,
+    )
     _add_error_handlers(app, state)
     return app
 
 
 def _add_routes(app: FastAPI, state: State) -> None:
     settings, purifier = state.settings, state.purifier
-    app.include_router(purify.router(settings, purifier))
-    app.include_router(classify.router(settings, purifier, state.gateway))
-    app.include_router(page.router(settings, purifier))
-    app.include_router(status.router(settings, state.engine, state.lifecycle, state.metrics.registry))
+    with_heads(app.router)  # of the documentation
+    for router in (
+        purify.router(settings, purifier),
+        classify.router(settings, purifier, state.gateway),
+        page.router(settings, purifier),
+        status.router(settings, state.engine, state.lifecycle, state.metrics.registry),
+    ):
+        app.include_router(with_heads(router))
     if settings.downstream_url:
         app.router.routes.extend(rest.routes(settings.downstream_protocol, state.gateway))
     if settings.admin_token:
@@ -75,7 +95,7 @@ def _add_routes(app: FastAPI, state: State) -> None:
 
 def _add_error_handlers(app: FastAPI, state: State) -> None:
     async def refuse(request: Request, error: Any) -> Response:
-        return refusal(request.scope["path"], error, state.metrics)
+        return refusal(route_path(request.scope), error, state.metrics)
 
     async def refuse_for_memory(request: Request, error: Exception) -> Response:
         logger.warning("no memory for a request", exc_info=error)

@@ -83,7 +83,12 @@ def parser() -> argparse.ArgumentParser:
     purify_parser.add_argument("target", type=Path, metavar="OUT")
     purify_parser.add_argument("--model", default="mnist-transparent", help="a released model or a checkpoint")
     purify_parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    purify_parser.add_argument("--resize", action="store_true", help="resample images to the model's size")
+    sizes = purify_parser.add_mutually_exclusive_group()
+    for flag, fit, what in (
+        ("--resize", "crop", "resample images of another size to the model's, cropped to their centre"),
+        ("--fit", "fit", "resample them whole, between black borders"),
+    ):
+        sizes.add_argument(flag, dest="resize", action="store_const", const=fit, help=what)
     commands.add_parser("models", help="list the released checkpoints").set_defaults(run=_models)
     return top
 

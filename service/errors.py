@@ -15,6 +15,7 @@ ServiceError
 │   ├── TooManyImages        413  more images than the whole queue holds
 │   ├── UnsupportedMedia     415  neither an image nor a tensor that is read
 │   ├── WrongSize            422  no loaded model takes this size
+│   ├── NoClassifier         422  no embedded classifier of the purifier's data set
 │   ├── NoImage              422  a request to the model server without an image that a purifier takes
 │   ├── TooManyPixels        422  more than ARN_MAX_PIXELS in the header; or decoded, than ARN_BODIES_BYTES
 │   ├── DecodeTimeout        422  not decoded within ARN_DECODE_SECONDS
@@ -150,6 +151,12 @@ class WrongSize(BadRequest):
     """A size that no loaded model takes."""
 
     status, code = 422, "wrong_size"
+
+
+class NoClassifier(BadRequest):
+    """The purifier has no embedded classifier of its own data set."""
+
+    status, code = 422, "no_classifier"
 
 
 class NoImage(BadRequest):

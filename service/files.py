@@ -18,6 +18,7 @@ from arn_purify.models.files import is_hidden, write_atomically
 
 from .core import codec
 from .core.engine import Engine, Work
+from .core.fit import Fit
 from .errors import ServiceError, WrongSize
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -32,7 +33,7 @@ class Summary:
     other: int
 
 
-def purify_files(source: Path, target: Path, model: str, device: str, resize: bool, batch: int = 64) -> Summary:
+def purify_files(source: Path, target: Path, model: str, device: str, resize: Fit | None, batch: int = 64) -> Summary:
     """Purify an image file, or every image below a folder, into PNGs of the same names.
 
     Hidden files and folders are skipped, and ``target`` where it lies inside ``source``. An image that cannot be read,
@@ -101,13 +102,14 @@ def _results(paths: Sequence[Path]) -> dict[Path, Path]:
     return results
 
 
-def _pixels(path: Path, card: Card, resize: bool) -> NDArray[np.uint8]:
+def _pixels(path: Path, card: Card, resize: Fit | None) -> NDArray[np.uint8]:
     """The image as the model takes it, uint8 ``(1, H, W, C)``."""
     channels, height, width = card.input_shape
     opened = codec.open_image(path.read_bytes(), 10**9)
     if height and not resize and opened.size != (height, width):
-        raise WrongSize(f"{opened.size[1]}x{opened.size[0]}, {card.name} takes {width}x{height}; --resize")
-    return opened.decode(channels or opened.channels, (height, width) if height else None)
+        raise WrongSize(f"{opened.size[1]}x{opened.size[0]}, {card.name} takes {width}x{height}; --resize or --fit")
+    size = ((height, width), resize) if height and resize else ()
+    return opened.decode(channels or opened.channels, *size)
 
 
 def _purified(engine: Engine, card: Card, arrays: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:

@@ -46,6 +46,7 @@ def serve(settings: Settings) -> int:
         access_log=False,
         http=partial(Connection, settings, state.metrics),  # type: ignore[arg-type] # called as the class would be
         ws="none",
+        timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type] # any number of seconds
         ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )

@@ -16,8 +16,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ARN_", frozen=True, hide_input_in_errors=True)
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="address to listen on; :: for all of IPv6 and IPv4")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    root_path: str = Field("", description="path prefix under which a proxy serves this, such as /purifier")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma list of origins whose pages may call this from a browser, * for any; empty: none"
+    )
     tls_cert: str = Field("", description="PEM file of the certificate and its chain; with it HTTP and gRPC speak TLS")
     tls_key: str = Field("", description="PEM file of its private key")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -27,7 +31,7 @@ class Settings(BaseSettings):
     )
     classifier: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mnist-lenet5", "cifar10-resnet20"),
-        description="comma list of embedded classifiers of /classify, each for images of its size; empty for none",
+        description="comma list of embedded classifiers of /classify, each for the purifiers of its data set",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -51,6 +55,7 @@ class Settings(BaseSettings):
     )
     client_requests: int = Field(0, ge=0, description="most requests under way from one client address; 0: no limit")
     connections: int = Field(1000, ge=1, description="most open connections; more are closed with a 503")
+    keep_alive_seconds: float = Field(75.0, gt=0, description="longest wait for another request on a connection")
     head_seconds: float = Field(10.0, gt=0, description="longest wait for a request's line and headers")
     body_seconds: float = Field(30.0, gt=0, description="longest wait for a body, and for an answer to be taken")
     bodies_bytes: int = Field(512 * 2**20, ge=1, description="most bytes of request bodies in memory at once")
@@ -66,6 +71,10 @@ class Settings(BaseSettings):
     downstream_timeout_seconds: float = Field(10.0, gt=0, description="longest wait for the model server")
     downstream_grpc: str = Field("", description="host:port of its V2 gRPC; with it ours is served too")
     grpc_port: int = Field(8001, ge=0, le=65535, description="port for V2 gRPC, where downstream_grpc is set")
+    purifiers: Annotated[tuple[tuple[str, str], ...], NoDecode] = Field(
+        (),
+        description="comma list of NAME=PURIFIER: the loaded purifier of an input or of a model of the model server",
+    )
     input_name: str = Field("", description="input that holds the image; empty: every one that a purifier can take")
     input_layout: Literal["auto", "nchw", "nhwc"] = Field("auto", description="order of a tensor's axes")
     input_range: Literal["auto", "0-1", "0-255", "-1-1"] = Field("auto", description="what a tensor's values stand for")
@@ -99,6 +108,24 @@ class Settings(BaseSettings):
     def _numbers(cls, value: Any) -> Any:
         return tuple(part for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("purifiers", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+        named = {name.strip(): purifier.strip() for name, _, purifier in pairs}
+        if len(named) < len(pairs) or not all(named) or not all(named.values()):
+            raise ValueError("a comma list of NAME=PURIFIER, each name once")
+        return tuple(named.items())
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            raise ValueError("root_path begins with a slash")
+        return value.rstrip("/")
+
     @model_validator(mode="after")
     def _agree(self) -> Settings:
         if bool(self.input_mean) != bool(self.input_std) or len(self.input_mean) != len(self.input_std):
@@ -120,7 +147,12 @@ class Settings(BaseSettings):
             raise ValueError("admin_token needs a folder of checkpoints as admin_folder")
         return self
 
-    @field_validator("models", "classifier", "api_key", mode="before")
+    @property
+    def forwards_classify(self) -> bool:
+        """Whether the model server, and no embedded classifier, answers /classify."""
+        return bool(self.downstream_url) and self.downstream_protocol == "raw"
+
+    @field_validator("models", "classifier", "api_key", "cors_origins", mode="before")
     @classmethod
     def _comma_list(cls, value: Any) -> Any:
         if isinstance(value, str):

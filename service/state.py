@@ -35,6 +35,8 @@ class State:
         self.engine = Engine(
             settings.models, settings.classifier, settings.device, settings.precision, settings.threads
         )
+        if not settings.forwards_classify:
+            self.engine.warn_of_purifiers_without_classifier()
         self.decoder = Decoder(
             settings.decode_seconds, settings.deadline_seconds, settings.max_pixels, settings.max_body_bytes
         )

@@ -13,18 +13,27 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from ..errors import BadParameter, BrokenBody, BrokenImage, NotAcceptable, TooManyPixels
+from .fit import Fit, fit_image
 
 # The only decoders that untrusted bytes reach.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/x-ms-bmp")
+IMAGE_TYPES = (
+    "image/png", "image/jpeg", "image/webp", "image/bmp",
+    "image/x-ms-bmp", "image/jpg", "image/pjpeg", "image/x-png",
+)  # fmt: skip
 NPY_TYPE = "application/x-npy"
 _WEBP_LIMIT = 16383
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
+# Channels that differ by no more than a lossy format rounds show no colour.
+_GREY_LEVELS = 3
 _ORIENTATION_CARRIERS = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
+
+_IMAGE_MAGICS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
+_NPY_MAGIC = b"\x93NUMPY"
 
 Image.MAX_IMAGE_PIXELS = None  # `open_image` checks the header itself, against a setting
 # Pillow's warnings about broken metadata in a client's image do not belong into the log.
@@ -32,6 +41,16 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
 """uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1]; the dtype decides the layout."""
+
+
+def is_image(data: bytes | bytearray) -> bool:
+    """Whether bytes begin as one of the image formats that are read."""
+    return data.startswith(_IMAGE_MAGICS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def is_npy(data: bytes | bytearray) -> bool:
+    """Whether bytes begin as an ``.npy`` file."""
+    return data.startswith(_NPY_MAGIC)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +69,35 @@ class OpenedImage:
         """Colour channels that are enough to show it: 1 or 3."""
         return 1 if self.image.mode in ("1", "L", "LA", "La") or self.image.mode.startswith("I") else 3
 
-    def decode(self, channels: int, resize_to: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    def has_colour(self) -> bool:
+        """Whether a pixel has a colour; an image that was saved in colour may be grey all over.
+
+        Raises:
+            BrokenImage: not decodable.
+        """
+        if self.channels == 1:
+            return False
+        try:
+            bands = _flatten(self.image).convert("RGB").split()
+        except Exception as error:
+            raise BrokenImage(f"the image cannot be decoded: {_sentence(error)}") from error
+        most = (ImageChops.difference(bands[0], band).getextrema()[1] for band in bands[1:])
+        return max(most) > _GREY_LEVELS  # type: ignore[operator] # one band: a pair of numbers
+
+    def decode(self, channels: int, resize_to: tuple[int, int] | None = None, fit: Fit = "crop") -> NDArray[np.uint8]:
         """Pixels as uint8 ``(1, H, W, channels)``.
 
         EXIF orientation is applied, alpha composited over black, 16 bits rounded to 8, a palette looked up; a
-        one-channel model gets the luminance (ITU-R 601). ``resize_to`` (height, width) resamples (Lanczos).
+        one-channel model gets the luminance (ITU-R 601). ``resize_to`` (height, width) resamples: :func:`fit_image`.
+
+        Raises:
+            BrokenImage: not decodable.
         """
         try:
             upright = ImageOps.exif_transpose(self.image) if self.oriented else self.image
             image = _flatten(upright).convert("L" if channels == 1 else "RGB")
-            if resize_to and resize_to != (image.height, image.width):
-                image = image.resize((resize_to[1], resize_to[0]), Image.Resampling.LANCZOS)
+            if resize_to:
+                image = fit_image(image, resize_to, fit)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken bytes
             raise BrokenImage(f"the image cannot be decoded: {_sentence(error)}") from error
         return np.array(image).reshape(1, image.height, image.width, channels)
@@ -99,6 +136,8 @@ def _flatten(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: 65535 becomes 255, 257 levels become one
         levels = np.asarray(image).astype(np.float64)
         return Image.fromarray(np.round(levels / 257).clip(0, 255).astype(np.uint8))
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # its writer left the fourth byte unset, and every viewer shows it
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")

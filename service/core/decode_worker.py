@@ -7,8 +7,9 @@ The protocol, for each file:
 
 1. in: the number of bytes as a line, then the bytes;
 2. out: the header as a line of JSON, with ``size`` and ``channels``;
-3. in: a line of JSON, ``[channels, resize_to]``, or ``null`` to stop here;
-4. out: ``{}`` as a line, then the pixels.
+3. in: a line of JSON, ``[colour, grey]``: how to decode an image that has colours, and one that has none where that
+   differs, each ``[channels, resize_to, fit]`` or null; or ``null`` to stop here;
+4. out: a line of JSON with ``has_colour``, then the pixels, unless ``colour`` applies and is null.
 
 Instead of 2 or 4 it may answer a line with the ``code`` and ``error`` of a refusal.
 """
@@ -38,25 +39,31 @@ def serve(channel: socket.socket, max_pixels: int, seconds: float) -> None:
     def answer_with(**answer: Any) -> None:
         channel.sendall(json.dumps(answer).encode() + b"\n")
 
-    def decode(size: int, stream: BinaryIO) -> NDArray[np.uint8] | None:
+    def decode(size: int, stream: BinaryIO) -> tuple[bool, NDArray[np.uint8] | None] | None:
         opened = open_image(stream.read(size), max_pixels)
         answer_with(size=opened.size, channels=opened.channels)
-        how = json.loads(stream.readline())
-        return opened.decode(*how) if how else None
+        ways = json.loads(stream.readline())
+        if not ways:
+            return None
+        has_colour = ways[1] is None or opened.has_colour()
+        way = ways[0 if has_colour else 1]
+        return has_colour, opened.decode(*way) if way else None
 
     while line := stream.readline():
-        pixels = None
+        decoded = None
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
-            pixels = decode(int(line), stream)
+            decoded = decode(int(line), stream)
         except ServiceError as error:
             answer_with(code=error.code, error=str(error))
         except MemoryError:
             answer_with(code=BrokenImage.code, error="the image takes more memory than its decoder has")
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if pixels is not None:
-            answer_with()
-            channel.sendall(pixels.data)
+        if decoded is not None:
+            has_colour, pixels = decoded
+            answer_with(has_colour=has_colour)
+            if pixels is not None:
+                channel.sendall(pixels.data)
 
 
 def main() -> None:

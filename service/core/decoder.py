@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BrokenImage, DeadlineExceeded, DecodeTimeout, OutOfMemory, ServiceError, TooManyPixels
-from .selection import DecodePlan, Selection
+from .selection import Selection, Target
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def processes(max_pixels: int, max_bytes: int) -> int:
     return max(1, most)
 
 
-Decoded = tuple[DecodePlan, NDArray[np.uint8]]
-"""How an image was decoded, and its pixels ``(1, H, W, C)``."""
+Decoded = tuple[Target, NDArray[np.uint8]]
+"""The model that an image was decoded for, and its pixels ``(1, H, W, C)``."""
 
 
 class _Worker:
@@ -116,12 +116,13 @@ class _Worker:
         except ServiceError:
             self._channel.sendall(b"null\n")
             raise
-        self._channel.sendall(json.dumps((plan.channels, plan.resize_to)).encode() + b"\n")
-        self._answer()
-        pixels = np.empty((1, *(plan.resize_to or header["size"]), plan.channels), np.uint8)
+        ways = [way and way[1:] for way in (plan.colour, plan.grey)]
+        self._channel.sendall(json.dumps(ways).encode() + b"\n")
+        target = plan.settled(self._answer()["has_colour"])
+        pixels = np.empty((1, *(target.resize_to or header["size"]), target.channels), np.uint8)
         if self._stream.readinto(pixels.data) < pixels.size:
             raise EOFError
-        return plan, pixels
+        return target, pixels
 
     def _answer(self) -> Any:
         line = self._stream.readline()
@@ -155,7 +156,7 @@ class Decoder:
         self._idle: list[_Worker] = []
 
     async def decode(self, data: bytes | bytearray, selection: Selection) -> Decoded:
-        """Pixels as uint8 ``(1, H, W, channels)``, and the plan that ``selection`` made once the header was read.
+        """Pixels as uint8 ``(1, H, W, channels)``, and the model that ``selection`` has chosen.
 
         Raises:
             BrokenImage: not decodable, or its process crashed on it.

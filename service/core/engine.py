@@ -23,10 +23,12 @@ from arn_purify import models
 from arn_purify.models import Card
 from arn_purify.models.inference import folded
 
+from ..errors import ServiceError
 from .attack import Attack, pgd
 from .codec import Images
 from .onednn import onednn
 from .precision import PrecisionSetting, resolve, to_bf16
+from .selection import choose_classifier, is_classifier_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,8 @@ class Purified:
     """A batch's result: ``images`` in the dtype and layout of the input, and two residual norms an image, on [0, 1].
 
     ``probabilities`` ``(N, classes)`` are the classifier's for the purified images, with ``Work.classify``;
-    ``unpurified`` those for the input, with ``Work.compare``. ``sha256`` and ``profile`` are the checkpoint's.
+    ``unpurified`` those for the input, with ``Work.compare``. ``sha256`` and ``profile`` are the checkpoint's;
+    ``classifier`` is the name of the one that was asked.
     """
 
     images: Images
@@ -70,6 +73,7 @@ class Purified:
     unpurified: NDArray[np.float32] | None = None
     sha256: str = ""
     profile: str = ""
+    classifier: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -110,7 +114,7 @@ def resolve_device(device: str) -> str:
 
 
 class Engine:
-    """Purifiers by name, in the order of the settings, and the embedded classifiers by their input's shape."""
+    """Purifiers and embedded classifiers by name, in the order of the settings."""
 
     def __init__(
         self,
@@ -131,11 +135,12 @@ class Engine:
         if len(self.purifiers) < len(names):
             raise ValueError(f"two of the models {', '.join(names)} have the same name")
         self.classifiers = {
-            models.card_of(model).input_shape: model
+            models.card_of(model).name: model
             for model in (_load(name, "classifier", self.device) for name in classifiers)
         }
-        if len(self.classifiers) < len(classifiers):
-            raise ValueError(f"two of the classifiers {', '.join(classifiers)} take images of the same size")
+        kinds = {(card.dataset, card.class_names, card.input_shape) for card in self.classifier_cards()}
+        if len(kinds) < len(classifiers):
+            raise ValueError(f"two of the classifiers {', '.join(classifiers)} are of one data set and size")
 
     def card(self, name: str) -> Card:
         """The card of a loaded purifier."""
@@ -149,12 +154,27 @@ class Engine:
         """The cards of the embedded classifiers, in the order of the settings."""
         return map(models.card_of, self.classifiers.values())
 
+    def classifier_of(self, purifier: str, shape: tuple[int, ...]) -> Card:
+        """The card of the purifier's classifier for (C, H, W); raises as :func:`choose_classifier` does."""
+        return choose_classifier(self.classifier_cards(), self.card(purifier), shape)
+
+    def warn_of_purifiers_without_classifier(self) -> None:
+        """A line in the log for each purifier whose images /classify will refuse."""
+        classifiers = list(self.classifier_cards())
+        for card in self.cards() if classifiers else ():
+            if not any(is_classifier_of(classifier, card) for classifier in classifiers):
+                names = ", ".join(f"{classifier.name} ({classifier.dataset})" for classifier in classifiers)
+                logger.warning(
+                    "/classify refuses images of %s: no classifier of %s is loaded, only %s",
+                    card.name, card.dataset, names,
+                )  # fmt: skip
+
     def warm_up(self, max_batch_images: int) -> None:
         """Run every purifier once at a single image and once at a full batch, so that no request has to wait for it."""
         for name in self.purifiers:
             card = self.card(name)
             channels, height, width = card.input_shape if all(card.input_shape) else _OF_ANY_SIZE
-            classify = (channels, height, width) in self.classifiers
+            classify = self._classifier(name, (channels, height, width)) is not None
             for count in (1, 2, max_batch_images):
                 self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
                 self.run(Work(name), np.zeros((count, channels, height, width), np.float32))
@@ -215,16 +235,18 @@ class Engine:
             # A tensor shares the array's memory, which torch wants writable and a request's bytes are not.
             given = torch.from_numpy(images if images.flags.writeable else images.copy()).to(self.device)
             x, purified, answer, linf, l2 = self._step(work.model, given)(given)
-            probabilities = self._probabilities(purified) if work.classify else None
-            unpurified = self._probabilities(x) if work.compare else None
+            classifier = self._classifier(work.model, tuple(x.shape[1:])) if work.classify else None
+            probabilities = self._probabilities(classifier, purified) if classifier else None
+            unpurified = self._probabilities(classifier, x) if classifier and work.compare else None
             norms = linf.cpu().numpy(), l2.cpu().numpy()
             card = self.card(work.model)
-            return Purified(answer.cpu().numpy(), *norms, probabilities, unpurified, card.sha256, card.profile)
+            of = card.sha256, card.profile, classifier or ""
+            return Purified(answer.cpu().numpy(), *norms, probabilities, unpurified, *of)
 
     def _attacked(self, model: str, attack: Attack, images: Images) -> Purified:
         """Adversarial images instead of purified ones, uint8 ``(N, H, W, C)``, within the budget after rounding."""
         x = torch.from_numpy(images.copy()).to(self.device).permute(0, 3, 1, 2).float() / 255
-        classifier = self._classifier_of(x)
+        classifier = self.classifiers[self.classifier_of(model, tuple(x.shape[1:])).name]
         with torch.no_grad():
             labels = classifier(x).argmax(1)
         target = nn.Sequential(self.purifiers[model], classifier) if attack.through_purifier else classifier
@@ -243,13 +265,16 @@ class Engine:
             self._steps[key] = _traced(step, given) if self.device == "cpu" and key[2] else step
         return self._steps[key]
 
-    def _probabilities(self, x: Tensor) -> NDArray[np.float32]:
-        probabilities: NDArray[np.float32] = self._classifier_of(x)(x).softmax(1).cpu().numpy()
-        return probabilities
+    def _classifier(self, purifier: str, shape: tuple[int, ...]) -> str | None:
+        """The name of the purifier's classifier; None where it has none, perhaps since a swap."""
+        try:
+            return self.classifier_of(purifier, shape).name
+        except ServiceError:
+            return None
 
-    def _classifier_of(self, x: Tensor) -> nn.Module:
-        channels, height, width = x.shape[1:]
-        return self.classifiers[channels, height, width]
+    def _probabilities(self, classifier: str, x: Tensor) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = self.classifiers[classifier](x).softmax(1).cpu().numpy()
+        return probabilities
 
 
 class _Step(nn.Module):

@@ -22,6 +22,7 @@ from .batcher import Answer, Batcher
 from .codec import Images
 from .decoder import Decoder
 from .engine import Engine, Purified, Work
+from .fit import Fit
 from .lifecycle import Lifecycle
 from .limits import Reservation
 from .selection import Selection, takes
@@ -97,6 +98,9 @@ class Purifier:
         lifecycle: knows whether requests are accepted and how many are under way.
         observer: receives stages and residuals.
         on_stage: called with the name, start and end of each stage of a request.
+
+    Raises:
+        ValueError: ``settings.purifiers`` names one that is not loaded.
     """
 
     def __init__(
@@ -112,6 +116,10 @@ class Purifier:
         self.engine = engine
         self._settings, self._batcher, self._decoder, self._lifecycle = settings, batcher, decoder, lifecycle
         self._observer, self._on_stage = observer, on_stage
+        self._assigned = dict(settings.purifiers)
+        for name in self._assigned.values():
+            if name not in engine.purifiers:
+                raise ValueError(f"purifiers: {name!r} is not loaded: {', '.join(engine.purifiers)}")
 
     def admit(self) -> None:
         """Check that a request would be taken now, before its body is read.
@@ -144,11 +152,16 @@ class Purifier:
     def selection(
         self,
         wanted: str | None = None,
-        resize: bool = False,
+        fit: Fit | None = None,
         channels: Mapping[tuple[int, int], int] | None = None,
+        hint: str = "",
     ) -> Selection:
         """How a request selects among the models that are loaded now; see :class:`Selection`."""
-        return Selection(tuple(self.engine.cards()), self._settings.sizes, wanted, resize, channels or {})
+        return Selection(tuple(self.engine.cards()), self._settings.sizes, wanted, fit, channels or {}, hint)
+
+    def selection_for(self, model: str, name: str) -> Selection:
+        """How the gateway selects for an input called ``name`` of the server's ``model``, as ``ARN_PURIFIERS`` says."""
+        return self.selection(self._assigned.get(name, self._assigned.get(model)))
 
     def choose(self, size: tuple[int, ...], wanted: str | None = None, channels: int | None = None) -> Card:
         """The card of the model that takes images of (height, width); raises as :meth:`Selection.choose` does."""
@@ -184,9 +197,10 @@ class Purifier:
             opened = codec.open_image(data, self._settings.max_pixels)
             plan = selection.plan(opened.size, opened.channels)
             if math.prod(opened.size) <= _INLINE_PIXELS:
-                return Item(None, plan.model, opened.decode(plan.channels, plan.resize_to))
-        plan, pixels = await self._decoder.decode(data, selection)
-        return Item(None, plan.model, pixels)
+                target = plan.settled(plan.grey is None or opened.has_colour())
+                return Item(None, target.model, opened.decode(*target[1:]))
+        target, pixels = await self._decoder.decode(data, selection)
+        return Item(None, target.model, pixels)
 
     # -- through the queue --------------------------------------------------------------------------------------------
 

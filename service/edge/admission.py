@@ -13,7 +13,7 @@ from ..core.limits import Limits, Reservation
 from ..errors import BodyTimeout, ServiceError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
-from .http import refusal
+from .http import refusal, route_path
 
 # What probes, scrapers and a browser without a key must reach. Nothing here takes an image.
 _OPEN = re.compile(r"/|/metrics|/ping|/(health|static|v2/health)/.*")
@@ -38,13 +38,14 @@ class Admission:
         # A body larger than the limit is refused unread and needs no memory.
         size = min(int(declared), self.settings.max_body_bytes) if declared.isdecimal() else 0
         with ExitStack() as held:
+            path = route_path(scope)
             try:
-                if not _OPEN.fullmatch(scope["path"]):
+                if not _OPEN.fullmatch(path):
                     self.limits.authorise(dict(scope["headers"]).get(b"x-api-key", b""))
                     held.enter_context(self.limits.client((scope.get("client") or ("",))[0]))
                 body = held.enter_context(self.limits.memory.reserve(size))
             except ServiceError as error:
-                await refusal(scope["path"], error, self.metrics)(scope, receive, send)
+                await refusal(path, error, self.metrics)(scope, receive, send)
                 return
             scope["state"]["memory"] = held.enter_context(self.limits.memory.reserve())
             await self.app(scope, _bounded(receive, body, self.settings.body_seconds), _in_pieces(send, body))

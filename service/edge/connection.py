@@ -17,6 +17,7 @@ from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .http import error_body
 
+_MAPPED = "::ffff:"  # how a socket of both families writes an IPv4 address
 MAX_HEAD_BYTES = 64 * 2**10
 # Uvicorn's own methods that `Connection` overrides or calls. They are no public interface.
 _HOOKS = ("_start_asgi_task", "_unset_keepalive_if_required", "on_response_complete", "pause_writing", "shutdown")
@@ -101,6 +102,8 @@ class Connection(HttpToolsProtocol):
         """A new connection; 503 where too many are open."""
         transport.set_write_buffer_limits(HIGH_WATER_LIMIT)  # uvloop's own for TLS is eight times as high
         super().connection_made(_Gathering(transport))  # type: ignore[arg-type]
+        if self.client and self.client[0].startswith(_MAPPED):  # one client, however the address is listened to
+            self.client = self.client[0].removeprefix(_MAPPED), self.client[1]
         self._within(self._settings.head_seconds)
         if len(self.connections) > self._settings.connections:
             self._refuse(TooManyConnections("as many connections are open as may be"))

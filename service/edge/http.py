@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -20,6 +21,7 @@ from ..errors import BodyTooLarge, BrokenBody, ClientGone, Draining, ServiceErro
 from ..telemetry import tracing
 from ..telemetry.log import REQUEST_ID, access
 from ..telemetry.metrics import Metrics
+from .inflate import check_coding, inflate
 
 # An answer has the type that it declares, and belongs to one client: no sniffing, no caches.
 SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -82,8 +84,30 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 2**62
 
 
-async def read_multipart(content_type: str, body: bytearray, max_files: int) -> list[tuple[str, bytes]]:
-    """File name and bytes of every file of a ``multipart/form-data`` body; other fields are ignored.
+async def read_decoded_body(request: Request, max_bytes: int) -> bytes | bytearray:
+    """The whole body, its content coding (gzip or deflate) undone; what it grows to is reserved.
+
+    Raises:
+        UnsupportedMedia: another coding, before a byte is read.
+        BodyTooLarge, ClientGone: as :func:`read_body` says; also where it grows beyond ``max_bytes``.
+        BrokenBody: it cannot be decoded.
+        BodiesFull: there is no memory for what it grows to.
+    """
+    coding = check_coding(request.headers.get("content-encoding", ""))
+    body = await read_body(request, max_bytes)
+    if not coding:
+        return body
+    decoded = await asyncio.to_thread(inflate, body, coding, max_bytes)
+    request.scope["state"]["memory"].add(len(decoded))
+    return decoded
+
+
+Form = tuple[list[tuple[str, bytes]], list[tuple[str, str]]]
+"""Name and bytes of every file of a form; name and value of every other field."""
+
+
+async def read_multipart(content_type: str, body: bytes | bytearray, max_files: int) -> Form:
+    """The files and the fields of a ``multipart/form-data`` body; an empty file without a name is no file.
 
     Raises:
         BrokenBody: malformed, or without a file.
@@ -101,14 +125,28 @@ async def read_multipart(content_type: str, body: bytearray, max_files: int) -> 
         if message.startswith("Too many files"):
             raise TooManyImages(f"more than {max_files} files in one request") from error
         raise BrokenBody(f"not a multipart/form-data body: {message}") from error
-    parts = [value for _, value in form.multi_items() if not isinstance(value, str)]
-    # The client chooses the charset, and some charsets decode a name to what UTF-8 cannot encode.
-    names = [(part.filename or "image").encode("utf-8", "replace").decode() for part in parts]
-    files = [(name, await part.read()) for name, part in zip(names, parts, strict=True)]
+    files: list[tuple[str, bytes]] = []
+    fields: list[tuple[str, str]] = []
+    for field, value in form.multi_items():
+        if isinstance(value, str):
+            fields.append((_encodable(field), _encodable(value)))
+        elif (data := await value.read()) or value.filename:  # a browser sends an input without a file as neither
+            files.append((_encodable(value.filename or "image"), data))
     await form.close()
-    if not files:
+    if not files and not fields:
         raise BrokenBody("the multipart body has no file")
-    return files
+    return files, fields
+
+
+def _encodable(text: str) -> str:
+    """The client chooses the charset, and some charsets decode a name to what UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def route_path(scope: Mapping[str, Any]) -> str:
+    """The path of a request below ``ARN_ROOT_PATH``, which is what the routes are called by."""
+    path, root = str(scope["path"]), scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def error_body(sentence: str, code: str) -> dict[str, str]:
@@ -132,14 +170,18 @@ class RequestContext:
     Every request is answered: with 503 where a shutdown abandons it, with 500 after an internal error.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool]) -> None:
-        self.app, self.metrics, self.draining = app, metrics, draining
+    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool], root_path: str = "") -> None:
+        self.app, self.metrics, self.draining, self.root_path = app, metrics, draining, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if root := self.root_path:
+            scope["root_path"] = root
+            if not scope["path"].startswith(f"{root}/"):  # the proxy has removed what ASGI wants there
+                scope["path"] = root + scope["path"]
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
@@ -166,11 +208,11 @@ class RequestContext:
             if begun:  # the client does not read its answer
                 return
             given_up = Draining("the service is shutting down, and this request took too long")
-            await refusal(scope["path"], given_up, self.metrics)(scope, receive, send_with_id)
+            await refusal(route_path(scope), given_up, self.metrics)(scope, receive, send_with_id)
         except Exception:
             if not begun:
                 fault = ServiceError("an internal error; the log has it")
-                await refusal(scope["path"], fault, self.metrics)(scope, receive, send_with_id)
+                await refusal(route_path(scope), fault, self.metrics)(scope, receive, send_with_id)
             raise  # so that the traceback reaches the log, and only the log
         finally:
             # The template, never the path: a scanner must not be able to create new series.

@@ -15,6 +15,8 @@ import uvicorn
 
 from ..core.lifecycle import Lifecycle
 
+_EVERY_ADDRESS = "::"  # of IPv6, and unless a socket says otherwise, which asyncio's does, of IPv4 too
+
 
 class Acceptor:
     """Accepts every connection that waits at a listening socket, in each turn of the event loop.
@@ -76,6 +78,11 @@ class Server(uvicorn.Server):
         async def listen(factory: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
             # Uvicorn has no setting for the longest handshake; the loop's default is a minute.
             late = {"ssl_handshake_timeout": self._head_seconds} if options["ssl"] else {}
+            if options.get("host") == _EVERY_ADDRESS and socket.has_dualstack_ipv6():
+                address = options.pop("host"), options.pop("port")
+                options["sock"] = socket.create_server(
+                    address, family=socket.AF_INET6, backlog=options["backlog"], dualstack_ipv6=True
+                )
             server: asyncio.Server = await create_server(factory, **options, **late)  # type: ignore[call-overload]
             self._acceptors += (
                 Acceptor(listening, factory, ssl=options["ssl"], **late) for listening in server.sockets

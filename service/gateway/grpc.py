@@ -258,6 +258,11 @@ class _GrpcRequest:
         return self.call.id
 
     @property
+    def model(self) -> str:
+        rules = self.server._gateway.settings.purifiers  # without them nobody needs the name
+        return str(v2_grpc.parse("ModelInferRequest", self.body).model_name) if rules else ""
+
+    @property
     def wants_compare(self) -> bool:
         return self.call.wants_compare
 

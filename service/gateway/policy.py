@@ -27,6 +27,7 @@ from ..core.lifecycle import Lifecycle
 from ..core.limits import Limits, Reservation
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
 from ..core.selection import DecodePlan, Selection
+from ..edge.inflate import inflate
 from ..errors import (
     BrokenImage,
     Busy,
@@ -41,7 +42,6 @@ from ..errors import (
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .downstream import Downstream, DownstreamAnswer
-from .inflate import inflate
 from .preprocessing import Image, Preprocessing, PurifierInput
 from .protocols import Message, ParsedRequest, Slot, Value
 
@@ -82,6 +82,10 @@ class Transport(Protocol[Answer]):
     @property
     def protocol(self) -> ModuleType:
         """The module that finds values in its body, and labels in the answer."""
+
+    @property
+    def model(self) -> str:
+        """The server's model that it is for; empty where none is named."""
 
     @property
     def body(self) -> bytes | bytearray:
@@ -128,7 +132,7 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
         message = await transport.message()
         pixels = len(message.body) // BYTES_PER_PIXEL
         request = await run_off_loop(pixels, transport.protocol.find, message)
-        purified, items = await purify(gateway, request, timings, transport.memory)
+        purified, items = await purify(gateway, request, timings, transport.memory, transport.model)
     except BYPASSABLE_ERRORS as error:
         if settings.on_failure == "reject" or isinstance(error, Draining):
             raise
@@ -192,9 +196,9 @@ class _Entered:
 
 
 async def purify(
-    gateway: Gateway, request: ParsedRequest, timings: Timings, memory: Reservation
+    gateway: Gateway, request: ParsedRequest, timings: Timings, memory: Reservation, model: str
 ) -> tuple[Message, list[Item]]:
-    """The request with its images purified; ``memory`` is reserved until it ends and grows by what is decoded.
+    """The request to the server's ``model`` with its images purified; ``memory`` grows by what is decoded.
 
     Raises:
         NoImage: there is none.
@@ -203,7 +207,7 @@ async def purify(
     """
     started = time.perf_counter()
     images = await run_off_loop(_size(request.slots) // BYTES_PER_PIXEL, _find, gateway, request)
-    items, entered = await _decode(gateway, request.slots, images, memory)
+    items, entered = await _decode(gateway, request.slots, images, memory, model)
     timings.stage("decode", started)
     items = await gateway.purifier.purify(items, timings)
     started = time.perf_counter()
@@ -241,14 +245,15 @@ def _find(gateway: Gateway, request: ParsedRequest) -> list[Image]:
 
 
 async def _decode(
-    gateway: Gateway, slots: Sequence[Slot], images: Sequence[Image], memory: Reservation
+    gateway: Gateway, slots: Sequence[Slot], images: Sequence[Image], memory: Reservation, model: str
 ) -> tuple[list[Item], list[_Entered]]:
     purifier, preprocessing = gateway.purifier, gateway.preprocessing
-    decoding, selection = purifier.decoding(memory), purifier.selection()
+    decoding = purifier.decoding(memory)
     items: list[Item] = []
     entered: list[_Entered] = []
     for image in images:
         slot = slots[image.index]
+        selection = purifier.selection_for(model, slot.name)
         for data in image.encoded.files if image.encoded else ():
             noting = _Noting(**{field.name: getattr(selection, field.name) for field in dataclasses.fields(selection)})
             try:

@@ -23,10 +23,10 @@ from starlette.routing import Route
 from ..core.limits import Reservation
 from ..core.purifier import Timings
 from ..edge.http import read_body, stopping_when_client_leaves
+from ..edge.inflate import inflate
 from ..errors import BrokenBody, BrokenImage, DownstreamError, ServiceError, UnknownModel
 from ..telemetry import tracing
 from .downstream import DownstreamAnswer
-from .inflate import inflate
 from .policy import COMPARE, infer
 from .policy import Gateway as Gateway
 from .protocols import Message, torchserve, v1, v2
@@ -119,6 +119,7 @@ class _HttpRequest:
     headers: Mapping[str, str]
     body: bytes | bytearray
     memory: Reservation
+    model: str
     no_answer: ClassVar[tuple[type[Exception], ...]] = (ServiceError,)
 
     @property
@@ -153,7 +154,8 @@ async def _infer(request: Request, gateway: Gateway, protocol: ModuleType, path:
         body = await read_body(request, gateway.settings.max_body_bytes)
         memory = request.scope["state"]["memory"]
         headers, target = client_headers(request), _target(request, path)
-        transport = _HttpRequest(gateway, protocol, request.method, target, headers, body, memory)
+        model = request.path_params.get("model", "")
+        transport = _HttpRequest(gateway, protocol, request.method, target, headers, body, memory, model)
         async with stopping_when_client_leaves(request):
             outcome = await infer(gateway, transport, timings)
     return verbatim(outcome.answer, outcome.headers)

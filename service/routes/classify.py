@@ -17,19 +17,20 @@ from ..core.engine import Engine
 from ..core.purifier import Item, Purifier, Timings
 from ..edge import negotiate
 from ..edge.http import stopping_when_client_leaves
-from ..errors import BadParameter, WrongSize
+from ..errors import BadParameter, NoClassifier, WrongSize
 from ..gateway import rest
 from ..settings import Settings
 from . import answers, schemas
 from .openapi import BODY, COMPARE, ERRORS, QUERY, DirectRoute
-from .uploads import Uploads, accept, channels_first, flag
+from .uploads import PARAMETERS, Uploads, accept, channels_first
+
+_PARAMETERS = (*PARAMETERS, "compare")
 
 
 def router(settings: Settings, purifier: Purifier, gateway: rest.Gateway) -> APIRouter:
     """The route over its parts; ``gateway`` is asked where a model server of the protocol ``raw`` is configured."""
     uploads = Uploads(settings, purifier)
     routes = APIRouter(route_class=DirectRoute)
-    forwarded = settings.downstream_url and settings.downstream_protocol == "raw"
 
     @routes.post(
         "/classify",
@@ -44,7 +45,7 @@ def router(settings: Settings, purifier: Purifier, gateway: rest.Gateway) -> API
     async def classify(request: Request) -> Response:
         """The embedded classifier's answer for the purified image or, with ``ARN_DOWNSTREAM_URL``, the server's."""
         with purifier.request() as timings:
-            if forwarded:
+            if settings.forwards_classify:
                 return await _forward(request, uploads, purifier, gateway, timings)
             return await _classify(request, uploads, purifier, timings)
 
@@ -52,9 +53,9 @@ def router(settings: Settings, purifier: Purifier, gateway: rest.Gateway) -> API
 
 
 async def _classify(request: Request, uploads: Uploads, purifier: Purifier, timings: Timings) -> Response:
-    compare = flag(request, "compare")
     negotiate.choose(accept(request), ("application/json",))
-    upload = await uploads.read(request)
+    upload = await uploads.read(request, _PARAMETERS)
+    compare = upload.parameters.flag("compare")
     items = await uploads.purify(request, upload, timings, classify=True, compare=compare)
     results = [_classification(purifier.engine, item, index) for item in items for index in range(len(item.purified))]
     answer = schemas.ClassifyAnswer(results=results) if upload.several else results[0]
@@ -63,8 +64,9 @@ async def _classify(request: Request, uploads: Uploads, purifier: Purifier, timi
 
 
 def _classification(engine: Engine, item: Item, index: int) -> schemas.Classification:
-    card = card_of(engine.classifiers[channels_first(item.images)])
-    assert item.purified.probabilities is not None
+    if item.purified.probabilities is None:
+        raise NoClassifier(f"{item.model} was replaced by a purifier that no embedded classifier belongs to")
+    card = card_of(engine.classifiers[item.purified.classifier])
     unpurified = item.purified.unpurified
     return schemas.Classification(
         **_prediction(card, item.purified.probabilities[index]).model_dump(),
@@ -85,9 +87,10 @@ async def _forward(
     request: Request, uploads: Uploads, purifier: Purifier, gateway: rest.Gateway, timings: Timings
 ) -> Response:
     """Purify one image and pass it on as PNG; the classifier's answer comes back as it is."""
-    if flag(request, "compare"):
+    upload = await uploads.read(request, _PARAMETERS)
+    if upload.parameters.flag("compare"):
         raise BadParameter("compare works with the embedded classifier only")
-    items = await uploads.purify(request, await uploads.read(request), timings)
+    items = await uploads.purify(request, upload, timings)
     if len(items) > 1 or len(items[0].purified) > 1:
         raise BadParameter("one image a request is forwarded")
     if (channels := channels_first(items[0].images)[0]) not in (1, 3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,17 +25,31 @@ class DirectRoute(APIRoute):
         return handler
 
 
-QUERY = [
+def with_heads(router: APIRouter) -> APIRouter:
+    """The router with a HEAD route beside each GET (RFC 9110 section 9.3.2); the server leaves the body out."""
+    for route in list(router.routes):
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            router.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+    return router
+
+
+QUERY: list[dict[str, Any]] = [
     {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "a loaded purifier; see /models"},
-    {"name": "resize", "in": "query", "schema": {"type": "boolean"}, "description": "resample to the model's size"},
+    {
+        "name": "resize",
+        "in": "query",
+        "schema": {"type": "string", "enum": ["crop", "fit", "true", "false"]},
+        "description": "bring an image to the model's size: crop (or true) to its centre, or fit it between borders",
+    },
 ]
 COMPARE = {"name": "compare", "in": "query", "schema": {"type": "boolean"}, "description": "the unpurified label too"}
+_FIELDS = {parameter["name"]: parameter["schema"] for parameter in QUERY}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY = {
     "required": True,
     "content": {
         **dict.fromkeys((*codec.IMAGE_TYPES[:4], codec.NPY_TYPE), BINARY),
-        MULTIPART: {"schema": {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}},
+        MULTIPART: {"schema": {"type": "object", "properties": _FIELDS, "additionalProperties": BINARY["schema"]}},
     },
 }
 ERRORS: dict[int | str, dict[str, Any]] = {

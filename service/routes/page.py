@@ -20,7 +20,7 @@ from ..core.purifier import Purifier, Timings, run_off_loop, server_timing
 from ..errors import BadParameter
 from ..settings import Settings
 from .openapi import DirectRoute
-from .uploads import Uploads, flag
+from .uploads import PARAMETERS, Uploads
 
 STATIC = Path(__file__).parents[1] / "static"
 
@@ -63,7 +63,7 @@ def router(settings: Settings, purifier: Purifier) -> APIRouter:
         """The page for a browser, a short JSON for other clients."""
         if "text/html" in request.headers.get("accept", ""):
             return _static(request, "index.html")
-        docs = {"docs": "/docs"} if settings.docs else {}
+        docs = {"docs": f"{settings.root_path}/docs"} if settings.docs else {}
         return JSONResponse({"status": "alive", "service": "arn-purify", **docs}, headers={"Vary": "Accept"})
 
     @routes.get("/static/{path:path}")
@@ -96,14 +96,14 @@ def _static(request: Request, path: str) -> Response:
 
 
 async def _attack(request: Request, uploads: Uploads, timings: Timings) -> Response:
+    upload = await uploads.read(request, (*PARAMETERS, "eps", "through_purifier"))
     try:
-        eps = float(request.query_params.get("eps", "0.3"))
+        eps = float(upload.parameters.text("eps") or "0.3")
     except ValueError:
         eps = math.nan
     if not 0 <= eps <= 1:
         raise BadParameter("eps is a number from 0 to 1")
-    through = flag(request, "through_purifier")
-    upload = await uploads.read(request)
+    through = upload.parameters.flag("through_purifier")
     if upload.tensor is not None or len(upload.files) != 1:
         raise BadParameter("one image a request is attacked")
     (item,) = await uploads.purify(request, upload, timings, classify=True, attack=Attack(eps, through))

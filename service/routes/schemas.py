@@ -77,6 +77,7 @@ class ClassifierInfo(BaseModel):
     dataset: str
     input_shape: tuple[int, int, int] = Field(description="channels, height, width")
     class_names: list[str]
+    purifiers: list[str] = Field(description="the loaded purifiers whose images it classifies")
 
 
 class ModelsAnswer(BaseModel):

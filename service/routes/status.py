@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..core.engine import Engine
 from ..core.lifecycle import Lifecycle
+from ..core.selection import is_classifier_of
 from ..errors import ServiceError
 from ..settings import Settings
 from . import schemas
@@ -71,7 +72,10 @@ def _models(engine: Engine, demo_attacks: bool) -> Any:
         for card in engine.cards()
     ]
     classifiers = [
-        {name: getattr(card, name) for name in schemas.ClassifierInfo.model_fields}
+        {
+            **{name: getattr(card, name) for name in schemas.ClassifierInfo.model_fields if hasattr(card, name)},
+            "purifiers": [purifier.name for purifier in engine.cards() if is_classifier_of(card, purifier)],
+        }
         for card in engine.classifier_cards()
     ]
     answer = schemas.ModelsAnswer.model_validate(

@@ -13,20 +13,25 @@ from ..core import codec
 from ..core.attack import Attack
 from ..core.codec import Images
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop
-from ..edge.http import read_body, read_multipart, stopping_when_client_leaves
-from ..errors import BadParameter, BrokenBody, ServiceError, UnsupportedMedia, WrongSize
+from ..edge.http import read_decoded_body, read_multipart, stopping_when_client_leaves
+from ..errors import BadParameter, BrokenBody, ServiceError, UnsupportedMedia
 from ..settings import Settings
 from .openapi import MULTIPART
+from .parameters import Parameters
 
-_UNTYPED = ("", "application/x-www-form-urlencoded", "application/octet-stream")  # curl's defaults: look at the bytes
-_NPY_MAGIC = b"\x93NUMPY"
+PARAMETERS = ("model", "resize")
+"""What every route that takes images knows."""
+_HINT = "; ?resize=crop cuts an image to a model's size, ?resize=fit borders it"
+
+# What curl, libraries and browsers call bytes of a type that they do not know, or an image of ours by another name.
+_UNTYPED = ("", "application/x-www-form-urlencoded", "application/octet-stream", "binary/octet-stream")
 
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """What a request brought: images of one body, by file, or one tensor. ``kind`` is the body's media type."""
+    """What a request brought: images of one body, by file, or one tensor; and its parameters."""
 
-    kind: str
+    parameters: Parameters
     files: Sequence[tuple[str | None, bytes | bytearray]] = ()
     tensor: Images | None = None
 
@@ -42,31 +47,36 @@ class Uploads:
     def __init__(self, settings: Settings, purifier: Purifier) -> None:
         self._settings, self._purifier = settings, purifier
 
-    async def read(self, request: Request) -> Upload:
-        """The body as images or a tensor.
+    async def read(self, request: Request, known: Sequence[str] = PARAMETERS) -> Upload:
+        """The body as images or a tensor, which its bytes tell, and the parameters, of which there are those ``known``.
 
         Raises:
             ServiceError: as :meth:`Purifier.admit` says, before a byte of the body is read.
-            UnsupportedMedia: a content type that is not read.
+            UnsupportedMedia: a content coding, or a content type and bytes, that are not read.
             BrokenBody, BadParameter, BodyTooLarge, TooManyImages: the body.
         """
         self._purifier.admit()
+        parameters = Parameters(known).and_these(request.query_params.multi_items())
         content_type = request.headers.get("content-type", "")
         kind = content_type.partition(";")[0].strip().lower()
-        if kind not in (*_UNTYPED, *codec.IMAGE_TYPES, codec.NPY_TYPE, MULTIPART):
-            raise UnsupportedMedia(
-                f"content type {kind!r} is not read here: send {', '.join(codec.IMAGE_TYPES[:4])}, "
-                f"{codec.NPY_TYPE} or {MULTIPART}"
-            )
-        body = await read_body(request, self._settings.max_body_bytes)
+        body = await read_decoded_body(request, self._settings.max_body_bytes)
         if not body:
             raise BrokenBody("the body is empty")
         if kind == MULTIPART:
-            return Upload(kind, await read_multipart(content_type, body, self._settings.queue_images))
-        if kind == codec.NPY_TYPE or (kind in _UNTYPED and body.startswith(_NPY_MAGIC)):
+            files, fields = await read_multipart(content_type, body, self._settings.queue_images)
+            parameters = parameters.and_these(fields)
+            if not files:
+                raise BrokenBody("the multipart body has no file")
+            return Upload(parameters, files)
+        if codec.is_npy(body) or (kind == codec.NPY_TYPE and not codec.is_image(body)):
             tensor = await run_off_loop(len(body) // BYTES_PER_PIXEL, codec.decode_npy, body)
-            return Upload(codec.NPY_TYPE, tensor=tensor)
-        return Upload("image", [(None, body)])
+            return Upload(parameters, tensor=tensor)
+        if not (kind in (*_UNTYPED, *codec.IMAGE_TYPES) or codec.is_image(body)):
+            raise UnsupportedMedia(
+                f"content type {kind[:64]!r} is not read here, nor are these bytes: send "
+                f"{', '.join(codec.IMAGE_TYPES[:4])}, {codec.NPY_TYPE} or {MULTIPART}"
+            )
+        return Upload(parameters, [(None, body)])
 
     async def purify(
         self,
@@ -90,16 +100,17 @@ class Uploads:
 
     async def _items(self, request: Request, upload: Upload, classify: bool) -> list[Item]:
         """Decode every image for the model that takes it, and for the classifier that is to see it."""
-        classifiers = self._purifier.engine.classifiers if classify else ()
-        channels = {(height, width): channels for channels, height, width in classifiers}
-        selection = self._purifier.selection(request.query_params.get("model"), flag(request, "resize"), channels)
+        engine, parameters = self._purifier.engine, upload.parameters
+        shapes = (card.input_shape for card in engine.classifier_cards()) if classify else ()
+        channels = {(height, width): channels for channels, height, width in shapes}
+        selection = self._purifier.selection(parameters.text("model"), parameters.fit("resize"), channels, _HINT)
         if upload.tensor is not None:
-            if selection.resize:
+            if selection.fit:
                 raise BadParameter("resize works on images, not on tensors")
             shape = channels_first(upload.tensor)
             item = Item(None, selection.choose(shape[1:], channels=shape[0]).name, upload.tensor)
             if classify:
-                self._check_classifier(item)
+                engine.classifier_of(item.model, shape)
             return [item]
         items: list[Item] = []
         decoding = self._purifier.decoding(request.scope["state"]["memory"])
@@ -107,7 +118,7 @@ class Uploads:
             try:
                 item = await decoding.decode(data, selection)
                 if classify:
-                    self._check_classifier(item)
+                    engine.classifier_of(item.model, channels_first(item.images))
                 items.append(dataclasses.replace(item, filename=filename))
             except ServiceError as error:
                 if filename is not None:
@@ -115,30 +126,10 @@ class Uploads:
                 raise
         return items
 
-    def _check_classifier(self, item: Item) -> None:
-        taken, shape = self._purifier.engine.classifiers, channels_first(item.images)
-        if not taken:
-            raise BadParameter("no classifier is embedded, and ARN_DOWNSTREAM_URL is not set")
-        if shape not in taken:
-            known = " or ".join(map(str, taken))
-            raise WrongSize(f"the embedded classifiers take {known} (C, H, W), the images are {shape}")
-
 
 def accept(request: Request) -> str | None:
     """The request's ``Accept``, of however many lines."""
     return ", ".join(request.headers.getlist("accept")) or None
-
-
-def flag(request: Request, name: str) -> bool:
-    """A query parameter that is true or false; alone it is true.
-
-    Raises:
-        BadParameter: it is something else.
-    """
-    value = request.query_params.get(name, "false").lower()
-    if value not in ("true", "1", "false", "0", ""):
-        raise BadParameter(f"{name} is true or false, not {value!r}")
-    return value in ("true", "1", "")
 
 
 def channels_first(images: Images) -> tuple[int, int, int]:

@@ -40,9 +40,10 @@ const model = () => state.models.find((m) => m.name === $("model").value);
 const takes = (m, channels) => m.input_shape[0] === channels || m.input_shape[0] === 0;
 const classifier = () => {
   const [channels, height, width] = model().input_shape;
-  return state.classifiers.find(({ input_shape: [c, h, w] }) => height
+  const fitting = state.classifiers.filter(({ purifiers, input_shape: [c, h, w] }) => purifiers.includes(model().name) && (height
     ? c === channels && h === height && w === width
-    : h === state.natural.data.height && w === state.natural.data.width);
+    : h === state.natural.data.height && w === state.natural.data.width));
+  return fitting.length === 1 ? fitting[0] : undefined; // of several the service takes none
 };
 const named = (label) => classifier().class_names[label] ?? String(label);
 const query = (extra = {}) => new URLSearchParams({ model: model().name, ...extra });

@@ -207,9 +207,29 @@ def test_a_head_without_end_is_cut_off_before_it_takes_memory(served):
         assert client.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+def asked_again(connection):
+    """The answer on a connection that was idle; empty where it was closed."""
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        return connection.recv(1000)
+    return b""
+
+
+def test_a_connection_waits_for_its_next_request_as_long_as_is_set(tmp_path):
+    with serving(tmp_path, "--models", "identity", "--classifier", "") as served, served.connect() as connection:
+        assert asked_again(connection).startswith(b"HTTP/1.1 200 ")
+        time.sleep(6)  # a load balancer's reuses it after up to a minute; uvicorn's own patience is 5 s
+        assert asked_again(connection).startswith(b"HTTP/1.1 200 ")
+    flags = ("--models", "identity", "--classifier", "", "--keep-alive-seconds", "0.5")
+    with serving(tmp_path, *flags) as served, served.connect() as connection:
+        assert asked_again(connection).startswith(b"HTTP/1.1 200 ")
+        assert connection.recv(1) == b"", "it is closed once the time has passed"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--purifiers", "signs=nobody"], "purifiers: 'nobody' is not loaded"),
         (["--models", "corrupt.safetensors"], "truncated"),
         (["--models", "nobody"], "no model 'nobody'"),
         (["--models", "mnist-lenet5"], "is a classifier, not a purifier"),
@@ -244,6 +264,14 @@ def test_a_folder_is_purified_into_pngs_of_the_same_names(tmp_path):
     wrong = subprocess.run([*command[:3], "purify", str(EXAMPLE.parent / "sheet.png"), "x.png"], capture_output=True)
     assert wrong.returncode == 2
     assert b"--resize" in wrong.stderr
+    wide = tmp_path / "wide.png"
+    Image.fromarray(np.repeat(np.uint8([[0] * 20 + [255] * 40 + [0] * 20]), 40, axis=0)).save(wide)
+    for flag, least, most in (("--resize", 100, 255), ("--fit", 0, 99)):
+        done = subprocess.run([*command[:3], "purify", flag, str(wide), str(tmp_path / "x.png")], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        purified = Image.open(tmp_path / "x.png")
+        assert purified.size == (28, 28)
+        assert least < np.asarray(purified).mean() < most, flag
 
 
 def test_json_logs_carry_the_id_of_their_request(tmp_path):

@@ -66,6 +66,38 @@ def test_alpha_is_composited_over_black(mode):
     assert decoded(saved(clear), 1).item() == 0
 
 
+def bit_fields(pixels, alpha):
+    """A BMP of 32 bits a pixel whose header (BITMAPV4HEADER) names a mask for each of four channels."""
+    height, width, _ = pixels.shape
+    rows = np.dstack([pixels[..., ::-1], np.full((height, width), alpha, np.uint8)])[::-1].tobytes()
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII4I", 108, width, height, 1, 32, 3, len(rows), 0, 0, 0, 0, *masks)
+    header = header.ljust(108, b"\0")
+    return b"BM" + struct.pack("<IHHI", 14 + 108 + len(rows), 0, 0, 14 + 108) + header + rows
+
+
+def test_a_bmp_whose_alpha_was_never_set_is_opaque_and_one_with_alpha_is_not():
+    pixels = np.asarray(gradient())
+    assert np.array_equal(decoded(bit_fields(pixels, 0)), pixels)
+    assert np.array_equal(decoded(bit_fields(pixels, 255)), pixels)
+    assert decoded(bit_fields(pixels, 128)).max() <= 129
+    clear = gradient("RGBA")
+    clear.putalpha(0)
+    assert decoded(saved(clear)).max() == 0, "a PNG says that it has alpha"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("BMP", {}), ("JPEG", {}), ("WEBP", {}), ("WEBP", {"lossless": True})]
+)
+def test_only_pixels_tell_whether_an_image_has_colour(kind, options):
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8))
+    assert not codec.open_image(saved(grey.convert("RGB"), kind, **options), LIMIT).has_colour()
+    assert not codec.open_image(saved(grey), LIMIT).has_colour()
+    tinted = np.asarray(grey.convert("RGB")).copy()
+    tinted[4:20, 4:20, 0] = 200
+    assert codec.open_image(saved(Image.fromarray(tinted), kind, **options), LIMIT).has_colour()
+
+
 def test_palettes_are_looked_up_and_their_transparency_counts():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])

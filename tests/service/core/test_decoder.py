@@ -17,7 +17,7 @@ from PIL import Image
 
 from arn_purify.service.core import codec
 from arn_purify.service.core.decoder import Decoder, memory, processes
-from arn_purify.service.core.selection import DecodePlan, Selection
+from arn_purify.service.core.selection import DecodePlan, Selection, Target
 from arn_purify.service.errors import (
     BrokenImage,
     DeadlineExceeded,
@@ -44,7 +44,7 @@ class Planned(Selection):
         object.__setattr__(self, "plan", plan)
 
 
-AS_IT_IS = Planned(lambda size, channels: DecodePlan("m", channels, None))
+AS_IT_IS = Planned(lambda size, channels: DecodePlan(Target("m", channels)))
 
 
 def noting(plan, seen):
@@ -85,9 +85,9 @@ async def test_the_pixels_are_those_that_the_codec_reads(kind):
     data = buffer.getvalue()
     async with decoding() as decoder:
         for channels, resize_to in [(3, None), (1, None), (3, (28, 28))]:
-            plan, seen = DecodePlan("m", channels, resize_to), []
+            plan, seen = DecodePlan(Target("m", channels, resize_to)), []
             told, pixels = await decoder.decode(data, noting(plan, seen))
-            assert (told, seen) == (plan, [((300, 200), 3)])
+            assert (told, seen) == (plan.colour, [((300, 200), 3)])
             assert np.array_equal(pixels, codec.open_image(data, 10**6).decode(channels, resize_to))
         assert len(children()) == 1
 
@@ -128,7 +128,7 @@ def ended_by(number):
 
     def planner(size, channels):
         os.kill(children().pop(), number)
-        return DecodePlan("m", channels, None)
+        return DecodePlan(Target("m", channels))
 
     return Planned(planner)
 
@@ -217,7 +217,7 @@ async def test_no_image_takes_more_memory_than_is_planned_for(kind):
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif, **given)
     async with decoding(max_pixels=side**2) as decoder:
-        await decoder.decode(buffer.getvalue(), Planned(lambda size, _: DecodePlan("m", 3, None)))
+        await decoder.decode(buffer.getvalue(), Planned(lambda size, _: DecodePlan(Target("m", 3))))
         status = Path(f"/proc/{children().pop()}/status").read_text()
         assert 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1]) < memory(side**2, buffer.tell())
 

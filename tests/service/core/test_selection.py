@@ -6,12 +6,14 @@ import pytest
 
 from arn_purify import models
 from arn_purify.models import Card
-from arn_purify.service.core.selection import DecodePlan, Selection, takes
-from arn_purify.service.errors import UnknownModel, WrongSize
+from arn_purify.service.core.selection import DecodePlan, Selection, Target, choose_classifier, takes
+from arn_purify.service.errors import NoClassifier, UnknownModel, WrongSize
 
 IDENTITY = models.card_of(models.load("identity"))
 DIGITS = models.card_of(models.load("mnist-transparent"))
-COLOUR = Card("colour", "purifier", "arn", {}, "cifar10", (3, 32, 32))
+COLOUR = Card(
+    "colour", "purifier", "arn", dataclasses.asdict(models.ArnConfig.preset("colour", 3, 32)), "cifar10", (3, 32, 32)
+)
 
 
 @pytest.mark.parametrize(
@@ -38,16 +40,72 @@ def test_what_none_takes_is_refused_with_the_sizes_that_are():
 
 
 def test_resizing_goes_to_a_model_of_as_many_channels():
-    selection = Selection((DIGITS, COLOUR), resize=True)
-    assert selection.plan((50, 40), 3) == DecodePlan("colour", 3, (32, 32))
-    assert selection.plan((50, 40), 1) == DecodePlan("mnist-transparent", 1, (28, 28))
-    assert Selection((IDENTITY,), resize=True).plan((50, 40), 3) == DecodePlan("identity", 3, None)
+    selection = Selection((DIGITS, COLOUR), fit="fit")
+    colour, grey = Target("colour", 3, (32, 32), "fit"), Target("mnist-transparent", 1, (28, 28), "fit")
+    assert selection.plan((50, 40), 3) == DecodePlan(colour, grey)
+    assert selection.plan((50, 40), 1) == DecodePlan(grey)
+    assert selection.plan((28, 28), 1) == DecodePlan(Target("mnist-transparent", 1, None, "fit"))
+    assert Selection((IDENTITY,), fit="crop").plan((50, 40), 3).colour == Target("identity", 3)
 
 
 def test_where_any_number_of_channels_is_taken_the_classifier_decides():
     selection = Selection((IDENTITY,), channels={(28, 28): 1})
-    assert selection.plan((28, 28), 3).channels == 1
-    assert selection.plan((32, 32), 3).channels == 3
+    assert selection.plan((28, 28), 1).colour.channels == 1
+    assert selection.plan((28, 28), 3)[:2] == (None, Target("identity", 1))
+    assert dataclasses.replace(selection, wanted="identity").plan((28, 28), 3).colour.channels == 1
+    assert selection.plan((32, 32), 3).colour.channels == 3
+
+
+@pytest.mark.parametrize("sizes", ["evaluated", "any"])
+@pytest.mark.parametrize("fit", [None, "crop"])
+@pytest.mark.parametrize("size", [(28, 28), (224, 224)])
+def test_a_model_of_one_channel_takes_colours_only_where_it_is_named(sizes, fit, size):
+    selection = Selection((DIGITS,), sizes, fit=fit, hint="; a hint")
+    if size == (224, 224) and sizes == "evaluated" and not fit:
+        with pytest.raises(WrongSize, match="; a hint"):
+            selection.plan(size, 3)
+        return
+    plan = selection.plan(size, 3)
+    with pytest.raises(WrongSize, match=r"\?model=mnist-transparent makes it grey"):
+        plan.settled(has_colour=True)
+    assert plan.settled(has_colour=False).channels == 1
+    named = dataclasses.replace(selection, wanted="mnist-transparent").plan(size, 3)
+    assert named.settled(has_colour=True).channels == 1
+    for cards in ((DIGITS, COLOUR), (COLOUR, DIGITS)):
+        both = Selection(cards, "any", fit=fit).plan((224, 224), 3)
+        assert both.settled(has_colour=True).model == "colour"
+        assert both.settled(has_colour=False).model == "mnist-transparent"
+
+
+# -- classifiers --------------------------------------------------------------------------------------------------
+
+
+def card(name, dataset, shape=(3, 32, 32), class_names=()):
+    return Card(name, "classifier", "lenet5", {}, dataset, shape, class_names=class_names)
+
+
+def test_a_classifier_is_one_of_the_purifiers_own_data_set():
+    animals, signs = card("animals", "cifar10"), card("signs", "lisa")
+    assert choose_classifier([animals, signs], COLOUR, (3, 32, 32)).name == "animals"
+    with pytest.raises(NoClassifier, match=r"no classifier of cifar10 is embedded for colour: signs \(lisa\) loaded"):
+        choose_classifier([signs], COLOUR, (3, 32, 32))
+    with pytest.raises(WrongSize, match=r"take \(3, 32, 32\)"):
+        choose_classifier([animals, signs], COLOUR, (3, 40, 40))
+
+
+def test_two_folders_of_users_are_two_data_sets():
+    mine, other = card("mine", "folder", class_names=("a", "b")), card("other", "folder", class_names=("c", "d"))
+    purifier = dataclasses.replace(COLOUR, dataset="folder", class_names=("c", "d"))
+    assert choose_classifier([mine, other], purifier, (3, 32, 32)).name == "other"
+    with pytest.raises(NoClassifier):
+        choose_classifier([mine], purifier, (3, 32, 32))
+
+
+def test_the_identity_has_the_classifier_of_a_size_where_there_is_one():
+    animals, signs, digits = card("animals", "cifar10"), card("signs", "lisa"), card("digits", "mnist", (1, 28, 28))
+    assert choose_classifier([animals, digits], IDENTITY, (1, 28, 28)).name == "digits"
+    with pytest.raises(NoClassifier, match="animals and signs"):
+        choose_classifier([animals, signs], IDENTITY, (3, 32, 32))
 
 
 def test_any_size_is_taken_only_where_it_is_allowed_and_the_network_can():

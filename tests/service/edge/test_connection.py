@@ -20,8 +20,7 @@ from arn_purify.service.edge.connection import MAX_HEAD_BYTES, Connection, check
 from arn_purify.service.edge.server import Acceptor
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
-
-from ..conftest import PATIENCE, PATIENT
+from tests.conftest import PATIENCE, PATIENT
 
 
 def test_all_who_wait_come_in_at_once_and_nobody_after_the_door_is_closed():

@@ -118,6 +118,26 @@ def test_without_a_classifier_classify_says_so():
         assert json.loads(client.get("/models").text)["classifiers"] == []
 
 
+def test_a_purifier_is_never_paired_with_a_classifier_of_another_data_set(caplog):
+    sign = codec.encode_image(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    with running(models="lisa-transparent") as client:  # beside the classifiers of mnist and cifar10
+        answer = post(client, sign, path="/classify")
+        assert (answer.status_code, answer.json()["code"]) == (422, "no_classifier")
+        assert "no classifier of lisa is embedded for lisa-transparent" in answer.json()["error"]
+        assert post(client, sign).status_code == 200
+    assert "/classify refuses images of lisa-transparent: no classifier of lisa is loaded" in caplog.text
+    both = {"models": "cifar10-transparent,lisa-transparent", "classifier": "cifar10-resnet20,lisa-cnn"}
+    caplog.clear()
+    with running(**both) as client:
+        for name, classifier in zip(*(names.split(",") for names in both.values()), strict=True):
+            answer = post(client, sign, path=f"/classify?model={name}&compare=true").json()
+            assert (answer["model"], answer["classifier"]) == (name, classifier)
+            assert len(answer["probabilities"]) == len(answer["unpurified"]["probabilities"])
+        paired = {card["name"]: card["purifiers"] for card in client.get("/models").json()["classifiers"]}
+        assert paired == {"cifar10-resnet20": ["cifar10-transparent"], "lisa-cnn": ["lisa-transparent"]}
+    assert "refuses images" not in caplog.text
+
+
 def test_each_image_meets_the_classifier_of_its_size(tmp_path):
     network, path = LisaCnn(LisaCnnConfig(3)), tmp_path / "colour-classifier.safetensors"
     architecture, config, kind = checkpoint.architecture_of(network)
@@ -133,5 +153,5 @@ def test_each_image_meets_the_classifier_of_its_size(tmp_path):
         other = post(client, codec.encode_image(np.zeros((30, 30, 3), np.uint8)), path="/classify")
         assert other.status_code == 422
         assert "(1, 28, 28) or (3, 32, 32)" in other.json()["error"]
-    with pytest.raises(ValueError, match="images of the same size"):
+    with pytest.raises(ValueError, match="of one data set and size"):
         Engine(("identity",), ("mnist-lenet5", "mnist-lenet5"), "cpu", "fp32")

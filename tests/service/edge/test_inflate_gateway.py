@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
+from arn_purify.service.edge.inflate import inflate
 from arn_purify.service.errors import ServiceError
-from arn_purify.service.gateway.inflate import inflate
 
 
 def test_compressed_bodies_are_bounded():

@@ -5,9 +5,22 @@ from __future__ import annotations
 import zlib
 
 from ..errors import BodyTooLarge, BrokenBody, UnsupportedMedia
-from .protocols import MAX_PLACES
 
+_IDENTITY, _GZIP, _DEFLATE = ("", "identity"), ("gzip", "x-gzip"), ("deflate",)
 _INFLATED_AT_ONCE = 4096  # compressed bytes; what a member leaves of them is copied, and members can be tiny
+_MAX_MEMBERS = 2**16
+
+
+def check_coding(encoding: str) -> str:
+    """A ``Content-Encoding`` in lower case; empty where the body is not encoded.
+
+    Raises:
+        UnsupportedMedia: one that is not read.
+    """
+    encoding = encoding.strip().lower()
+    if encoding not in (*_IDENTITY, *_GZIP, *_DEFLATE):
+        raise UnsupportedMedia(f"content encoding {encoding[:32]!r} is not read here: gzip or deflate")
+    return "" if encoding in _IDENTITY else encoding
 
 
 def inflate(body: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | bytearray:
@@ -18,16 +31,14 @@ def inflate(body: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | b
         BodyTooLarge: it grows beyond the limit.
         BrokenBody: truncated, corrupt, or followed by something.
     """
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
+    encoding = check_coding(encoding)
+    if not encoding:
         return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise UnsupportedMedia(f"content encoding {encoding[:32]!r} is not read here: gzip or deflate")
-    of_gzip = "gzip" in encoding
+    of_gzip = encoding in _GZIP
     decoder, members = zlib.decompressobj(31 if of_gzip else 15), 1
     out, position = bytearray(), 0
     while position < len(body):
-        if decoder.eof and (not of_gzip or members == MAX_PLACES):
+        if decoder.eof and (not of_gzip or members == _MAX_MEMBERS):
             raise BrokenBody(f"the {encoding} body is followed by other bytes")
         if decoder.eof:  # another member (RFC 1952, section 2.2)
             decoder, members = zlib.decompressobj(31), members + 1

@@ -1,0 +1,65 @@
+"""The application as a whole: HEAD, path prefixes of proxies, and pages of other origins."""
+
+import pytest
+
+from tests.conftest import running
+from tests.service.images import PNG, post
+
+KEY = {"X-API-Key": "k"}
+ORIGIN = {"Origin": "https://a.example"}
+PATHS = ["/", "/health/live", "/health/ready", "/metrics", "/models", "/docs", "/openapi.json", "/static/style.css"]
+
+
+@pytest.fixture(scope="module")
+def prefixed():
+    with running(models="identity", root_path="/purifier", api_key="k") as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_head_works_where_get_does(client, path):
+    got, head = client.get(path), client.head(path)
+    assert head.status_code == got.status_code == 200
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert head.content == b""
+    assert client.head("/purify").status_code == 405
+    assert "head" not in client.get("/openapi.json").json()["paths"].get(path, {})
+
+
+@pytest.mark.parametrize("prefix", ["", "/purifier"])
+@pytest.mark.parametrize("path", [*PATHS, "/static-offline-docs/swagger-ui.css"])
+def test_a_proxy_may_leave_its_prefix_or_take_it_away(prefixed, prefix, path):
+    assert prefixed.get(prefix + path, headers=KEY).status_code == 200
+    assert prefixed.get(prefix + path).status_code == (200 if path in PATHS[:4] or "/static/" in path else 401)
+    assert post(prefixed, PNG, path=f"{prefix}/purify", **KEY).status_code == 200
+    assert prefixed.get(f"{prefix}er/metrics", headers=KEY).status_code == 404
+
+
+def test_behind_a_prefix_the_documents_ask_for_what_is_below_it(prefixed):
+    assert "url: '/purifier/openapi.json'" in prefixed.get("/docs", headers=KEY).text
+    assert 'href="/purifier/static-offline-docs/' in prefixed.get("/docs", headers=KEY).text
+    assert prefixed.get("/openapi.json", headers=KEY).json()["servers"] == [{"url": "/purifier"}]
+    assert prefixed.get("/").json()["docs"] == "/purifier/docs"
+    assert 'route="/purify"' in prefixed.get("/metrics").text
+    assert 'route="/purifier' not in prefixed.get("/metrics").text
+
+
+def preflight(client):
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key,content-type"}
+    return client.options("/purify", headers=ORIGIN | asked)
+
+
+def test_pages_of_other_origins_may_call_only_where_that_is_set(client):
+    assert preflight(client).status_code == 405
+    assert not [name for name in post(client, PNG, **ORIGIN).headers if name.startswith("access-control")]
+    with running(models="identity", api_key="k", cors_origins="https://a.example, https://b.example") as allowed:
+        assert preflight(allowed).headers["access-control-allow-origin"] == ORIGIN["Origin"]
+        assert "x-api-key" in preflight(allowed).headers["access-control-allow-headers"]
+        for headers, status in ((KEY, 200), ({}, 401)):
+            answer = post(allowed, PNG, **ORIGIN, **headers)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == ORIGIN["Origin"], "refusals can be read too"
+            assert answer.headers["access-control-expose-headers"] == "*"
+            assert "access-control-allow-credentials" not in answer.headers
+        other = post(allowed, PNG, **KEY, Origin="https://c.example")
+        assert "access-control-allow-origin" not in other.headers
