@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from arn_purify import models
 from arn_purify.models import Card, any_size, checkpoint
@@ -30,8 +31,9 @@ def export(
 ) -> Card:
     """Round ``source`` to fp16 as ``target/name.safetensors`` and measure that file on ``dataset``'s validation split.
 
-    A purifier is measured in front of ``classifier``: natural images and every seen attack at its test settings,
-    through what it saw it through. Error rates are percent, of so many ``images``.
+    A split without images is not measured: the card then keeps what the run saw. A purifier is measured in front of
+    ``classifier``: natural images and every seen attack at its test settings, through what it saw it through. Error
+    rates are percent, of so many ``images``.
     """
     model = models.load(source)
     card = dataclasses.replace(models.card_of(model), name=name, curve=_curve(source.parent / "metrics.jsonl"))
@@ -39,27 +41,11 @@ def export(
         rounded_path = Path(folder) / "rounded.safetensors"
         checkpoint.save(model, card, rounded_path, torch.float16)
         rounded = checkpoint.load(rounded_path, device)
-    if card.kind == "classifier":
-        metrics = {"error/none": error_rate(rounded, dataset.validation, device)}
-    else:
-        f, f_card = load_model(classifier, "classifier", dataset.name, device, dataset.shape)
-        subject = Subject(f, f_card, rounded, models.card_of(rounded))
-        metrics = {}
-        natural: list[tuple[str, ThreatModel]] = [("none", Oblivious())]
-        seen = [(str(s["attack"]), WhiteBox() if "through" in s else Oblivious()) for s in card.seen_attacks]
-        for attack, threat_model in (*natural, *seen):
-            record = evaluate(
-                subject,
-                dataset.validation,
-                None if attack == "none" else get(attack, dataset.name),
-                threat_model,
-                dataset=dataset.name,
-                crafted=crafted,
-                device=device,
-            )
-            beside = "" if threat_model.name == "oblivious" else f" {threat_model.name}"
-            metrics[f"error/{attack}{beside}"] = record.error_rate
-    card = dataclasses.replace(card, metrics={"images": len(dataset.validation), **metrics})
+    if len(dataset.validation):
+        metrics = {"images": len(dataset.validation), **_measure(rounded, dataset, classifier, crafted, device)}
+    else:  # pictures without labels: what the run saw on its own
+        metrics = {name: value for name, value in card.metrics.items() if name.startswith("error/")}
+    card = dataclasses.replace(card, metrics=metrics)
     path = target / f"{name}.safetensors"
     sha256 = checkpoint.save(model, card, path, torch.float16)
     card = dataclasses.replace(card, sha256=sha256)
@@ -70,11 +56,33 @@ def export(
     return card
 
 
+def _measure(model: nn.Module, dataset: Dataset, classifier: str, crafted: Path, device: str) -> dict[str, float]:
+    """Error rates in percent on the validation split, by the name of the attack."""
+    card = models.card_of(model)
+    if card.kind == "classifier":
+        return {"error/none": error_rate(model, dataset.validation, device)}
+    f, f_card = load_model(classifier, "classifier", dataset.name, device, dataset.shape)
+    subject, metrics = Subject(f, f_card, model, card), {}
+    natural: list[tuple[str, ThreatModel]] = [("none", Oblivious())]
+    seen = [(str(s["attack"]), WhiteBox() if "through" in s else Oblivious()) for s in card.seen_attacks]
+    for attack, threat_model in (*natural, *seen):
+        chosen = None if attack == "none" else get(attack, dataset.name)
+        record = evaluate(
+            subject, dataset.validation, chosen, threat_model, dataset=dataset.name, crafted=crafted, device=device
+        )
+        beside = "" if threat_model.name == "oblivious" else f" {threat_model.name}"
+        metrics[f"error/{attack}{beside}"] = record.error_rate
+    return metrics
+
+
 def _curve(log: Path) -> tuple[dict[str, float], ...]:
     """Epoch, step and error rates of a run's log, if there is one; the last row of an epoch that was repeated."""
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    rows = [row for row in rows if any(name.startswith("error/") for name in row)]
     kept = ("epoch", "step", "error/")
-    return tuple({row["epoch"]: {k: v for k, v in row.items() if k.startswith(kept)} for row in rows}.values())
+    return tuple(
+        {row.get("epoch", row["step"]): {k: v for k, v in row.items() if k.startswith(kept)} for row in rows}.values()
+    )
 
 
 def model_card(card: Card, parameters: int) -> str:
@@ -123,7 +131,7 @@ def _after(name: str) -> tuple[bool, bool]:
 
 def _budget(seen: Mapping[str, Any]) -> list[str]:
     """At what strength an attack was seen, and through what."""
-    parts = [] if seen["eps"] is None else [f"eps {seen['eps']:.4g}"]
+    parts = [] if seen.get("eps") is None else [f"eps {seen['eps']:.4g}"]
     if "budgets" in seen:
         parts = ["eps {:.4g} to {:.4g}".format(*seen["budgets"])]
     if "moved" in seen:
@@ -137,6 +145,8 @@ def _learned(card: Card) -> str:
         return ""
     names = [name for name in card.curve[0] if name.startswith("error/")]
     names.sort(key=lambda name: (name != "error/none", name))  # a file keeps them in another order
-    rows = [[f"{row['epoch']}", f"{row['step']:,}", *(f"{row[name]:.1f}" for name in names)] for row in card.curve]
-    table = markdown_table(["epoch", "steps", *(name.removeprefix("error/") for name in names)], rows, left=0)
+    when = [name for name in ("epoch", "step") if name in card.curve[0]]  # a run on photographs has no epochs
+    rows = [[*(f"{row[name]:,}" for name in when), *(f"{row[name]:.1f}" for name in names)] for row in card.curve]
+    heads = [*("steps" if name == "step" else name for name in when), *(name.removeprefix("error/") for name in names)]
+    table = markdown_table(heads, rows, left=0)
     return f"\nError in percent of some validation images as it learned:\n\n{table}\n"

@@ -67,7 +67,8 @@ def _of_function(spec: str, kind: Kind, dataset: str, device: str) -> tuple[nn.M
         raise ValueError(f"{spec} gives a {type(model).__name__}, not an nn.Module")
     # With its source code: two models without weights differ in that alone.
     parts = [spec.encode(), weights_sha256(model).encode(), *_sources(module_name, type(model).__module__)]
-    name, sha256 = spec.replace(":", "."), hashlib.sha256(b"\n".join(parts)).hexdigest()
+    name = spec.removeprefix("arn_purify.training.").replace(":", ".")
+    sha256 = hashlib.sha256(b"\n".join(parts)).hexdigest()
     card = Card(name, kind, spec, {}, dataset, (0, 0, 0), sha256=sha256)
     model = model.eval().to(device)
     model.card = card  # type: ignore[assignment]  # as a loaded one has it

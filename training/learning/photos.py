@@ -357,7 +357,7 @@ class PhotoTrainer:
         return Card(
             self.out.name, "purifier", "arn", dataclasses.asdict(config), "photos", (config.channels, size, size),
             profile="transparent", recipe="photos",
-            seen_attacks=tuple({"attack": kind, "budgets": eps, "crop": self.recipe.crop} for kind in KINDS[1:]),
+            seen_attacks=tuple({"attack": kind, "eps": None, "budgets": eps} for kind in KINDS[1:]),
             classifier_sha256=", ".join(self.classifiers),
             loss_weights={term: getattr(self.recipe, term) for term in terms},
             step=self.step, metrics=metrics, seed=self.seed, command=self.command, versions=versions(),

@@ -26,7 +26,7 @@ def row_of(record: Record) -> Row:
 def row_label(row: Row) -> str:
     """The text at the head of a row."""
     defence, checkpoint, transport = row
-    notes = [checkpoint] if checkpoint else []
+    notes = [checkpoint] if checkpoint not in ("", defence) else []
     if transport != "in-process":
         notes.append(f"over {transport.replace('http+', 'HTTP, ')}")
     return f"{defence} ({', '.join(notes)})" if notes else defence
