@@ -150,7 +150,7 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec(
             "photos", photos.load, "Photographs", 3, photos.SIZE, AttackSettings(linf_eps=(8 / 255, 16 / 255)),
             "photo-efficientnet-lite0", mirrored=True, from_disk=True,
-            columns=(("none", "PGD_N@0.0157", "PGD_N", "PGD_N_eps2", "PGD_T", "MI_N"),),
+            columns=(("none", "PGD_N@0.0157", "PGD_N", "PGD_N_eps2", "PGD_T"),),
             targets=("efficientnet-lite0",),
         ),
         DatasetSpec(
