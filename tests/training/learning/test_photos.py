@@ -111,12 +111,20 @@ def test_classifiers_take_turns(classifier, pictures, tmp_path):
 
 
 def test_the_command_trains_on_any_folder(pictures, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "photo_classifier.py").write_text(
         "from arn_purify.models import ResNet, ResNetConfig\n\ndef load():\n    return ResNet(ResNetConfig(8))\n"
     )
     monkeypatch.chdir(tmp_path)
     numbers = "steps=4,crop=32,batch_size=2,pool=8,crafted=2,pixels_only=2"
-    arguments = ["train", "--dataset", "photos", "--data-dir", str(pictures[0].parent), "--classifier", "mine:load"]
+    arguments = [
+        "train",
+        "--dataset",
+        "photos",
+        "--data-dir",
+        str(pictures[0].parent),
+        "--classifier",
+        "photo_classifier:load",
+    ]
     assert cli.main([*arguments, "--photo-recipe", numbers, "--watched", "2", "--out", "run"]) == 0
     assert arn_purify.load("run/purifier.safetensors").card.dataset == "photos"
     assert cli.main([*arguments, "--photo-recipe", "stesp=4", "--out", "other"]) == 2
