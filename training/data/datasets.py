@@ -151,7 +151,7 @@ DATASETS: dict[str, DatasetSpec] = {
             "photos", photos.load, "Photographs", 3, photos.SIZE, AttackSettings(linf_eps=(8 / 255, 16 / 255)),
             "photo-efficientnet-lite0", mirrored=True, from_disk=True,
             columns=(("none", "PGD_N@0.0157", "PGD_N", "PGD_N_eps2", "PGD_T"),),
-            targets=("efficientnet-lite0",),
+            targets=("photo-efficientnet-lite0",),
         ),
         DatasetSpec(
             "folder", image_folder.load, classifier="mnist-lenet5", purifier="mnist-transparent",

@@ -79,4 +79,5 @@ def sweep(records: Iterable[Record]) -> list[Record]:
     named = [(r, AttackName.parse(r.attack)) for r in records if r.threat_model == "white_box" and r.iterations == 40]
     chosen = [(r, name) for r, name in named if name and name == AttackName("PGD_N", name.eps)]
     swept = {(r.defence, r.recipe) for r, name in chosen if name.eps is not None}
-    return [r for r, _ in chosen if (r.defence, r.recipe) in swept]
+    found = [r for r, _ in chosen if (r.defence, r.recipe) in swept]
+    return found if len({r.eps for r in found}) > 1 else []
