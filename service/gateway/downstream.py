@@ -7,6 +7,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Mapping
+from typing import Self, cast
 
 import aiohttp
 from multidict import CIMultiDict
@@ -91,6 +92,23 @@ class Breaker:
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
 
+class _Answer(aiohttp.ClientResponse):
+    """Ends its connection where its head is no HTTP: one whose body is complete is back in the pool by then."""
+
+    async def start(self, connection: aiohttp.connector.Connection) -> Self:
+        """See aiohttp."""
+        transport = connection.transport
+        await super().start(connection)
+        if transport is not None and not self.is_http:
+            transport.close()
+        return self
+
+    @property
+    def is_http(self) -> bool:
+        """Whether status and headers are such as HTTP has."""
+        return 200 <= self.status <= 599 and not any(map(_CONTROL.search, self.headers.values()))
+
+
 class Downstream:
     """Asks one server. ``url`` is its base, or, for ``forward`` with no path, the one address that takes images."""
 
@@ -103,6 +121,7 @@ class Downstream:
         self._session = aiohttp.ClientSession(
             # Shorter than any server keeps one that is idle (gunicorn: 2 s): what is sent on it then would be lost.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.5),
+            response_class=_Answer,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),  # or one client's cookies would go out with another's requests
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -171,8 +190,7 @@ class Downstream:
             if method == "HEAD":  # of the body that a GET would bring
                 dropped -= {"content-length"}
             kept = CIMultiDict((k, v) for k, v in answer.headers.items() if k.lower() not in dropped)
-            if not 200 <= answer.status <= 599 or any(map(_CONTROL.search, kept.values())):
-                answer.close()  # nor is it asked again over this connection
+            if not cast(_Answer, answer).is_http:
                 raise aiohttp.ClientResponseError(answer.request_info, answer.history)
             return DownstreamAnswer(answer.status, kept, await answer.read())
 

@@ -1,5 +1,6 @@
 """A server that is down, slow or answers nonsense, and the breaker."""
 
+import asyncio
 import json
 
 import aiohttp
@@ -8,7 +9,7 @@ import pytest
 from arn_purify.service.errors import DownstreamOpen, DownstreamUnreachable
 from arn_purify.service.gateway.downstream import Breaker, Downstream
 
-from ...conftest import running
+from ...conftest import PATIENCE, running
 from .helpers import GARBAGE, HEAD, PNG, ROWS, SOUND, Says, sample
 
 
@@ -66,6 +67,30 @@ def test_a_server_that_answers_garbage_is_a_502_in_our_own_form(says, monkeypatc
             monkeypatch.setattr(Says, "what", SOUND)
             assert client.post(path, content=body).content == b"{}", f"after {name}"
         assert sample(client, 'arn_requests_total{route="' + path.replace("/m", "/{model}") + '",status="500"}') == 0
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: a\x01b", b"HTTP/1.1 600 Odd"])
+async def test_a_connection_on_which_garbage_came_is_not_used_again(head):
+    connections = []
+
+    async def answer(reader, writer):
+        connections.append(writer)
+        for say in (head if len(connections) == 1 else b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK"):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(say + b"\r\nContent-Length: 2\r\n\r\n{}")
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    downstream = Downstream(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", PATIENCE)
+    with pytest.raises(DownstreamUnreachable):
+        await downstream.ask("GET", "/", {})
+    assert (await downstream.ask("GET", "/", {})).body == b"{}"
+    assert len(connections) == 2
+    assert (await downstream.ask("GET", "/", {})).body == b"{}"
+    assert len(connections) == 2
+    await downstream.close()
+    for writer in connections:
+        writer.close()
+    server.close()
 
 
 def test_what_follows_an_answer_is_never_taken_for_the_next_one(says, monkeypatch):
