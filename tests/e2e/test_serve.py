@@ -117,7 +117,7 @@ def decoding(tmp_path, chunks, *flags):
 
         asking = threading.Thread(target=ask)
         asking.start()
-        while not (workers := decoders_of(served.process.pid)) or cpu_seconds(workers) < 0.3:
+        while not (workers := decoders_of(served.process.pid)) or cpu_seconds(workers) < 0.1:
             assert asking.is_alive(), served.said
             time.sleep(0.01)
         yield served, workers, asking, answers
@@ -135,7 +135,7 @@ def gone(pids):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_sigterm_finishes_what_is_being_decoded_and_leaves_no_process(tmp_path):
-    with decoding(tmp_path, 200) as (served, workers, asking, answers):
+    with decoding(tmp_path, 800) as (served, workers, asking, answers):
         for pid in (*workers, served.process.pid):  # to all of them, as a terminal or a supervisor sends it
             os.kill(pid, signal.SIGTERM)
         assert served.process.wait(PATIENCE) == 0
