@@ -289,13 +289,13 @@ class PhotoTrainer:
                 pools[turn].craft()
             sums.append(self.train_step(classifiers[turn], *pools[turn].batch()))
             progress.update()
-            if late := is_near() or self.step % _SAVED_EVERY == 0 or self.step == recipe.steps:
+            if is_near() or self.step % _SAVED_EVERY == 0 or self.step == recipe.steps:
                 save_state(state, self.modules, self.optimisers, self.step, self.fingerprint)
                 if self.step % _WATCHED_EVERY == 0 or self.step == recipe.steps:
                     metrics = watch.errors(self.average.eval())
                 self._log(sums, metrics, time.monotonic() - started)
                 sums = []
-            if late and is_near() and self.step < recipe.steps:
+            if is_near() and self.step < recipe.steps:
                 raise OutOfTime(f"{self.step} of {recipe.steps} steps")
         progress.close()
         average: Arn = self.average.eval()
