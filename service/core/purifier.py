@@ -68,12 +68,16 @@ class Timings(dict[str, float]):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Images that travel together, the model they go to, and their result once there is one."""
+    """Images that travel together, the model they go to, and their result once there is one.
+
+    ``channels`` are those that an encoded image came with, which may not be those of its model; 0 of a tensor.
+    """
 
     filename: str | None
     model: str
     images: Images
     result: Purified | None = None
+    channels: int = 0
 
     @property
     def purified(self) -> Purified:
@@ -198,9 +202,9 @@ class Purifier:
             plan = selection.plan(opened.size, opened.channels)
             if math.prod(opened.size) <= _INLINE_PIXELS:
                 target = plan.settled(plan.grey is None or opened.has_colour())
-                return Item(None, target.model, opened.decode(*target[1:]))
-        target, pixels = await self._decoder.decode(data, selection)
-        return Item(None, target.model, pixels)
+                return Item(None, target.model, opened.decode(*target[1:]), channels=opened.channels)
+        target, pixels, channels = await self._decoder.decode(data, selection)
+        return Item(None, target.model, pixels, channels=channels)
 
     # -- through the queue --------------------------------------------------------------------------------------------
 

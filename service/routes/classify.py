@@ -19,6 +19,7 @@ from ..edge import negotiate
 from ..edge.http import stopping_when_client_leaves
 from ..errors import BadParameter, NoClassifier, WrongSize
 from ..gateway import rest
+from ..gateway.policy import with_channels
 from ..settings import Settings
 from . import answers, schemas
 from .openapi import BODY, COMPARE, ERRORS, QUERY, DirectRoute
@@ -96,7 +97,8 @@ async def _forward(
     if (channels := channels_first(items[0].images)[0]) not in (1, 3):
         raise WrongSize(f"an image of {channels} channels cannot be forwarded as PNG")
     started = time.perf_counter()
-    body = codec.encode_image(answers.pictures(items[0])[0])
+    pixels = answers.pictures(items[0])[0]
+    body = codec.encode_image(with_channels(pixels, items[0].channels or pixels.shape[2]))
     timings.stage("encode", started)
     headers = {**rest.of_another_body(rest.client_headers(request)), "content-type": "image/png"}
     async with stopping_when_client_leaves(request):
