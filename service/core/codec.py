@@ -186,12 +186,12 @@ def encode_image(pixels: NDArray[np.uint8], kind: Literal["png", "webp"] = "png"
     """uint8 ``(H, W, C)`` to a lossless PNG or WebP; raises ``NotAcceptable`` where a WebP cannot hold it."""
     if kind == "webp" and max(pixels.shape[:2]) > _WEBP_LIMIT:
         raise NotAcceptable(f"WebP holds {_WEBP_LIMIT} pixels a side; ask for another type")
+    if kind == "png":
+        return png.encode(pixels)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    if kind == "png":
-        image.save(buffer, "PNG", compress_level=1)
-    else:
-        image.save(buffer, "WEBP", lossless=True, exact=True, method=0)
+    # For lossless files quality is effort: half of the time of 80, Pillow's default, for one percent more bytes.
+    image.save(buffer, "WEBP", lossless=True, exact=True, method=0, quality=0)
     return buffer.getvalue()
 
 

@@ -1,7 +1,9 @@
-"""The short way in for plain PNGs: their pixels go to Pillow's PNG decoder without the rest of Pillow.
+"""The short way in and out for plain PNGs.
 
-With small images opening a file costs several times what decoding its pixels does. Everything that is not plain is
-read by ``PIL.Image.open``.
+In: the pixels of a file go to Pillow's PNG decoder without the rest of Pillow, for with small images opening a file
+costs several times what decoding its pixels does. Everything that is not plain is read by ``PIL.Image.open``.
+
+Out: Pillow tries five filters on each row and compresses the best; here there is one filter for all rows.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import dataclasses
 import struct
 import zlib
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -17,8 +21,14 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = struct.Struct(">8sI4sIIBBBBBII4s")
 _END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 _MODES = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}
+_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 # Pillow gives its decoder no more at once. Beyond it the long way costs no more, for inflating takes most of the time.
 _MOST_BYTES = 64 * 2**10
+_MOST_IN_CHUNK = 2**30
+# Of PNG's filters two are written. Digits take fewer bytes as they are, photographs as differences from the row above:
+# a tenth less at 32x32, a third at 224x224. Sub takes more bytes than Up, and Pillow's choice for each row as many.
+_NONE, _UP = 0, 2
+_FILTERED_VALUES = 32 * 32 * 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,3 +65,29 @@ def open_plain(data: bytes | bytearray) -> PlainPng | None:
     if not whole or colour not in _MODES or not width or not height or zlib.crc32(data[12:29]) != checksum:
         return None
     return PlainPng(_MODES[colour], (width, height), data[_HEAD.size : _HEAD.size + size])
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """uint8 ``(H, W, C)`` of one to four channels, as grey or RGB, with alpha where their number is even, to a PNG."""
+    height, width, channels = pixels.shape
+    flat = pixels.reshape(height, width * channels)
+    rows = np.empty((height, 1 + width * channels), np.uint8)
+    if pixels.size < _FILTERED_VALUES:
+        rows[:, 0], rows[:, 1:] = _NONE, flat
+    else:
+        rows[:, 0], rows[0, 1:] = _UP, flat[0]
+        np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
+    data = _deflate(rows)
+    parts = (_chunk(b"IDAT", data[at : at + _MOST_IN_CHUNK]) for at in range(0, len(data), _MOST_IN_CHUNK))
+    return b"".join((SIGNATURE, _chunk(b"IHDR", header), *parts, _END))
+
+
+def _deflate(rows: NDArray[np.uint8]) -> bytes:
+    """Rows as a zlib stream. Z_RLE looks for runs alone: on photographs half of level 1's time for about its size."""
+    compressor = zlib.compressobj(1, zlib.DEFLATED, strategy=zlib.Z_RLE)
+    return compressor.compress(rows.data) + compressor.flush()
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I4s", len(data), name) + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))

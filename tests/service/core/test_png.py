@@ -1,5 +1,9 @@
 """The short way for plain PNGs gives what Pillow gives. See :mod:`tests.fuzz_png`."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,3 +71,26 @@ def test_broken_pixels_are_decoded_once(monkeypatch):
     monkeypatch.setattr(Image, "open", None)
     with pytest.raises(BrokenImage, match="cannot be decoded"):
         codec.open_image(broken, 99).decode(3)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (9, 11), (1, 5000), (90, 70)])
+def test_what_is_written_is_read_by_pillow(channels, size, monkeypatch):
+    monkeypatch.setattr(png, "_MOST_IN_CHUNK", 500)
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
+    for given in (pixels, pixels[:, ::-1]):
+        image = Image.open(io.BytesIO(png.encode(given)))
+        assert np.array_equal(np.asarray(image).reshape(given.shape), given)
+        assert image.mode == {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+
+
+def test_checksums_that_are_written_are_right():
+    data = codec.encode_image(PIXELS[..., :3])
+    at, names = 8, []
+    while at < len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        assert data[at : at + 12 + length] == png_chunk(name, data[at + 8 : at + 8 + length])
+        names.append(name)
+        at += 12 + length
+    assert names == [b"IHDR", b"IDAT", b"IEND"]
+    assert len(zlib.decompress(data[41:-16])) == 9 * (1 + 11 * 3)
