@@ -1,7 +1,7 @@
 """PNGs read the short way and by Pillow alone: the same pixels or the same refusal.
 
-``python -m tests.fuzz_png`` generates 20,000, damages half of them, and prints what became of them. It fails where the
-two ways differ, or where Pillow does not read the same pixels from what was written again.
+``python -m tests.fuzz_png`` generates as many as it takes for 20,000 to be plain, damages half of them, and writes
+``results/fuzz-png.json``. They differ, too, where Pillow does not read the same pixels from what was written again.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ import argparse
 import base64
 import io
 import json
+import platform
 import random
 import struct
 import sys
 import zlib
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from arn_purify.service.core import codec, png
 from arn_purify.service.errors import ServiceError
 
+from . import fuzz
 from .fuzz import MAX_PIXELS, damaged, png_chunk
 
+RECORD = fuzz.RECORD.with_name("fuzz-png.json")
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ANCILLARY = (
@@ -55,9 +60,7 @@ def generated(rng: random.Random) -> bytes:
     if colour == 3:
         chunks.append((b"PLTE", rng.randbytes(3 * rng.choice((2, 16, 256)))))
     chunks += [rng.choice(_ANCILLARY)] if unusual(0.2) else []
-    chunks += [
-        (b"IDAT", stream[start:end]) for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
-    ]  # fmt: skip
+    chunks += [(b"IDAT", stream[start:end]) for start, end in pairwise([0, *cuts, len(stream)])]
     chunks += [rng.choice(_ANCILLARY)] if unusual(0.1) else []
     chunks += [(b"IEND", b"x" if unusual(0.05) else b"")] if not unusual(0.05) else []
     parts = [png_chunk(*chunk) for chunk in chunks]
@@ -112,33 +115,39 @@ def outcome(open_image, data):
 
 
 def run(count: int, seed: int) -> dict[str, object]:
-    """What became of so many PNGs, by the way that they took; and those that differ."""
+    """Read PNGs until so many were plain: what became of each, by the way that it took; and those that differ."""
     rng = random.Random(seed)
     outcomes: Counter[str] = Counter()
     different, kept = [], [generated(rng) for _ in range(20)]
-    for _ in range(count):
+    while count:
         data = generated(rng)
         if rng.random() < 0.5:
             data = damaged(data, kept, rng)
         ours, pictures = outcome(codec.open_image, data)
         theirs, _ = outcome(codec.open_by_pillow, data)
         way = "plain" if png.open_plain(data) else "not plain"
+        count -= way == "plain"
         outcomes[f"{way}, {'read' if pictures else ours[1]}"] += 1
         written = [codec.encode_image(picture) for picture in pictures or ()]
         again = [np.atleast_3d(Image.open(io.BytesIO(one))) for one in written]
         if ours != theirs or not all(map(np.array_equal, again, pictures or ())):
             different.append(base64.b64encode(data).decode())
-    return {"inputs": count, "seed": seed, "outcomes": dict(sorted(outcomes.items())), "different": different}
+    return {"inputs": outcomes.total(), "outcomes": dict(sorted(outcomes.items())), "different": different}
 
 
 def main() -> int:
-    """Run, print, and say whether anything differed."""
+    """Run, write the record, and say whether anything differed."""
     parser = argparse.ArgumentParser("tests.fuzz_png")
-    parser.add_argument("--count", type=int, default=20_000, help="PNGs")
+    parser.add_argument("--count", type=int, default=20_000, help="plain PNGs")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    record = run(arguments.count, arguments.seed)
-    sys.stdout.write(json.dumps(record, indent=1) + "\n")
+    record = {
+        "command": f"python -m tests.fuzz_png --count {arguments.count} --seed {arguments.seed}",
+        "versions": {"python": platform.python_version(), "pillow": PIL.__version__, "numpy": np.__version__},
+        **run(arguments.count, arguments.seed),
+    }
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    sys.stdout.write(f"{RECORD.name}: {record['outcomes']}, {len(record['different'])} different\n")
     return bool(record["different"])
 
 

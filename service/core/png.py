@@ -22,8 +22,9 @@ _HEAD = struct.Struct(">8sI4sIIBBBBBII4s")
 _END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 _MODES = {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-# Pillow gives its decoder no more at once. Beyond it the long way costs no more, for inflating takes most of the time.
-_MOST_BYTES = 64 * 2**10
+# Beyond these the long way costs no more, for inflating takes most of the time. Pillow gives its decoder no more bytes
+# at once, and clears no large image before it is sure that there are pixels.
+_MOST_BYTES, _MOST_PIXELS = 64 * 2**10, 128 * 128
 _MOST_IN_CHUNK = 2**30
 # Of PNG's filters two are written. Digits take fewer bytes as they are, photographs as differences from the row above:
 # a tenth less at 32x32, a third at 224x224. Sub takes more bytes than Up, and Pillow's choice for each row as many.
@@ -53,16 +54,16 @@ class PlainPng:
 def open_plain(data: bytes | bytearray) -> PlainPng | None:
     """Read the header of a plain PNG; None for any other file.
 
-    Plain is what consists of a header, one chunk of pixels and an end, with 8 bits a channel and no palette, not
-    interlaced. The checksum of the header must be right; that of the pixels is not looked at, as Pillow does not.
+    Plain is a small image that consists of a header, one chunk of pixels and an end, with 8 bits a channel and no
+    palette, not interlaced. The header's checksum must be right; that of the pixels is not read, as Pillow does not.
     """
     if not _HEAD.size + 4 + len(_END) <= len(data) <= _MOST_BYTES or not data.endswith(_END):
         return None
     signature, length, ihdr, width, height, bits, colour, *methods, checksum, size, idat = _HEAD.unpack_from(data)
     if (signature, length, ihdr, bits, methods, idat) != (SIGNATURE, 13, b"IHDR", 8, [0, 0, 0], b"IDAT"):
         return None
-    whole = _HEAD.size + size + 4 + len(_END) == len(data)
-    if not whole or colour not in _MODES or not width or not height or zlib.crc32(data[12:29]) != checksum:
+    whole = _HEAD.size + size + 4 + len(_END) == len(data) and zlib.crc32(data[12:29]) == checksum
+    if not whole or colour not in _MODES or not 1 <= width * height <= _MOST_PIXELS:
         return None
     return PlainPng(_MODES[colour], (width, height), data[_HEAD.size : _HEAD.size + size])
 

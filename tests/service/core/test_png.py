@@ -18,12 +18,11 @@ IMAGES = {mode: Image.fromarray(PIXELS).convert(mode) for mode in ("L", "LA", "R
 
 
 def test_generated_and_damaged_files_have_the_same_pixels_or_the_same_refusal():
-    record = run(600, seed=1)
+    record = run(300, seed=1)
     assert record["different"] == []
-    counts = record["outcomes"]
-    assert counts["plain, read"] > 150
-    assert counts["plain, broken_image"] > 20
-    assert counts["not plain, read"] > 50
+    assert record["outcomes"]["plain, read"] > 150
+    assert record["outcomes"]["plain, broken_image"] > 20
+    assert record["outcomes"]["not plain, read"] > 50
 
 
 @pytest.mark.parametrize("mode", IMAGES)
@@ -40,7 +39,9 @@ def test_what_pillow_writes_is_plain_and_opened_without_pillows_open(mode, monke
 
 def test_what_is_not_plain_is_left_to_pillow():
     data = saved(IMAGES["RGB"], "PNG")
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 4), np.uint8)
     assert png.open_plain(data)
+    assert png.open_plain(saved(Image.fromarray(noise[..., :3]), "PNG"))
     header, pixels = data[16:29], data[41:-16]
     others = {
         "cut": data[:-1],
@@ -53,7 +54,8 @@ def test_what_is_not_plain_is_left_to_pillow():
         + png_chunk(b"IDAT", pixels[:9])
         + png_chunk(b"IDAT", pixels[9:])
         + data[-12:],
-        "large": saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)), "PNG"),
+        "many pixels": saved(Image.new("L", (129, 128)), "PNG"),
+        "many bytes": saved(Image.fromarray(noise), "PNG"),
         "palette": saved(IMAGES["RGB"].convert("P"), "PNG"),
         "one bit": saved(IMAGES["L"].convert("1"), "PNG"),
         "JPEG": saved(IMAGES["RGB"], "JPEG"),
