@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import chain
 from typing import Any
 
@@ -166,6 +167,7 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request."""
         if not self._again:
             super().on_message_begin()
+            self.scope["state"]["first_byte"] = time.perf_counter()
             self._within(self._settings.head_seconds)
 
     def on_headers_complete(self) -> None:

@@ -167,6 +167,7 @@ def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
 class RequestContext:
     """The outermost middleware, pure ASGI: sets the request id, counts and logs every answer.
 
+    ``scope["state"]["first_byte"]`` is when the request's first byte came, where the server says so, else it is now.
     Every request is answered: with 503 where a shutdown abandons it, with 500 after an internal error.
     """
 
@@ -188,7 +189,7 @@ class RequestContext:
         REQUEST_ID.set(request_id)
         tracing.note(request_id)
         status, begun = 500, False
-        started = time.perf_counter()
+        started = scope["state"].get("first_byte") or time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, begun
@@ -217,6 +218,7 @@ class RequestContext:
         finally:
             # The template, never the path: a scanner must not be able to create new series.
             route = getattr(scope.get("route"), "path", "unmatched")
-            self.metrics.requests.labels(route, status).inc()
+            seconds = time.perf_counter() - started
+            self.metrics.answered(route, status, seconds)
             level = logging.DEBUG if route in QUIET else logging.INFO
-            access(level, request_id, scope["method"], route, status, time.perf_counter() - started)
+            access(level, request_id, scope["method"], route, status, seconds)

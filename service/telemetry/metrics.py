@@ -17,6 +17,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # a second series bes
 STAGE_BUCKETS = tuple(15e-6 * 1.5**i for i in range(34))
 LINF_BUCKETS = (0.004, 0.008, 0.016, 0.031, 0.063, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
 L2_BUCKETS = (0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 12, 15, 20, 30)
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -29,6 +30,12 @@ class Metrics:
         gauge = partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
         self.requests = counter("arn_requests", "Answered requests", ["route", "status"])
+        self.request = histogram(
+            "arn_request_seconds",
+            "From a request's first byte to its answer's last",
+            ["route"],
+            buckets=REQUEST_BUCKETS,
+        )
         self.rejected = counter("arn_rejected", "Requests refused, by reason", ["reason"])
         self.stage = histogram("arn_stage_seconds", "Time a request spent in a stage", ["stage"], buckets=STAGE_BUCKETS)
         self.batch_images = histogram(
@@ -59,6 +66,11 @@ class Metrics:
         self.build_info = gauge("arn_build_info", "This build; always 1", ["version", "torch", "python"])
         self.build_info.labels(version, torch.__version__, platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
+
+    def answered(self, route: str, status: int | str, seconds: float) -> None:
+        """A request to ``route``, which is a template, was answered after so long."""
+        self.requests.labels(route, status).inc()
+        self.request.labels(route).observe(seconds)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """A request spent so long in a stage."""
