@@ -61,9 +61,8 @@ class _Entry:
     submitted: float
     taken: bool = False
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return (self.work, self.images.dtype, self.images.shape[1:])
+    def __post_init__(self) -> None:
+        self.key: tuple[object, ...] = (self.work, self.images.dtype, self.images.shape[1:])
 
 
 class Batcher:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
@@ -66,19 +66,24 @@ class Metrics:
         self.build_info = gauge("arn_build_info", "This build; always 1", ["version", "torch", "python"])
         self.build_info.labels(version, torch.__version__, platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
+        # The series of labels, looked up once: the library's own look-up takes longer than to count.
+        self._of_answer = cache(lambda route, status: (self.requests.labels(route, status), self.request.labels(route)))
+        self._of_stage = cache(self.stage.labels)
+        self._of_model = cache(lambda model: (self.residual_linf.labels(model), self.residual_l2.labels(model)))
 
     def answered(self, route: str, status: int | str, seconds: float) -> None:
         """A request to ``route``, which is a template, was answered after so long."""
-        self.requests.labels(route, status).inc()
-        self.request.labels(route).observe(seconds)
+        count, duration = self._of_answer(route, status)
+        count.inc()
+        duration.observe(seconds)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """A request spent so long in a stage."""
-        self.stage.labels(stage).observe(seconds)
+        self._of_stage(stage).observe(seconds)
 
     def observe_residuals(self, model: str, linf: Sequence[float], l2: Sequence[float]) -> None:
         """How far ``model`` moved each image, on [0, 1]."""
-        largest, euclidean = self.residual_linf.labels(model), self.residual_l2.labels(model)
+        largest, euclidean = self._of_model(model)
         for value in linf:
             largest.observe(value)
         for value in l2:
