@@ -48,6 +48,7 @@ class State:
             on_batch=self.metrics.batch_images.observe,
             on_halved=self.metrics.batches_halved.inc,
             warm_up=self._warm_up,
+            under_way=lambda: self.lifecycle.in_flight,
         )
         self.lifecycle = Lifecycle(self.batcher, settings.drain_seconds)
         self.purifier = Purifier(

@@ -61,9 +61,8 @@ class _Entry:
     submitted: float
     taken: bool = False
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return (self.work, self.images.dtype, self.images.shape[1:])
+    def __post_init__(self) -> None:
+        self.key: tuple[object, ...] = (self.work, self.images.dtype, self.images.shape[1:])
 
 
 class Batcher:
@@ -77,6 +76,7 @@ class Batcher:
         on_batch: called with the number of images before every call of ``run``.
         on_halved: called for every batch that did not fit into memory, where ``run`` raises ``MemoryError``.
         warm_up: called on the thread before it takes its first entry.
+        under_way: how many requests are being worked on in all, here and elsewhere.
     """
 
     def __init__(
@@ -88,8 +88,10 @@ class Batcher:
         on_batch: Callable[[int], object] = lambda _: None,
         on_halved: Callable[[], object] = lambda: None,
         warm_up: Callable[[], object] = lambda: None,
+        under_way: Callable[[], int] = lambda: 0,
     ) -> None:
         self._run, self._on_batch, self._on_halved, self._warm_up = run, on_batch, on_halved, warm_up
+        self._under_way = under_way
         self._warm = False
         self._max_batch_images, self._max_wait_seconds = max_batch_images, max_wait_seconds
         self._queue_images = queue_images
@@ -265,9 +267,10 @@ class Batcher:
             first = self._entries[0].key
             batch: list[_Entry] = []
             rest: deque[_Entry] = deque()
-            # When many wait, leave half for the next batch, so that the device and the event loop overlap. Otherwise
+            # Of many, leave half to the next batch and to the event loop, so that it and the device overlap. Otherwise
             # all clients are answered at once and ask again at once, and each of the two idles while the other works.
-            room = min(self._most(first), max(_EFFICIENT_BATCH, self._waiting // 2))
+            half = max(self._waiting, self._under_way()) // 2
+            room = min(self._most(first), max(_EFFICIENT_BATCH, half))
             for entry in self._entries:
                 # The oldest entry is always taken, whatever its size. Once one of its kind does not fit, no later one
                 # overtakes it, so that small entries never starve a large one.

@@ -89,7 +89,15 @@ class Purified:
 
     def part(self, start: int, stop: int) -> Purified:
         """Images ``start`` to ``stop``."""
-        return dataclasses.replace(self, **{name: column[start:stop] for name, column in self._columns().items()})
+        if not start and stop >= len(self):
+            return self
+
+        def cut(column: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+            return None if column is None else column[start:stop]
+
+        columns = cut(self.probabilities), cut(self.unpurified)
+        norms = self.linf[start:stop], self.l2[start:stop]
+        return Purified(self.images[start:stop], *norms, *columns, self.sha256, self.profile, self.classifier)
 
     def _columns(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}

@@ -176,9 +176,10 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 raise AssertionError from caught  # abort raises
             finally:
                 gateway.lifecycle.in_flight -= 1
-                gateway.metrics.requests.labels(f"grpc:{route}", status).inc()
+                seconds = time.perf_counter() - started
+                gateway.metrics.answered(f"grpc:{route}", status, seconds)
                 level = logging.DEBUG if method in _OPEN else logging.INFO  # probes
-                access(level, arrived.id, "gRPC", route, status, time.perf_counter() - started)
+                access(level, arrived.id, "gRPC", route, status, seconds)
                 tracing.outcome(status, status in _OUR_FAULTS)
 
         async def traced(request: bytes, context: Any) -> bytes:

@@ -101,6 +101,6 @@ async def _forward(
     body = codec.encode_image(with_channels(pixels, items[0].channels or pixels.shape[2]))
     timings.stage("encode", started)
     headers = {**rest.of_another_body(rest.client_headers(request)), "content-type": "image/png"}
-    async with stopping_when_client_leaves(request):
+    with stopping_when_client_leaves(request):
         answer = await rest.ask(gateway, timings, "POST", "", headers, body)
     return rest.verbatim(answer, purifier.answer_headers(items, timings))

@@ -56,7 +56,9 @@ class Uploads:
             BrokenBody, BadParameter, BodyTooLarge, TooManyImages: the body.
         """
         self._purifier.admit()
-        parameters = Parameters(known).and_these(request.query_params.multi_items())
+        parameters = Parameters(known)
+        if request.scope["query_string"]:
+            parameters = parameters.and_these(request.query_params.multi_items())
         content_type = request.headers.get("content-type", "")
         kind = content_type.partition(";")[0].strip().lower()
         body = await read_decoded_body(request, self._settings.max_body_bytes)
@@ -93,7 +95,7 @@ class Uploads:
             ServiceError: as :meth:`Purifier.decode` and :meth:`Purifier.purify` say.
         """
         started = time.perf_counter()
-        async with stopping_when_client_leaves(request):
+        with stopping_when_client_leaves(request):
             items = await self._items(request, upload, classify)
             timings.stage("decode", started)
             return await self._purifier.purify(items, timings, classify, compare, attack)
@@ -119,7 +121,7 @@ class Uploads:
                 item = await decoding.decode(data, selection)
                 if classify:
                     engine.classifier_of(item.model, channels_first(item.images))
-                items.append(dataclasses.replace(item, filename=filename))
+                items.append(Item(filename, item.model, item.images))
             except ServiceError as error:
                 if filename is not None:
                     error.args = (f"{filename}: {error}",)

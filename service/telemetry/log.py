@@ -36,6 +36,8 @@ class JsonFormatter(logging.Formatter):
 
 def access(level: int, request_id: str, method: str, route: str, status: int | str, seconds: float) -> None:
     """One line for an answered request."""
+    if not _access.isEnabledFor(level):
+        return
     milliseconds = 1000 * seconds
     fields = {"method": method, "route": route, "status": status, "ms": round(milliseconds, 1)}
     _access.log(level, "%s %s %s %s %.1fms", request_id, method, route, status, milliseconds, extra={"fields": fields})
