@@ -23,14 +23,20 @@ from .routes import admin, classify, page, purify, status
 from .routes.openapi import with_heads
 from .settings import Settings
 from .state import VERSION, State
+from .workers.table import Worker
 
 logger = logging.getLogger("service")
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message."""
+def create_app(settings: Settings | None = None, worker: Worker | None = None) -> FastAPI:
+    """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message.
+
+    Args:
+        settings: None reads them from the environment.
+        worker: the process's place among those that share the port.
+    """
     settings = settings or Settings()
-    state = State(settings)
+    state = State(settings, worker)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 (ASGI's signature)
@@ -83,13 +89,13 @@ def _add_routes(app: FastAPI, state: State) -> None:
         purify.router(settings, purifier),
         classify.router(settings, purifier, state.gateway),
         page.router(settings, purifier),
-        status.router(settings, state.engine, state.lifecycle, state.metrics.registry),
+        status.router(settings, state.engine, state.lifecycle, state.metrics.scraped),
     ):
         app.include_router(with_heads(router))
     if settings.downstream_url:
         app.router.routes.extend(rest.routes(settings.downstream_protocol, state.gateway))
     if settings.admin_token:
-        swap = admin.Swapper(settings, purifier, state.batcher, state.lifecycle, state.metrics)
+        swap = admin.Swapper(settings, purifier, state.batcher, state.lifecycle, state.metrics, state.siblings)
         app.router.routes.append(swap.route())
 
 
