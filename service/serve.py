@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
+import os
 import socket
 from functools import partial
 from typing import NamedTuple
@@ -69,8 +71,11 @@ def serve(settings: Settings, seat: Seat | None = None) -> int:
     )
     if seat is None:
         server = Server(config, state.lifecycle, settings.head_seconds)
-        server.run()
-        return 0 if server.started else 1
-    one = WorkerServer(config, state.lifecycle, settings.head_seconds, seat.worker, state.metrics.refresh, seat.channel)
-    one.run(seat.sockets)
-    return 0 if one.started and not one.failed else 1
+    else:
+        refresh = state.metrics.refresh
+        server = WorkerServer(config, state.lifecycle, settings.head_seconds, seat.worker, refresh, seat.channel)
+    server.run(seat.sockets if seat else None)
+    if server.force_exit:  # the device's thread still computes: an interpreter that ends under it may crash
+        logging.shutdown()
+        os._exit(0)
+    return 0 if server.started and not server.failed else 1

@@ -97,6 +97,8 @@ class Server(uvicorn.Server):
         self._lifecycle, self._head_seconds = lifecycle, head_seconds
         self._draining: asyncio.Task[None] | None = None
         self._acceptors: list[Acceptor] = []
+        self.failed = False
+        """Whether it ended because only a restart helps."""
 
     async def serve(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Listen, accept through an :class:`Acceptor`, and run until a signal."""
@@ -174,7 +176,6 @@ class WorkerServer(Server):
     ) -> None:
         super().__init__(config, lifecycle, head_seconds)
         self._worker, self._refresh, self._channel = worker, refresh, channel
-        self.failed = False
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Start, then take connections."""
