@@ -25,14 +25,20 @@ from .routes import admin, classify, page, purify, status
 from .routes.openapi import with_heads
 from .settings import Settings
 from .state import VERSION, State
+from .workers.table import Worker
 
 logger = logging.getLogger("service")
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message."""
+def create_app(settings: Settings | None = None, worker: Worker | None = None) -> FastAPI:
+    """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message.
+
+    Args:
+        settings: None reads them from the environment.
+        worker: the process's place among those that share the port.
+    """
     settings = settings or Settings()
-    state = State(settings)
+    state = State(settings, worker)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 (ASGI's signature)
@@ -88,7 +94,7 @@ def _add_routes(app: FastAPI, state: State) -> list[Route]:
     for router in (
         *hot,
         page.router(settings, purifier),
-        status.router(settings, state.engine, state.lifecycle, state.metrics.registry),
+        status.router(settings, state.engine, state.lifecycle, state.metrics.scraped),
     ):
         app.include_router(with_heads(router))
     often = [route for router in hot for route in router.routes]
@@ -97,7 +103,7 @@ def _add_routes(app: FastAPI, state: State) -> list[Route]:
         app.router.routes.extend(served)
         often += served
     if settings.admin_token:
-        swap = admin.Swapper(settings, purifier, state.batcher, state.lifecycle, state.metrics)
+        swap = admin.Swapper(settings, purifier, state.batcher, state.lifecycle, state.metrics, state.siblings)
         app.router.routes.append(swap.route())
     return [route for route in often if isinstance(route, Route) and route.methods and "POST" in route.methods]
 

@@ -35,10 +35,15 @@ def _serve(flags: argparse.Namespace) -> int:
     with _needing_extra("serve"):
         from pydantic import ValidationError
 
-        from .serve import serve
         from .settings import from_flags
     try:
-        return serve(from_flags(flags))
+        settings = from_flags(flags)
+        with _needing_extra("serve"):
+            if settings.workers > 1:  # the supervisor itself loads no network
+                from .workers.supervisor import supervise as run
+            else:
+                from .serve import serve as run
+        return run(settings)
     except ValidationError as error:
         for problem in error.errors():
             print(f"arn: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)

@@ -146,13 +146,14 @@ class Decoder:
         wait_seconds: longest wait for a free process.
         max_pixels: largest image, width times height.
         max_bytes: largest file.
+        pools: how many such pools share the machine.
     """
 
-    def __init__(self, seconds: float, wait_seconds: float, max_pixels: int, max_bytes: int) -> None:
+    def __init__(self, seconds: float, wait_seconds: float, max_pixels: int, max_bytes: int, pools: int = 1) -> None:
         self._seconds, self._wait_seconds = seconds, wait_seconds
         self._limits = (address_space(max_pixels, max_bytes), max_pixels, seconds)
         # One thread for each busy process.
-        self._threads = ThreadPoolExecutor(processes(max_pixels, max_bytes), "decode")
+        self._threads = ThreadPoolExecutor(max(1, processes(max_pixels, max_bytes) // pools), "decode")
         self._idle: list[_Worker] = []
 
     async def decode(self, data: bytes | bytearray, selection: Selection) -> Decoded:

@@ -245,7 +245,7 @@ def _route(gateway: Gateway, template: str, methods: list[str], module: ModuleTy
 
 async def _pass_through(request: Request, gateway: Gateway, path: str, health: bool) -> Response:
     if health:
-        gateway.lifecycle.check_ready()  # ready only when both are
+        gateway.lifecycle.check_all_ready()  # ready only when both are
     body, headers = bytes(await read_body(request, _MAX_PASSED_BYTES)), client_headers(request)
     with stopping_when_client_leaves(request):
         answer = await ask(gateway, Timings(), request.method, _target(request, path), headers, body)

@@ -41,7 +41,7 @@ def router(settings: Settings, engine: Engine, lifecycle: Lifecycle, registry: C
     async def ready(request: Request) -> Response:  # noqa: ARG001
         """For load balancers."""
         try:
-            lifecycle.check_ready()
+            lifecycle.check_all_ready()
         except ServiceError as error:
             return JSONResponse({"status": error.code}, 503)
         return JSONResponse({"status": "ready"})
