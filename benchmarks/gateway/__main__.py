@@ -230,7 +230,7 @@ def photographs(count: int, classifier: str, purifier: str, attack: str, folder:
 def attacked_photographs(
     count: int, classifier: nn.Module, sha256: str, attack: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Natural and attacked photographs, uint8 ``(N, 224, 224, 3)``, and labels; what is attacked is kept in ``build/``."""
+    """Natural and attacked photographs, uint8 ``(N, 224, 224, 3)``, and labels; attacks are kept in ``build/``."""
     from arn_purify.training import attacks, data
 
     split = data.load("photos").test
