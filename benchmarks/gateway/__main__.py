@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument(
         "--classifier", default="photo-efficientnet-lite0", help="of photographs: name or module:function"
     )
-    parser.add_argument("--purifier", default="results/checkpoints/photo-preview.safetensors", help="of photographs")
+    parser.add_argument("--purifier", default=common.PHOTOGRAPHS, help="of photographs")
     parser.add_argument("--attack", default="PGD_N@0.0157x10", help="on photographs")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
