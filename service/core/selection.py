@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -149,9 +148,10 @@ class Selection:
         """
         cards = self._cards()
         ways: tuple[Callable[..., bool], ...] = takes_exactly, takes, functools.partial(takes, sizes=self.sizes)
-        for way, card in itertools.product(ways, cards):
-            if way(card, size, channels):
-                return card
+        for way in ways:
+            for card in cards:
+                if way(card, size, channels):
+                    return card
         raise WrongSize(self._refusal(size, channels))
 
     def plan(self, size: tuple[int, int], shown_channels: int) -> DecodePlan:
