@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, read from its header")
     decode_seconds: float = Field(5.0, gt=0, description="longest decode of an image before its process is killed")
     sizes: Literal["evaluated", "any"] = Field(
-        "evaluated", description="sizes that are taken: those that a purifier was evaluated at, or any that it can take"
+        "evaluated",
+        description="sizes that are taken: those that a purifier was evaluated at (photographs: from 65x65 up), or any",
     )
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma list of keys, one of which a request must have as X-API-Key; empty: open to everyone"

@@ -28,7 +28,7 @@ IMAGE_TYPES = (
     "image/x-ms-bmp", "image/jpg", "image/pjpeg", "image/x-png",
 )  # fmt: skip
 NPY_TYPE = "application/x-npy"
-_WEBP_LIMIT = 16383
+_LIMITS = {"webp": 16383, "jpeg": 65500}  # pixels a side
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)
 # Channels that differ by no more than a lossy format rounds show no colour.
@@ -182,16 +182,23 @@ def _sentence(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def encode_image(pixels: NDArray[np.uint8], kind: Literal["png", "webp"] = "png") -> bytes:
-    """uint8 ``(H, W, C)`` to a lossless PNG or WebP; raises ``NotAcceptable`` where a WebP cannot hold it."""
-    if kind == "webp" and max(pixels.shape[:2]) > _WEBP_LIMIT:
-        raise NotAcceptable(f"WebP holds {_WEBP_LIMIT} pixels a side; ask for another type")
+def encode_image(pixels: NDArray[np.uint8], kind: Literal["png", "webp", "jpeg"] = "png") -> bytes:
+    """uint8 ``(H, W, C)`` to a lossless PNG or WebP, or to a JPEG of quality 95 with all of its colour.
+
+    Raises:
+        NotAcceptable: the format cannot hold so large an image.
+    """
+    if max(pixels.shape[:2]) > (limit := _LIMITS.get(kind, 2**31)):
+        raise NotAcceptable(f"{kind.upper()} holds {limit} pixels a side; ask for another type")
     if kind == "png":
         return png.encode(pixels)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    # For lossless files quality is effort: half of the time of 80, Pillow's default, for one percent more bytes.
-    image.save(buffer, "WEBP", lossless=True, exact=True, method=0, quality=0)
+    if kind == "jpeg":
+        image.save(buffer, "JPEG", quality=95, subsampling=0)
+    else:
+        # For lossless files quality is effort: half of the time of 80, Pillow's default, for one percent more bytes.
+        image.save(buffer, "WEBP", lossless=True, exact=True, method=0, quality=0)
     return buffer.getvalue()
 
 

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _VALUES_WORTH_THREADS = 64 * 28 * 28
 # A batch of more requests leaves one core to the event loop, which reads and answers other requests meanwhile.
 _FEW_REQUESTS = 4
-# Images of a size that was not evaluated go through the network in passes of so many pixel values.
+# Large images go through the network in passes of so many pixel values: 20 of 224x224x3.
 _VALUES_A_PASS = 3 * 2**20
 # The size at which a purifier of any size is warmed up and timed.
 _OF_ANY_SIZE = (3, 32, 32)
@@ -114,6 +114,10 @@ def _raising_memory_errors() -> Iterator[None]:
         raise MemoryError(str(error).strip().splitlines()[-1]) from error
 
 
+def _images_a_pass(shape: tuple[int, ...]) -> int:
+    return max(1, _VALUES_A_PASS // math.prod(shape))
+
+
 def resolve_device(device: str) -> str:
     """``auto`` is CUDA where there is one."""
     if device == "auto":
@@ -183,7 +187,7 @@ class Engine:
             card = self.card(name)
             channels, height, width = card.input_shape if all(card.input_shape) else _OF_ANY_SIZE
             classify = self._classifier(name, (channels, height, width)) is not None
-            for count in (1, 2, max_batch_images):
+            for count in (1, 2, min(max_batch_images, _images_a_pass((channels, height, width)))):
                 self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
                 self.run(Work(name), np.zeros((count, channels, height, width), np.float32))
             seconds = math.inf
@@ -231,8 +235,8 @@ class Engine:
         Raises:
             MemoryError: the batch does not fit into the device's memory.
         """
-        most = max(1, _VALUES_A_PASS // math.prod(images.shape[1:]))
-        if len(images) > most and not self._evaluated(work.model, images):
+        most = _images_a_pass(images.shape[1:])
+        if len(images) > most:
             parts = range(0, len(images), most)
             return Purified.join([self.run(work, images[start : start + most], requests) for start in parts])
         threads = self._threads if requests <= _FEW_REQUESTS else self._threads - 1

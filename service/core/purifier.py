@@ -178,9 +178,11 @@ class Purifier:
         fit: Fit | None = None,
         channels: Mapping[tuple[int, int], int] | None = None,
         hint: str = "",
+        classified: Mapping[str, tuple[int, int]] | None = None,
     ) -> Selection:
         """How a request selects among the models that are loaded now; see :class:`Selection`."""
-        return Selection(tuple(self.engine.cards()), self._settings.sizes, wanted, fit, channels or {}, hint)
+        cards = tuple(self.engine.cards())
+        return Selection(cards, self._settings.sizes, wanted, fit, channels or {}, hint, classified or {})
 
     def selection_for(self, model: str, name: str) -> Selection:
         """How the gateway selects for an input called ``name`` of the server's ``model``, as ``ARN_PURIFIERS`` says."""
@@ -196,7 +198,7 @@ class Purifier:
 
     def takes_as_evaluated(self, channels: int, height: int, width: int) -> bool:
         """Whether a loaded purifier of a fixed shape takes exactly this one."""
-        return any(takes(card, (height, width), channels) for card in self.engine.cards() if any(card.input_shape))
+        return any(card.input_shape == (channels, height, width) for card in self.engine.cards())
 
     # -- in -----------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from .openapi import BODY, COMPARE, ERRORS, QUERY, DirectRoute
 from .uploads import PARAMETERS, Uploads, accept, channels_first
 
 _PARAMETERS = (*PARAMETERS, "compare")
+_MANY_CLASSES = 20  # of more, the answer names the most likely
 
 
 def router(settings: Settings, purifier: Purifier, gateway: rest.Gateway) -> APIRouter:
@@ -79,9 +80,17 @@ def _classification(engine: Engine, item: Item, index: int) -> schemas.Classific
 
 
 def _prediction(card: Card, probabilities: NDArray[np.float32]) -> schemas.Prediction:
+    def named(label: int) -> str | None:
+        return card.class_names[label] if card.class_names else None
+
     label = int(probabilities.argmax())
-    class_name = card.class_names[label] if card.class_names else None
-    return schemas.Prediction(label=label, class_name=class_name, probabilities=probabilities.tolist())
+    top = None
+    if len(probabilities) > _MANY_CLASSES:
+        best = np.argsort(-probabilities, kind="stable")[:5].tolist()
+        top = [
+            schemas.LikelyClass(label=one, class_name=named(one), probability=float(probabilities[one])) for one in best
+        ]
+    return schemas.Prediction(label=label, class_name=named(label), probabilities=probabilities.tolist(), top=top)
 
 
 async def _forward(

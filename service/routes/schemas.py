@@ -30,12 +30,23 @@ class PurifyAnswer(BaseModel):
     images: list[PurifiedImage]
 
 
+class LikelyClass(BaseModel):
+    """One of the most likely classes."""
+
+    label: int
+    class_name: str | None = None
+    probability: float
+
+
 class Prediction(BaseModel):
     """A classifier's answer for one image."""
 
     label: int
     class_name: str | None = None
-    probabilities: list[float]
+    probabilities: list[float] = Field(description="of every class, in the order of their numbers")
+    top: list[LikelyClass] | None = Field(
+        None, description="the five most likely, the first of them first, where there are more than 20 classes"
+    )
 
 
 class Classification(Prediction):

@@ -13,6 +13,7 @@ from ..core import codec
 from ..core.attack import Attack
 from ..core.codec import Images
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop
+from ..core.selection import sizes_of_classifiers
 from ..edge.http import read_decoded_body, read_multipart, stopping_when_client_leaves
 from ..errors import BadParameter, BrokenBody, ServiceError, UnsupportedMedia
 from ..settings import Settings
@@ -105,7 +106,10 @@ class Uploads:
         engine, parameters = self._purifier.engine, upload.parameters
         shapes = (card.input_shape for card in engine.classifier_cards()) if classify else ()
         channels = {(height, width): channels for channels, height, width in shapes}
-        selection = self._purifier.selection(parameters.text("model"), parameters.fit("resize"), channels, _HINT)
+        classified = sizes_of_classifiers(engine.classifier_cards(), engine.cards()) if classify else {}
+        selection = self._purifier.selection(
+            parameters.text("model"), parameters.fit("resize"), channels, _HINT, classified
+        )
         if upload.tensor is not None:
             if selection.fit:
                 raise BadParameter("resize works on images, not on tensors")

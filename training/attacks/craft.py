@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ from .wrappers import for_crafting
 logger = logging.getLogger(__name__)
 
 CHUNK = 500
+_VALUES_A_CHUNK = 50 * 3 * 224 * 224  # photographs: the gradient of 500 takes 30 GB
+
+
+def chunk_of(shape: Sequence[int]) -> int:
+    """How many images of ``shape`` (C, H, W) are attacked, or purified, at once."""
+    return max(1, min(CHUNK, _VALUES_A_CHUNK // math.prod(shape)))
 
 
 def versions() -> dict[str, str]:
@@ -89,10 +96,11 @@ def crafted_set(
     progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
     started, first = time.monotonic(), state["done"]
     with progress:
-        for start in range(first, len(split), CHUNK):
+        chunk = chunk_of(split.shape)
+        for start in range(first, len(split), chunk):
             if is_near():
                 raise OutOfTime(f"{attack.name}: {start} of {len(split)} images crafted")
-            part = slice(start, min(start + CHUNK, len(split)))
+            part = slice(start, min(start + chunk, len(split)))
             natural, labels = split.batch(part, device)
             crafted = attack(target, natural, labels, seed_of(seed, attack.name, start))
             images[part] = crafted.images.cpu().numpy()

@@ -11,6 +11,7 @@ from .cw import CarliniWagner
 from .ddn import Ddn
 from .jsma import Jsma
 from .match import FeatureMatching
+from .momentum import MomentumFgsm
 from .names import AttackName
 from .pgd import LinfPgd
 from .roa import RectangularOcclusion
@@ -22,6 +23,8 @@ from .wasserstein import Wasserstein
 _FAMILIES: Mapping[str, Callable[[str, str], Attack]] = {
     "PGD": LinfPgd.preset,
     "PGDM": LinfPgd.preset,
+    "MI": MomentumFgsm.preset,
+    "DI": MomentumFgsm.preset,
     "MATCH": FeatureMatching.preset,
     "CW": CarliniWagner.preset,
     "DDN": Ddn.preset,
@@ -34,7 +37,7 @@ _FAMILIES: Mapping[str, Callable[[str, str], Attack]] = {
     "AP": Rp2.preset,
 }
 ATTACKS = (
-    "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "PGDM_N", "PGDM_T", "MATCH_N",
+    "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "PGDM_N", "PGDM_T", "MI_FGSM", "DI_FGSM", "MATCH_N",
     "CW_N", "CW_T", "DDN_N", "DDN_T", "AA_N", "AA_N_eps2", "AA_N_rand",
     "SQUARE_N", "JSMA_T", "STA_N", "STA_T", "FWA_N", "FWA_N_eps2",
     "ROA_N", "AP_1", "AP_2", "AP_3", "AP_4",

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..attacks import Attack
-from ..attacks.craft import CHUNK, crafted_set, versions
+from ..attacks.craft import chunk_of, crafted_set, versions
 from ..data import Split
 from .records import Record, wilson
 from .redflags import of_model as red_flags
@@ -101,7 +101,8 @@ def measure(
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     errors, loss, squared, similar = 0, 0.0, 0.0, 0.0
-    parts = zip(images.split(CHUNK), natural.split(CHUNK), labels.split(CHUNK), strict=True)
+    chunk = chunk_of(images.shape[1:])
+    parts = zip(images.split(chunk), natural.split(chunk), labels.split(chunk), strict=True)
     for x, x_natural, y in tqdm(list(parts), desc=f"purify {subject.transport}", mininterval=2, leave=False):
         purified = (subject.purify or subject.purifier)(x.to(device)).to(device)
         logits, target = subject.deployed(purified).float(), x_natural.to(device)
