@@ -165,7 +165,7 @@ def evaluate(
         attack_failures=failures,
         settings={**settings, **target.settings, "transport": subject.transport},
         seed=seed,
-        sha256={"classifier": subject.classifier_card.sha256, "checkpoint": card.sha256, "data": split.sha256()},
+        sha256=_hashes(subject, split, attack),
         seconds=round(time.monotonic() - started, 1),
         device=device,
         versions=versions(),
@@ -173,3 +173,10 @@ def evaluate(
         flags=flags,
         measures=measures,
     )
+
+
+def _hashes(subject: Subject, split: Split, attack: Attack | None) -> dict[str, str]:
+    """Of classifier, defence and data, and of an attack of the user's own."""
+    hashes = {"classifier": subject.classifier_card.sha256, "checkpoint": subject.defence_card.sha256}
+    own = {"attack": attack.sha256} if attack and attack.sha256 else {}
+    return {**hashes, "data": split.sha256(), **own}
