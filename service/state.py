@@ -48,6 +48,7 @@ class State:
             on_batch=self.metrics.batch_images.observe,
             on_halved=self.metrics.batches_halved.inc,
             warm_up=self._warm_up,
+            begin=self.engine.begin if self.engine.records else None,
         )
         self.lifecycle = Lifecycle(self.batcher, settings.drain_seconds)
         self.purifier = Purifier(
