@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from arn_purify.service.core.engine import Purified
 from arn_purify.service.errors import EngineFailure
 from tests.service.core.device import WORK, Device, batcher, images, submit
 
@@ -24,7 +25,8 @@ class Beside(Device):
         if work != WORK:
             return None
         self.events.append(("begun", first, len(batch)))
-        result = super().__call__(work, batch.copy())
+        norms = batch.reshape(len(batch), -1).astype(np.float32).max(1)
+        result = Purified(255 - batch, norms, norms)
 
         def finish():
             self.waited_for.set()
