@@ -61,6 +61,7 @@ class State:
             on_halved=self.metrics.batches_halved.inc,
             warm_up=self._warm_up,
             under_way=lambda: self.lifecycle.in_flight,
+            begin=self.engine.begin if self.engine.records else None,
         )
         check_others = worker.check_others if worker else lambda: None
         self.lifecycle = Lifecycle(self.batcher, settings.drain_seconds, check_others)

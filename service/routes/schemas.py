@@ -78,6 +78,7 @@ class ModelInfo(BaseModel):
     metrics: dict[str, float] = Field(description="error rates in percent on so many `images` of the validation split")
     precision: str
     device: str
+    recorded_images: int = Field(description="of the largest batch that is one CUDA graph; 0: kernel by kernel")
 
 
 class ClassifierInfo(BaseModel):

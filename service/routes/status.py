@@ -68,6 +68,7 @@ def _models(engine: Engine, demo_attacks: bool) -> Any:
             **{name: getattr(card, name) for name in schemas.ModelInfo.model_fields if hasattr(card, name)},
             "precision": engine.precision,
             "device": engine.device,
+            "recorded_images": engine.recorded(card.name),
         }
         for card in engine.cards()
     ]

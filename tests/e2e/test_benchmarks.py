@@ -80,6 +80,17 @@ def test_crafting_and_training_are_timed(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_is_measured_on_a_gpu_is_measured_on_a_cpu_too(tmp_path):
+    toy = ["--device", "cpu", "--networks", "mnist-transparent", "--batches", "1", "4", "--rounds", "1"]
+    written = record("gpu", tmp_path, *toy, "--seconds", "0.1")
+    (found,) = written["networks"]
+    assert [row["batch"] for row in found["rows"]] == [1, 4]
+    assert all(row[kind] > 0 for row in found["rows"] for kind in ("bare", "engine", "http"))
+    assert 0 < found["engine_single_ms"] < found["p99_ms"]
+    assert found["recorded_images"] == 0, "arn serve records nothing on a CPU"
+
+
+@pytest.mark.slow
 def test_a_soak_loses_nothing_and_compares_everything(tmp_path):
     toy = ["--threads", "1", "--minutes", "0.1", "--probe-seconds", "1", "--every", "0.5"]
     written = record("soak", tmp_path, *toy, fails=True)  # memory is not level yet, and the queue may hold it all
