@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -42,11 +44,18 @@ class Together(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, with those of the processes, the supervisor among them."""
-        for family in self._files.collect():  # type: ignore[no-untyped-call]
+        for family in self._families():
             if family.name.endswith("_info"):  # of a model that is no longer loaded
                 family.samples = [sample for sample in family.samples if sample.value]
             yield family
         yield from self._processes()
+
+    def _families(self) -> list[Metric]:
+        try:
+            return list(self._files.collect())  # type: ignore[no-untyped-call]
+        except struct.error:  # a worker that starts has made its file and not yet written to it
+            time.sleep(0.01)
+            return list(self._files.collect())  # type: ignore[no-untyped-call]
 
     def _processes(self) -> Iterator[Metric]:
         supervisor = os.getppid()

@@ -40,6 +40,8 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _FAILED_STARTS = 3
 # An event loop that does nothing for so long never will again.
 _SECONDS_STUCK = 60.0
+# So long after it looked last, the supervisor itself did not run either.
+_SECONDS_ASLEEP = 5.0
 # Beyond the time to drain.
 _SECONDS_TO_END = 10.0
 
@@ -84,12 +86,16 @@ class _Supervisor:
         self._signals: list[int] = []
         self._ends: float | None = None
         self._announced = self._was_ready = False
+        self._looked = self._awake_since = time.monotonic()
 
     def run(self) -> int:
         status = 0
         with _noting_signals(self._signals) as wake:
             try:
                 while self._ends is None or any(place.process for place in self._places):
+                    before, self._looked = self._looked, time.monotonic()
+                    if self._looked - before > _SECONDS_ASLEEP:
+                        self._awake_since = self._looked
                     for place in self._places:
                         status = max(status, self._look_after(place))
                     self._announce()
@@ -115,11 +121,18 @@ class _Supervisor:
             place.ready_since = place.ready_since or now
             if now - place.ready_since > _SECONDS_PROVEN:
                 place.failures = 0
-        if place.process and (self._table.silent_seconds(place.number) > _SECONDS_STUCK or now > (self._ends or now)):
+        late = self._ends is not None and now > self._ends
+        if place.process and (late or self._stuck(place.number)):
             logger.error("worker %d (process %d) is stuck and is killed", place.number, place.process.pid)
             place.process.kill()
             place.process.wait()
         return 0
+
+    def _stuck(self, number: int) -> bool:
+        """Whether a worker's event loop stands still; not right after the whole machine stood still."""
+        draining = self._table.stage(number) == Stage.DRAINING  # whose loop waits for connections to close
+        awake = time.monotonic() - self._awake_since
+        return not draining and min(awake, self._table.silent_seconds(number)) > _SECONDS_STUCK
 
     def _start(self, place: _Place) -> None:
         excuse(self._folder, place.number).unlink(missing_ok=True)
