@@ -92,11 +92,10 @@ def crafted_set(
     mode = "r+" if state["done"] else "w+"
     images = np.lib.format.open_memmap(images_path, mode, np.float32, tuple(split.images.shape))
     succeeded = np.lib.format.open_memmap(succeeded_path, mode, np.bool_, (len(split),))
-    target = for_crafting(classifier, fast)
+    target, chunk = for_crafting(classifier, fast), chunk_of(split.shape)
     progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
     started, first = time.monotonic(), state["done"]
     with progress:
-        chunk = chunk_of(split.shape)
         for start in range(first, len(split), chunk):
             if is_near():
                 raise OutOfTime(f"{attack.name}: {start} of {len(split)} images crafted")
