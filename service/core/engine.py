@@ -261,7 +261,7 @@ class Engine:
         Raises:
             MemoryError: the batch does not fit into the device's memory.
         """
-        if finish := self.begin(work, images):
+        if self._buckets and (finish := self.begin(work, images)):
             return finish()
         most = max(1, _VALUES_A_PASS // math.prod(images.shape[1:]))
         if len(images) > most and not self._evaluated(work.model, images):
