@@ -8,6 +8,7 @@ same on a CPU, at once and without a recording.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -165,9 +166,10 @@ class _Slot:
 
 
 class _Flight:
-    """A batch under way in a slot."""
+    """A batch under way in a slot. Its ``owner`` lives until then, whose memory the device still uses."""
 
-    def __init__(self, slot: _Slot, done: Event, read: Callable[[NDArray[np.uint8]], Landed]) -> None:
+    def __init__(self, owner: Buckets, slot: _Slot, done: Event, read: Callable[[NDArray[np.uint8]], Landed]) -> None:
+        self._owner: Buckets | None = owner
         self._slot: _Slot | None = slot
         self._done, self._read = done, read
         self._landed: Landed | None = None
@@ -185,6 +187,7 @@ class _Flight:
             self._landed = self._read(slot.taken.numpy())
         except Exception as error:
             self._error = error
+        self._owner = None
 
     def result(self) -> Landed:
         """Wait for the answer; raises what the device did."""
@@ -215,10 +218,12 @@ class Buckets:
         self._given.zero_()
         self._slots = [_Slot(backend, given, answer) for _ in range(2)]
         self._turn = 0
-        for key, lane in self.lanes.items():
-            _record(backend, lane, sizes[key], self._given, self._answer)
+        left_out = [_record(backend, lane, sizes[key], self._given, self._answer) for key, lane in self.lanes.items()]
         if not any(lane.replays for lane in self.lanes.values()):
-            raise MemoryError("the device's memory does not hold even the smallest batch")
+            raise MemoryError("the device's memory holds no recording at all")
+        if any(left_out):
+            few = min(lane.largest for lane in self.lanes.values() if lane.largest)
+            logger.warning("the device's memory does not hold every recording: batches are of %d images at most", few)
 
     @property
     def largest(self) -> int:
@@ -258,7 +263,7 @@ class Buckets:
             answer = taken[start:leaving].view(images.dtype).reshape(bucket, *lane.shape)
             return answer[:count].copy(), numbers.reshape(bucket, lane.numbers)[:count].copy()
 
-        return _Flight(slot, device.leaving.mark(), read).result
+        return _Flight(self, slot, device.leaving.mark(), read).result
 
     def _free_slot(self) -> _Slot:
         """The slot whose turn it is, after the batch that may still be in it."""
@@ -269,16 +274,15 @@ class Buckets:
         return slot
 
 
-def _record(backend: Backend, lane: Lane, sizes: list[int], given: Tensor, answer: Tensor) -> None:
-    """Record a lane at each size; those too large for the device's memory are left out.
+def _record(backend: Backend, lane: Lane, sizes: list[int], given: Tensor, answer: Tensor) -> int:
+    """Record a lane at each size; how many were left out, which are too large for the device's memory.
 
     A function, so that no recording refers to its ``Buckets``: a swap frees them at once, without a garbage collector.
     """
     for bucket in sizes:
-        try:
+        with contextlib.suppress(MemoryError):
             lane.replays[bucket] = backend.record(_operation(lane, bucket, given, answer))
-        except MemoryError as error:
-            logger.warning("the device's memory does not hold a recording of %d images: %s", bucket, error)
+    return len(sizes) - len(lane.replays)
 
 
 def _operation(lane: Lane, bucket: int, given: Tensor, answer: Tensor) -> Callable[[], None]:

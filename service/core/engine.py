@@ -273,7 +273,7 @@ class Engine:
         Raises:
             MemoryError: the batch does not fit into the device's memory.
         """
-        if finish := self.begin(work, images):
+        if self._buckets and (finish := self.begin(work, images)):
             return finish()
         most = _images_a_pass(images.shape[1:])
         if len(images) > most:

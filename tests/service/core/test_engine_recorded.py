@@ -109,6 +109,7 @@ def test_a_swap_takes_the_candidates_recordings_and_frees_the_old_ones_at_once()
     gc.disable()  # the service has frozen all that lives at its start: what is in a circle then is never freed
     try:
         serving.adopt(candidate)
+        assert old() is not None, "the device still works in its memory"
         before = under_way()
         del under_way
         assert old() is None
