@@ -79,9 +79,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _add_routes(app: FastAPI, state: State) -> None:
     settings, purifier = state.settings, state.purifier
     with_heads(app.router)  # of the documentation
+    images = (purify.router(settings, purifier), classify.router(settings, purifier, state.gateway))
+    for router in images:
+        app.include_router(router)
+        app.include_router(router, prefix="/v1", include_in_schema=False)  # the same, under a name that stays
     for router in (
-        purify.router(settings, purifier),
-        classify.router(settings, purifier, state.gateway),
         page.router(settings, purifier),
         status.router(settings, state.engine, state.lifecycle, state.metrics.registry),
     ):
