@@ -91,8 +91,10 @@ def _add_routes(app: FastAPI, state: State) -> list[Route]:
     settings, purifier = state.settings, state.purifier
     with_heads(app.router)  # of the documentation
     hot = [purify.router(settings, purifier), classify.router(settings, purifier, state.gateway)]
+    for router in hot:
+        app.include_router(with_heads(router))
+        app.include_router(router, prefix="/v1", include_in_schema=False)  # the same, under a name that stays
     for router in (
-        *hot,
         page.router(settings, purifier),
         status.router(settings, state.engine, state.lifecycle, state.metrics.scraped),
     ):

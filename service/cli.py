@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from arn_purify import __version__
+
 from .errors import ServiceError
 
 
@@ -74,6 +76,7 @@ def _models(flags: argparse.Namespace) -> int:  # noqa: ARG001 (as every command
 def parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
     top = argparse.ArgumentParser("arn", description="Remove adversarial noise from images.")
+    top.add_argument("--version", action="version", version=f"arn {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
     serve_parser = commands.add_parser("serve", help="run the HTTP service")
     serve_parser.set_defaults(run=_serve)

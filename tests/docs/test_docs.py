@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from arn_purify.service import errors
 from arn_purify.service.settings import Settings
@@ -50,10 +51,17 @@ def test_every_metric_is_documented_with_its_labels():
         assert f"| `{name}` | {family.type} |" in page
 
 
-def test_every_alert_is_documented():
-    named = re.findall(r"- alert: (\w+)", (ROOT / "docker" / "prometheus" / "rules.yml").read_text())
-    assert named
-    assert re.findall(r"^\| `(Arn\w+)` \|", text("metrics.md"), re.MULTILINE) == named
+def test_every_alert_is_documented_as_it_is():
+    groups = yaml.safe_load((ROOT / "docker" / "prometheus" / "rules.yml").read_text())["groups"]
+    alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    rows = re.findall(r"^\| `(Arn\w+)` \| (\w+) \| (.*?) \| (.+) \|$", text("metrics.md"), re.MULTILINE)
+    assert [name for name, *_ in rows] == list(alerts)
+    for name, severity, when, _ in rows:
+        rule = alerts[name]
+        assert severity == rule["labels"]["severity"]
+        assert rule["for"].replace("m", " min") in when, name
+        (threshold,) = re.findall(r" [><] ([\d.]+)$", rule["expr"]) or ("0",)
+        assert threshold == "0" or threshold in when, name
 
 
 def subclasses(kind):

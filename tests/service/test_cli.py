@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import arn_purify
 from arn_purify import models
 from arn_purify.service.cli import main
 from tests.networks import save_photo
@@ -31,6 +32,11 @@ def test_models_are_listed_without_any_extra():
     done = arn("models")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == models.available()
+
+
+def test_the_version_is_the_packages():
+    done = arn("--version")
+    assert (done.returncode, done.stdout) == (0, f"arn {arn_purify.__version__}\n"), done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["serve"], ["serve", "--port", "1"], ["purify", "in.png", "out.png"]])
