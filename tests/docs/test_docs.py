@@ -10,6 +10,7 @@ from arn_purify.service import errors
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
 from arn_purify.training import attacks
+from arn_purify.training.report.markdown import WIDTH
 from benchmarks import ray
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,14 @@ def test_the_line_on_ray_is_what_the_record_says():
     record = ray.RESULTS / "ray.json"
     told = ray.told(json.loads(record.read_text())) if record.exists() else ""
     assert f"\n{ray.BEGIN}{told}{ray.END}" in text("scaling.md")
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("results*.md"))], ids=lambda p: p.name
+)
+def test_no_table_of_results_is_wider_than_a_page(page):
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert max((row.count(" |") for row in rows), default=0) <= WIDTH
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
