@@ -25,19 +25,21 @@ _COLOURS = ("#222222", "#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
 def speed(records: Sequence[Record]) -> Figure:
     """Requests a second of each server relative to this service, a panel each network and number of threads."""
     figure, grid = plt.subplots(
-        1, len(records), figsize=(1 + 4 * len(records), 3.8), layout="constrained", squeeze=False, sharey=True
+        1, len(records), figsize=(1 + 3.4 * len(records), 3.8), layout="constrained", squeeze=False, sharey=True
     )
     for axis, record in zip(grid[0], records, strict=True):
         ours = record["medians"][OURS]
         for colour, (server, by_connections) in zip(_COLOURS, record["medians"].items(), strict=False):
             counts = sorted(by_connections, key=int)
             relative = [by_connections[count]["rps"] / ours[count]["rps"] for count in counts]
-            axis.plot(range(len(counts)), relative, "o-", label=server, color=colour)
+            axis.plot(
+                range(len(counts)), relative, "o-", label="this service" if server == OURS else server, color=colour
+            )
+        threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
         axis.set_xticks(range(len(counts)), counts)
-        axis.set(xlabel="connections", title=f"{record['network']}, {record['threads']} thread(s)", yscale="log")
-        ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_yticks([], minor=True)
+        axis.set(xlabel="connections", title=f"{record['network']}, {threads}")
+        axis.grid(axis="y", alpha=0.3)
+    grid[0][0].set_ylim(bottom=0)
     grid[0][0].set_ylabel("requests a second, this service = 1")
     figure.legend(
         *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_COLOURS), frameon=False
@@ -56,8 +58,8 @@ def soak(record: Record) -> Figure:
             "rss_mb": "memory, MB",
             "queue_images": "images waiting",
             "open_files": "open files",
-            "lag_p50_ms": "loop's lag, ms",
-            "new_connection_ms": "new connection, ms",
+            "lag_p50_ms": "event-loop lag, ms",
+            "new_connection_ms": "connecting, ms",
         }.items(),
         strict=False,
     ):
