@@ -1,9 +1,13 @@
-"""The records as plots: ``python -m benchmarks.plot`` writes ``docs/figures/speed.png`` and ``soak.png``."""
+"""The records as plots and tables.
+
+``python -m benchmarks.plot`` writes ``speed.png`` and ``soak.png`` in ``docs/figures``, and tables in its README.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +21,8 @@ from . import common
 plt.switch_backend("Agg")
 
 Record = dict[str, Any]
+PAGE = common.ROOT / "benchmarks" / "README.md"
+BEGIN, END = "<!-- http: written by `python -m benchmarks.plot` -->\n", "<!-- /http -->\n"
 
 OURS = "arn"
 _COLOURS = ("#222222", "#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
@@ -45,6 +51,22 @@ def speed(records: Sequence[Record]) -> Figure:
         *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_COLOURS), frameon=False
     )
     return figure
+
+
+def tables(records: dict[str, Record]) -> str:
+    """Requests a second of this service, and how many times those of the others, from records by their file's name."""
+    ours = ["| network | connections | requests/s | p50, ms |", "| --- | ---: | ---: | ---: |"]
+    peers = [server for server in next(iter(records.values()))["medians"] if server != OURS]
+    others = [f"| network, connections | {' | '.join(peers)} |", f"| --- |{' ---: |' * len(peers)}"]
+    for file, record in records.items():
+        size = re.findall(r"\d+x\d+", record["what"])[0] + (", one thread each" if record["threads"] == 1 else "")
+        medians = record["medians"]
+        for count, own in medians[OURS].items():
+            link = f"[{size}](../results/benchmarks/{file})"
+            ours.append(f"| {link} | {count} | {own['rps']:,.0f} | {own['p50_ms']:.1f} |")
+            ratios = " | ".join(f"{own['rps'] / medians[peer][count]['rps']:.2f}x" for peer in peers)
+            others.append(f"| {size}, {count} | {ratios} |")
+    return "\n".join(["", *ours, "", "How many times as many requests a second as the others:", "", *others, "", ""])
 
 
 def soak(record: Record) -> Figure:
@@ -81,15 +103,22 @@ def soak(record: Record) -> Figure:
     return figure
 
 
+def read(results: Path) -> dict[str, Record]:
+    """The records of the comparison with other servers, by their file's name, the smallest network first."""
+    found = {path.name: json.loads(path.read_text()) for path in results.glob("http-*-*.json")}
+    chosen = {name: r for name, r in found.items() if OURS in r["medians"] and "network" in r}
+    return dict(sorted(chosen.items(), key=lambda item: (item[1]["megaflops"], -item[1]["threads"])))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.plot", description=__doc__)
     parser.add_argument("--results", type=Path, default=common.RESULTS)
     parser.add_argument("--out", type=Path, default=common.ROOT / "docs" / "figures")
     flags = parser.parse_args()
     figures = {}
-    compared = [json.loads(path.read_text()) for path in sorted(flags.results.glob("http-*-*.json"))]
-    if compared := [record for record in compared if OURS in record["medians"] and "network" in record]:
-        figures["speed.png"] = speed(compared)
+    if compared := read(flags.results):
+        figures["speed.png"] = speed(list(compared.values()))
+        common.fill(PAGE, BEGIN, END, tables(compared))
     if (path := flags.results / "soak.json").is_file():
         figures["soak.png"] = soak(json.loads(path.read_text()))
     if not figures:

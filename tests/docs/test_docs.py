@@ -11,7 +11,7 @@ from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
 from arn_purify.training import attacks
 from arn_purify.training.report.markdown import WIDTH
-from benchmarks import ray
+from benchmarks import plot, ray
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -86,6 +86,10 @@ def test_the_line_on_ray_is_what_the_record_says():
 def test_no_table_of_results_is_wider_than_a_page(page):
     rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
     assert max((row.count(" |") for row in rows), default=0) <= WIDTH
+
+
+def test_the_tables_of_speed_are_what_the_records_say():
+    assert f"{plot.BEGIN}{plot.tables(plot.read(plot.common.RESULTS))}{plot.END}" in plot.PAGE.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
