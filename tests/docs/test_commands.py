@@ -49,6 +49,14 @@ def test_the_readmes_commands_run(line, tmp_path):
     assert done.stdout
 
 
+def test_the_readmes_python_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"(?ms)^```python\n(.*?)^```", README)
+    names = {}
+    exec(block, names)
+    assert names["logits"].shape == (1, 1000)
+
+
 def curl(address, folder):
     """The README's calls, in an empty folder that has the examples; what they print."""
     if shutil.which("curl") is None:
