@@ -92,8 +92,8 @@ def images(name: str, count: int) -> NDArray[np.uint8]:
     """Inputs for a network, uint8 ``(N, H, W, C)``: the attacked examples over and over, noise for random weights."""
     if name == "colour32":
         return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
-    folder = ROOT / "examples" / ("photos" if name == "cifar10-transparent" else "")
-    examples = np.stack([np.atleast_3d(Image.open(path)) for path in sorted(folder.glob("adversarial_*.png"))])
+    files = "photos/adversarial_cat.png" if name == "cifar10-transparent" else "adversarial_*.png"
+    examples = np.stack([np.atleast_3d(Image.open(path)) for path in sorted((ROOT / "examples").glob(files))])
     return np.resize(examples, (count, *examples.shape[1:]))
 
 

@@ -11,7 +11,8 @@ from arn_purify.service import errors
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
 from arn_purify.training import attacks
-from benchmarks import ray
+from arn_purify.training.report.markdown import WIDTH
+from benchmarks import plot, ray
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -85,6 +86,18 @@ def test_the_line_on_ray_is_what_the_record_says():
     record = ray.RESULTS / "ray.json"
     told = ray.told(json.loads(record.read_text())) if record.exists() else ""
     assert f"\n{ray.BEGIN}{told}{ray.END}" in text("scaling.md")
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("results*.md"))], ids=lambda p: p.name
+)
+def test_no_table_of_results_is_wider_than_a_page(page):
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert max((row.count(" |") for row in rows), default=0) <= WIDTH
+
+
+def test_the_tables_of_speed_are_what_the_records_say():
+    assert f"{plot.BEGIN}{plot.tables(plot.read(plot.common.RESULTS))}{plot.END}" in plot.PAGE.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
