@@ -169,14 +169,14 @@ def test_a_worker_that_is_killed_under_load_loses_its_own_connections_only_and_c
             return type(error)
         return (answer.status_code, answer.content == expected[body])
 
-    before = workers_of(served)
+    before, folder = workers_of(served), folder_of(served)
     until(lambda: metric(served, 'arn_requests_total{route="/purify",status="200"}') == len(EXAMPLES))
     with load(served.url, 8, ask) as answers:
         until(lambda: len(answers) > 100)
         os.kill(before[2], signal.SIGKILL)
         until(lambda: ready(served) == 503)
-        assert [path.name[:10] for path in folder_of(served).glob("gauge_live*_1.db")] == ["gauge_live"] * 2
-        assert not list(folder_of(served).glob("gauge_live*_2.db")), "what it had waiting waits no more"
+        assert [path.name[:10] for path in folder.glob("gauge_live*_1.db")] == ["gauge_live"] * 2
+        assert not list(folder.glob("gauge_live*_2.db")), "what it had waiting waits no more"
         count = len(answers)
         until(lambda: ready(served) == 200)
         until(lambda: len(answers) > count + 100)
