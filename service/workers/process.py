@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -39,6 +41,9 @@ def main() -> int:
     except (OSError, ValueError, ServiceError, ImportError) as error:
         excuse(worker.folder, worker.number).write_text(str(error))
         return 2
+    finally:
+        if select.select([CHANNEL], [], [], 0)[0]:  # the supervisor was killed and could not clear up
+            shutil.rmtree(worker.folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

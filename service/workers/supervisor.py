@@ -166,8 +166,8 @@ class _Supervisor:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-        self._table.write(place.number, Stage.ABSENT)
         forget_gauges(place.number, self._folder)
+        self._table.write(place.number, Stage.ABSENT)
         if self._ends is not None:
             return int(status not in (0, -signal.SIGTERM))
         how = signal.Signals(-status).name if status < 0 else f"status {status}"

@@ -1,5 +1,6 @@
 """Several processes at one port: the same answers as one, and nothing is lost when one of them dies."""
 
+import contextlib
 import io
 import os
 import re
@@ -20,7 +21,7 @@ from arn_purify.service.core import codec
 
 from ..conftest import PATIENCE
 from .conftest import serving
-from .test_serve import bulk, slow_purifier  # noqa: F401 (a fixture)
+from .test_serve import bulk, gone, slow_purifier  # noqa: F401 (a fixture)
 from .test_steady import load, metric, two  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -43,10 +44,6 @@ def workers_of(served):
     """The processes of the workers by their numbers, once all of them have logged."""
     said = re.findall(r"\[worker (\d)\] uvicorn.error: Started server process \[(\d+)\]", served.said)
     return {int(number): int(pid) for number, pid in said}
-
-
-def gone(pids):
-    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def ready(served):
@@ -95,15 +92,14 @@ def test_answers_are_those_of_one_process_bit_for_bit(together, tmp_path):
         expected = ask(one.client)
         assert "[worker" not in one.said
         assert not Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children").read_text(), "no supervisor"
-    with connections(together, 4) as clients:
-        for client in clients:
-            assert ask(client) == expected
 
-    def asked():
-        return re.findall(r"\[worker (\d)\] service.access: \w+ POST /purify 200", together.said)
+    def both_have_answered():
+        with connections(together, 4) as clients:
+            for client in clients:
+                assert ask(client) == expected
+        return set(re.findall(r"\[worker (\d)\] service.access: \w+ POST /purify 200", together.said)) == {"1", "2"}
 
-    until(lambda: len(asked()) == 4 * len(expected))
-    assert asked().count("1") == asked().count("2")
+    until(both_have_answered)
 
 
 def test_metrics_are_the_sums_whichever_worker_is_scraped(together):
@@ -149,9 +145,17 @@ def test_limits_are_those_of_all_workers_together(tmp_path):
         until(lambda: httpx2.get(f"{served.url}/health/ready").status_code == 200)
         answers = [httpx2.post(f"{served.url}/purify", content=bulk(n), headers=NPY) for n in (4, 6)]
         assert [answer.status_code for answer in answers] == [200, 413]
-        with connections(served, 6) as clients:
-            assert {client.get("/health/live").status_code for client in clients} == {200}
-            refused = httpx2.get(f"{served.url}/health/live")
+        with contextlib.ExitStack() as held:
+
+            def hold_one():
+                client = httpx2.Client(timeout=PATIENCE)
+                taken = client.get(f"{served.url}/health/live").status_code == 200
+                held.callback(client.close)
+                return taken
+
+            for _ in range(6):  # a busy worker may leave more than its share to the other one, which refuses
+                until(hold_one)
+            refused = httpx2.get(f"{served.url}/health/live", timeout=PATIENCE)
             assert (refused.status_code, refused.json()["code"]) == (503, "too_many_connections")
 
 
@@ -169,14 +173,14 @@ def test_a_worker_that_is_killed_under_load_loses_its_own_connections_only_and_c
             return type(error)
         return (answer.status_code, answer.content == expected[body])
 
-    before = workers_of(served)
+    before, folder = workers_of(served), folder_of(served)
     until(lambda: metric(served, 'arn_requests_total{route="/purify",status="200"}') == len(EXAMPLES))
     with load(served.url, 8, ask) as answers:
         until(lambda: len(answers) > 100)
         os.kill(before[2], signal.SIGKILL)
         until(lambda: ready(served) == 503)
-        assert [path.name[:10] for path in folder_of(served).glob("gauge_live*_1.db")] == ["gauge_live"] * 2
-        assert not list(folder_of(served).glob("gauge_live*_2.db")), "what it had waiting waits no more"
+        assert [path.name[:10] for path in folder.glob("gauge_live*_1.db")] == ["gauge_live"] * 2
+        assert not list(folder.glob("gauge_live*_2.db")), "what it had waiting waits no more"
         count = len(answers)
         until(lambda: ready(served) == 200)
         until(lambda: len(answers) > count + 100)
@@ -191,12 +195,14 @@ def test_a_worker_that_is_killed_under_load_loses_its_own_connections_only_and_c
     answered = len(EXAMPLES) + sum(isinstance(answer, tuple) for answer in answers)
     counted = metric(served, 'arn_requests_total{route="/purify",status="200"}')
     assert answered - 5 <= counted <= answered + len(lost)
-    with connections(served, 4) as clients:
-        for client in clients:
-            client.get("/models")
-    assert served.stop() == 0
-    told = re.findall(r"\[worker (\d)\] service.access: \w+ GET /models", served.said)
-    assert sorted(told) == ["1", "1", "2", "2"], "the new one has its share"
+
+    def the_new_one_has_answered():
+        with connections(served, 4) as clients:
+            for client in clients:
+                client.get("/models")
+        return "2" in re.findall(r"\[worker (\d)\] service.access: \w+ GET /models", served.said)
+
+    until(the_new_one_has_answered)
 
 
 def folder_of(served):
@@ -232,9 +238,7 @@ def test_workers_do_not_outlive_their_supervisor(served):
     folder = folder_of(served)
     served.process.kill()
     until(lambda: gone(pids))
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+    assert not folder.exists()
 
 
 # -- the end ------------------------------------------------------------------------------------------------------
