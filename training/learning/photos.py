@@ -348,7 +348,8 @@ class PhotoTrainer:
     def _log(self, sums: Sequence[dict[str, float]], metrics: dict[str, float], seconds: float) -> None:
         names = {name: None for row in sums for name in row}  # not every classifier shows features
         means = {name: float(np.mean([row[name] for row in sums if name in row])) for name in names}
-        row = {"step": self.step, **means, **(metrics if self.step % _WATCHED_EVERY == 0 else {}), "seconds": seconds}
+        watched = self.step % _WATCHED_EVERY == 0 or self.step == self.recipe.steps
+        row = {"step": self.step, **means, **(metrics if watched else {}), "seconds": seconds}
         with (self.out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         tqdm.write("  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items()))
