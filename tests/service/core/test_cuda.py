@@ -91,7 +91,7 @@ def test_the_classifier_answers_as_on_the_cpu(both, count):
         with torch.inference_mode():
             expected = classifier(torch.from_numpy(given).permute(0, 3, 1, 2).float() / 255).softmax(1).numpy()
         assert (probabilities.argmax(1) == expected.argmax(1)).all()
-        assert abs(probabilities - expected).max() < 0.02
+        assert abs(probabilities - expected).max() < 0.05  # for what a level changes
 
 
 @pytest.mark.parametrize("name", [GREY, COLOUR])
