@@ -21,11 +21,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from ..conftest import PATIENCE
+from ..conftest import PATIENCE, PATIENT
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,passwd"  # of a stand-in for the base image
+SLOW_CLOCKS = {f"ARN_{name.upper()}": f"{seconds:g}" for name, seconds in PATIENT.items()}
 LOCKED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 
 
@@ -142,7 +143,8 @@ class Container:
 def started(folder, image, *flags, name="arn-test"):
     """A container of the serving image, with loopback's port of the host; removed afterwards."""
     port = free_port()
-    where = ("--publish", f"127.0.0.1:{port}:{port}", "--env", f"ARN_PORT={port}")
+    settings = (f"--env={name}={value}" for name, value in {**SLOW_CLOCKS, "ARN_PORT": port}.items())
+    where = ("--publish", f"127.0.0.1:{port}:{port}", *settings)
     subprocess.run(["podman", "rm", "--force", "--time", "0", name], capture_output=True)
     try:
         # Its monitor leaves a file in the current folder.
