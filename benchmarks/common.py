@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import json
 import os
 import platform
@@ -41,6 +42,9 @@ RESULTS = ROOT / "results" / "benchmarks"
 
 NETWORKS = ("mnist-transparent", "colour32", "cifar10-transparent")
 """25 MFLOP an image of 28x28x1, as shipped; of 32x32x3 89 MFLOP with random weights, and 143 as shipped."""
+
+PHOTOGRAPHS = "results/checkpoints/photo-preview.safetensors"
+"""The purifier of photographs, from the repository's folder."""
 
 _COLOUR32 = ArnConfig(channels=3, size=32, width=64, code_channels=176, blocks=0)
 
@@ -88,9 +92,14 @@ def images(name: str, count: int) -> NDArray[np.uint8]:
     """Inputs for a network, uint8 ``(N, H, W, C)``: the attacked examples over and over, noise for random weights."""
     if name == "colour32":
         return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
-    folder = ROOT / "examples" / ("photos" if name == "cifar10-transparent" else "")
-    examples = np.stack([np.atleast_3d(Image.open(path)) for path in sorted(folder.glob("adversarial_*.png"))])
+    files = "photos/adversarial_cat.png" if name == "cifar10-transparent" else "adversarial_*.png"
+    examples = np.stack([np.atleast_3d(Image.open(path)) for path in sorted((ROOT / "examples").glob(files))])
     return np.resize(examples, (count, *examples.shape[1:]))
+
+
+def decoded(file: bytes) -> NDArray[np.uint8]:
+    """An image file's pixels."""
+    return np.array(Image.open(io.BytesIO(file)))
 
 
 # -- servers ------------------------------------------------------------------------------------------------------

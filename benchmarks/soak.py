@@ -289,12 +289,14 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=2, help="seconds between two looks at the process")
     parser.add_argument("--gone", type=float, default=0.05, help="share of clients that hang up")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's threads in the service")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the service")
     parser.add_argument("--precision", default="auto", choices=common.PRECISIONS)
     parser.add_argument("--out", type=Path, default=common.RESULTS / "soak.json")
     flags = parser.parse_args()
     lines = common.BUILD / "soak.jsonl"
     precision = resolve(flags.precision, "cpu")
-    arguments = ("--models", "mnist-transparent,identity", "--classifier", "", "--precision", precision)
+    workers = ("--workers", str(flags.workers))
+    arguments = ("--models", "mnist-transparent,identity", "--classifier", "", "--precision", precision, *workers)
 
     with common.serving(*arguments, threads=flags.threads) as served:
 
@@ -329,6 +331,7 @@ def main() -> None:
         common.versions("torch", "fastapi", "uvicorn", "pillow", "aiohttp"),
         minutes=flags.minutes,
         threads=flags.threads,
+        workers=flags.workers,
         precision=precision,
         **results,
         sent_rps=sent,

@@ -1,12 +1,13 @@
 """What a serving process looks like from outside, as lines of JSON; a process of its own, so that no load delays it.
 
-``python -m benchmarks.watch URL PID SECONDS`` tells every so many seconds, until it is ended, the memory, the open
-files, the queue, the answers so far, and how long ``/health/live`` took: on a connection that stays, which is how late
-the event loop was, and on new ones, as probes open them.
+``python -m benchmarks.watch URL PID SECONDS`` tells every so many seconds, until it is ended, the memory and the open
+files, both of all workers where there are several, the queue, the answers so far, and how long ``/health/live`` took:
+on a connection that stays, which is how late the event loop was, and on new ones, as probes open them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import statistics
@@ -37,6 +38,16 @@ def answered(series: dict[str, float]) -> dict[str, float]:
     return {name.removeprefix(begin)[:3]: value for name, value in series.items() if name.startswith(begin)}
 
 
+def processes(pid: int) -> list[Path]:
+    """Of a service: the one at ``pid``, and the workers that it has started."""
+    found = [Path(f"/proc/{pid}")]
+    for child in (found[0] / "task" / str(pid) / "children").read_text().split():
+        with contextlib.suppress(OSError):  # it has just ended
+            if b"arn_purify.service.workers" in (Path("/proc") / child / "cmdline").read_bytes():
+                found.append(Path("/proc") / child)
+    return found
+
+
 class _Probe(threading.Thread):
     """Asks on a new connection, over and over."""
 
@@ -64,7 +75,6 @@ def main(url: str, pid: int, every: float) -> None:
     probe = _Probe(url)
     probe.start()
     started = time.perf_counter()
-    process = Path(f"/proc/{pid}")
 
     def ask(path: str) -> bytes:
         connection.request("GET", path)
@@ -78,10 +88,14 @@ def main(url: str, pid: int, every: float) -> None:
             lags.append(1000 * (time.perf_counter() - asked))
             time.sleep(1 / _PINGS_A_SECOND)
         series = _series(ask("/metrics"))
-        resident = int((process / "statm").read_text().split()[1])
+        resident = files = 0
+        for process in processes(pid):
+            with contextlib.suppress(OSError):
+                resident += int((process / "statm").read_text().split()[1])
+                files += len(list((process / "fd").iterdir()))
         line = {
             "seconds": time.perf_counter() - started, "rss_mb": resident * 4096 / 1e6,
-            "open_files": len(list((process / "fd").iterdir())), "queue_images": series["arn_queue_images"],
+            "open_files": files, "queue_images": series["arn_queue_images"],
             "lag_p50_ms": statistics.median(lags), "lag_max_ms": max(lags),
             "new_connection_ms": 1000 * probe.take(), "answered": answered(series),
         }  # fmt: skip

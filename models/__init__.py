@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import checkpoint, imagenet
 from .arn import Arn
 from .baselines import ApeG, ApeGConfig, ApeGDiscriminator, Hgd, HgdConfig
-from .checkpoint import Card, CheckpointError, any_size, card_of
+from .checkpoint import SMALLEST_PHOTOGRAPH, Card, CheckpointError, any_size, card_of, for_photographs
 from .classifiers import (
     Airbench,
     AirbenchConfig,
@@ -36,6 +36,7 @@ from .config import ArnConfig
 from .discriminators import AttackDiscriminator, ImageDiscriminator
 
 __all__ = [
+    "SMALLEST_PHOTOGRAPH",
     "Airbench",
     "AirbenchConfig",
     "ApeG",
@@ -67,6 +68,7 @@ __all__ = [
     "any_size",
     "available",
     "card_of",
+    "for_photographs",
     "load",
     "purify",
 ]

@@ -47,6 +47,8 @@ from .files import write_atomically
 
 FORMAT = "arn-checkpoint-1"
 Kind = Literal["purifier", "classifier"]
+SMALLEST_PHOTOGRAPH = 65
+"""Height and width in pixels from which a purifier of photographs takes images of other sizes than its own."""
 
 # architecture name on the card -> (config, module, what it is)
 _ARCHITECTURES: dict[str, tuple[type, type[nn.Module], Kind]] = {
@@ -105,6 +107,13 @@ def any_size(card: Card) -> bool:
     """Whether the network takes images of other sizes than the ``input_shape`` that it was evaluated at."""
     entry = _ARCHITECTURES.get(card.architecture)
     return entry is not None and getattr(entry[0](**card.config), "any_size", False)
+
+
+def for_photographs(card: Card) -> bool:
+    """Whether it is a purifier of photographs: it takes any size, in tiles, and was evaluated at a large one."""
+    entry = _ARCHITECTURES.get(card.architecture)
+    large = min(card.input_shape[1:]) >= SMALLEST_PHOTOGRAPH
+    return large and entry is not None and getattr(entry[0](**card.config), "in_tiles", False)
 
 
 def card_of(model: nn.Module) -> Card:

@@ -77,6 +77,11 @@ class ArnConfig(Sizes):
         return self.parts.only_size is None
 
     @property
+    def in_tiles(self) -> bool:
+        """Whether large images are purified in tiles, to the same bits as in one piece."""
+        return self.parts.reach is not None
+
+    @property
     def code_shape(self) -> CodeShape:
         """Shape (channels, height, width) of the attack-invariant features."""
         return self.parts.code_shape(self)

@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from .edge.admission import Admission
+from .edge.hot import Handlers, HotRoutes
 from .edge.http import QUIET, RequestContext, error_body, refusal, route_path
 from .errors import OutOfMemory, ServiceError
 from .gateway import rest
@@ -23,14 +25,20 @@ from .routes import admin, classify, page, purify, status
 from .routes.openapi import with_heads
 from .settings import Settings
 from .state import VERSION, State
+from .workers.table import Worker
 
 logger = logging.getLogger("service")
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message."""
+def create_app(settings: Settings | None = None, worker: Worker | None = None) -> FastAPI:
+    """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message.
+
+    Args:
+        settings: None reads them from the environment.
+        worker: the process's place among those that share the port.
+    """
     settings = settings or Settings()
-    state = State(settings)
+    state = State(settings, worker)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 (ASGI's signature)
@@ -55,7 +63,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         },
     )
     app.state.service = state
-    _add_routes(app, state)
+    handlers = _error_handlers(state)
+    # Each is added around those before it.
+    app.add_middleware(HotRoutes, routes=_add_routes(app, state), handlers=handlers)
     app.add_middleware(Admission, limits=state.limits, settings=settings, metrics=state.metrics)
     if settings.cors_origins:  # outside of it: a browser asks first without the key
         app.add_middleware(
@@ -65,35 +75,42 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    # The last one added is the outermost.
     app.add_middleware(
         RequestContext,
         metrics=state.metrics,
         draining=lambda: state.lifecycle.draining,
         root_path=settings.root_path,
     )
-    _add_error_handlers(app, state)
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
     return app
 
 
-def _add_routes(app: FastAPI, state: State) -> None:
+def _add_routes(app: FastAPI, state: State) -> list[Route]:
+    """Add every route; returns those that take images, which are asked often."""
     settings, purifier = state.settings, state.purifier
     with_heads(app.router)  # of the documentation
+    hot = [purify.router(settings, purifier), classify.router(settings, purifier, state.gateway)]
+    for router in hot:
+        app.include_router(with_heads(router))
+        app.include_router(router, prefix="/v1", include_in_schema=False)  # the same, under a name that stays
     for router in (
-        purify.router(settings, purifier),
-        classify.router(settings, purifier, state.gateway),
         page.router(settings, purifier),
-        status.router(settings, state.engine, state.lifecycle, state.metrics.registry),
+        status.router(settings, state.engine, state.lifecycle, state.metrics.scraped),
     ):
         app.include_router(with_heads(router))
+    often = [route for router in hot for route in router.routes]
     if settings.downstream_url:
-        app.router.routes.extend(rest.routes(settings.downstream_protocol, state.gateway))
+        served = rest.routes(settings.downstream_protocol, state.gateway)
+        app.router.routes.extend(served)
+        often += served
     if settings.admin_token:
-        swap = admin.Swapper(settings, purifier, state.batcher, state.lifecycle, state.metrics)
+        swap = admin.Swapper(settings, purifier, state.batcher, state.lifecycle, state.metrics, state.siblings)
         app.router.routes.append(swap.route())
+    return [route for route in often if isinstance(route, Route) and route.methods and "POST" in route.methods]
 
 
-def _add_error_handlers(app: FastAPI, state: State) -> None:
+def _error_handlers(state: State) -> Handlers:
     async def refuse(request: Request, error: Any) -> Response:
         return refusal(route_path(request.scope), error, state.metrics)
 
@@ -105,6 +122,4 @@ def _add_error_handlers(app: FastAPI, state: State) -> None:
         code = error.detail.lower().replace(" ", "_")
         return JSONResponse(error_body(error.detail, code), error.status_code, error.headers)
 
-    app.add_exception_handler(ServiceError, refuse)
-    app.add_exception_handler(MemoryError, refuse_for_memory)
-    app.add_exception_handler(HTTPException, refuse_route)
+    return {ServiceError: refuse, MemoryError: refuse_for_memory, HTTPException: refuse_route}

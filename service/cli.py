@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from arn_purify import __version__
+
 from .errors import ServiceError
 
 
@@ -35,10 +37,15 @@ def _serve(flags: argparse.Namespace) -> int:
     with _needing_extra("serve"):
         from pydantic import ValidationError
 
-        from .serve import serve
         from .settings import from_flags
     try:
-        return serve(from_flags(flags))
+        settings = from_flags(flags)
+        with _needing_extra("serve"):
+            if settings.workers > 1:  # the supervisor itself loads no network
+                from .workers.supervisor import supervise as run
+            else:
+                from .serve import serve as run
+        return run(settings)
     except ValidationError as error:
         for problem in error.errors():
             print(f"arn: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
@@ -69,6 +76,7 @@ def _models(flags: argparse.Namespace) -> int:  # noqa: ARG001 (as every command
 def parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
     top = argparse.ArgumentParser("arn", description="Remove adversarial noise from images.")
+    top.add_argument("--version", action="version", version=f"arn {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
     serve_parser = commands.add_parser("serve", help="run the HTTP service")
     serve_parser.set_defaults(run=_serve)

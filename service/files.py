@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from arn_purify.models import Card
+from arn_purify.models import SMALLEST_PHOTOGRAPH, Card, for_photographs
 from arn_purify.models.files import is_hidden, write_atomically
 
 from .core import codec
 from .core.engine import Engine, Work
 from .core.fit import Fit
+from .core.selection import takes
 from .errors import ServiceError, WrongSize
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -37,7 +38,7 @@ def purify_files(source: Path, target: Path, model: str, device: str, resize: Fi
     """Purify an image file, or every image below a folder, into PNGs of the same names.
 
     Hidden files and folders are skipped, and ``target`` where it lies inside ``source``. An image that cannot be read,
-    or has another size than the model's, is named on stderr and the others are purified. Where two would have one
+    or has a size that the model does not take, is named on stderr and the others are purified. Where two would have one
     name, as ``a.jpg`` beside ``a.png``, the former becomes ``a.jpg.png``.
 
     Raises:
@@ -51,6 +52,7 @@ def purify_files(source: Path, target: Path, model: str, device: str, resize: Fi
     engine = Engine((model,), (), device, "fp32")
     name = next(iter(engine.purifiers))
     card, paths, purified = engine.card(name), list(names), 0
+    batch = batch if resize or _has_one_size(card) else 1  # large images are in memory one at a time
     for problem in unread:
         _report(str(problem.filename), problem)
     with tqdm(total=len(paths), unit="image") as progress:
@@ -106,18 +108,22 @@ def _pixels(path: Path, card: Card, resize: Fit | None) -> NDArray[np.uint8]:
     """The image as the model takes it, uint8 ``(1, H, W, C)``."""
     channels, height, width = card.input_shape
     opened = codec.open_image(path.read_bytes(), 10**9)
-    if height and not resize and opened.size != (height, width):
-        raise WrongSize(f"{opened.size[1]}x{opened.size[0]}, {card.name} takes {width}x{height}; --resize or --fit")
+    if not resize and not takes(card, opened.size):
+        larger = "" if _has_one_size(card) else f" and from {SMALLEST_PHOTOGRAPH}x{SMALLEST_PHOTOGRAPH} up"
+        raise WrongSize(
+            f"{opened.size[1]}x{opened.size[0]}, {card.name} takes {width}x{height}{larger}; --resize or --fit"
+        )
     size = ((height, width), resize) if height and resize else ()
     return opened.decode(channels or opened.channels, *size)
 
 
+def _has_one_size(card: Card) -> bool:
+    return bool(card.input_shape[1]) and not for_photographs(card)
+
+
 def _purified(engine: Engine, card: Card, arrays: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """Each image ``(H, W, C)``; those of one size in one batch."""
-    if not arrays:
-        return []
-    together = [np.concatenate(arrays)] if card.input_shape[1] else arrays
-    return [image for array in together for image in engine.run(Work(card.name), array).images]
+    """Each image ``(H, W, C)``; they are of one size."""
+    return list(engine.run(Work(card.name), np.concatenate(arrays)).images) if arrays else []
 
 
 def _report(path: str, error: Exception) -> None:

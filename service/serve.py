@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
+import os
+import socket
 from functools import partial
+from typing import NamedTuple
 
 import uvicorn
 
 from .app import create_app
 from .edge.connection import Connection, check_uvicorn
-from .edge.server import Server
+from .edge.server import Server, WorkerServer
 from .gateway import rest
 from .settings import Settings
 from .state import State
 from .telemetry.log import configure
+from .workers.table import Worker
 
 _M_ARENA_MAX = -8  # malloc.h
+
+
+class Seat(NamedTuple):
+    """What a worker gets from its supervisor: its place, the listening sockets, and a pipe that ends with it."""
+
+    worker: Worker
+    sockets: list[socket.socket]
+    channel: int
 
 
 def _few_arenas() -> None:
@@ -25,8 +38,12 @@ def _few_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, seat: Seat | None = None) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status.
+
+    Args:
+        settings: of this process.
+        seat: where it is one of several workers; None: it listens by itself.
 
     Raises:
         ImportError: uvicorn lacks what the limits depend on.
@@ -34,10 +51,12 @@ def serve(settings: Settings) -> int:
     """
     check_uvicorn()
     _few_arenas()
-    configure(settings.log_level, settings.log_format)
-    app = create_app(settings)
+    worker = seat.worker if seat else None
+    configure(settings.log_level, settings.log_format, worker.number if worker else 0)
+    app = create_app(settings, worker)
     state: State = app.state.service
-    rest.check(state.gateway)
+    if worker is None or worker.speaks:
+        rest.check(state.gateway)
     config = uvicorn.Config(
         app,
         settings.host,
@@ -50,6 +69,13 @@ def serve(settings: Settings) -> int:
         ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )
-    server = Server(config, state.lifecycle, settings.head_seconds)
-    server.run()
-    return 0 if server.started else 1
+    if seat is None:
+        server = Server(config, state.lifecycle, settings.head_seconds)
+    else:
+        refresh = state.metrics.refresh
+        server = WorkerServer(config, state.lifecycle, settings.head_seconds, seat.worker, refresh, seat.channel)
+    server.run(seat.sockets if seat else None)
+    if server.force_exit:  # the device's thread still computes: an interpreter that ends under it may crash
+        logging.shutdown()
+        os._exit(0)
+    return 0 if server.started and not server.failed else 1

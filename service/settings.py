@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SHARED_OUT = ("queue_images", "client_requests", "connections", "bodies_bytes")
+"""The limits of which each worker has its share; where 0 means none, so it does for each."""
 
 
 class Settings(BaseSettings):
@@ -18,6 +23,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; :: for all of IPv6 and IPv4")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(
+        1, ge=1, le=256, description="processes that share the port, each with its own engine; limits are shared out"
+    )
     root_path: str = Field("", description="path prefix under which a proxy serves this, such as /purifier")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma list of origins whose pages may call this from a browser, * for any; empty: none"
@@ -48,7 +56,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, read from its header")
     decode_seconds: float = Field(5.0, gt=0, description="longest decode of an image before its process is killed")
     sizes: Literal["evaluated", "any"] = Field(
-        "evaluated", description="sizes that are taken: those that a purifier was evaluated at, or any that it can take"
+        "evaluated",
+        description="sizes that are taken: those that a purifier was evaluated at (photographs: from 65x65 up), or any",
     )
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma list of keys, one of which a request must have as X-API-Key; empty: open to everyone"
@@ -143,6 +152,9 @@ class Settings(BaseSettings):
                 raise ValueError(f"{path}: no such file")
         if self.bodies_bytes < self.max_body_bytes:
             raise ValueError("bodies_bytes has room for one body of max_body_bytes at least")
+        for name in SHARED_OUT:
+            if 0 < getattr(self, name) < self.workers * (self.max_body_bytes if name == "bodies_bytes" else 1):
+                raise ValueError(f"{name} is shared out among {self.workers} workers, and too small for that")
         if self.admin_token and not (self.admin_folder and Path(self.admin_folder).is_dir()):
             raise ValueError("admin_token needs a folder of checkpoints as admin_folder")
         return self
@@ -161,6 +173,38 @@ class Settings(BaseSettings):
                 raise ValueError("a comma list without anything in it")  # an API key of "," must not mean none
             return parts
         return value
+
+
+def shares(settings: Settings) -> list[Settings]:
+    """What each worker is started with, so that the sum is what was asked for."""
+    count = settings.workers
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = settings.threads or (int(asked) if asked.isdecimal() else cores)
+
+    def part(total: int, index: int) -> int:
+        return total // count + (index < total % count)
+
+    return [
+        settings.model_copy(
+            update={
+                "workers": 1,
+                "threads": max(1, part(threads, index)),
+                **{name: part(getattr(settings, name), index) for name in SHARED_OUT},
+            }
+        )
+        for index in range(count)
+    ]
+
+
+def as_json(settings: Settings) -> str:
+    """For :func:`from_json` in another process, secrets included."""
+    return json.dumps(settings.model_dump(), default=lambda secret: secret.get_secret_value())
+
+
+def from_json(text: str | bytes) -> Settings:
+    """The settings, whatever the environment says."""
+    return Settings(**json.loads(text))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -185,15 +229,12 @@ def add_transformer_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--predictor_request_timeout_seconds", metavar="X", help="--downstream-timeout-seconds")
     group.add_argument("--http_port", dest="port", metavar="X", help="--port")
     group.add_argument("--grpc_port", dest="grpc_port", metavar="X", help="--grpc-port")
-    group.add_argument("--workers", type=int, default=1, metavar="1", help="one process owns the device")
 
 
 def from_flags(namespace: argparse.Namespace) -> Settings:
     """Settings from parsed flags over the environment; ``pydantic.ValidationError`` names what is wrong."""
     given = {name: getattr(namespace, name) for name in Settings.model_fields}
     transformer: dict[str, Any] = {}
-    if namespace.workers != 1:
-        raise ValueError("--workers 1: one process owns the device; run more replicas instead")
     if namespace.predictor_host:
         scheme = "https" if namespace.predictor_use_ssl.lower() in ("true", "1") else "http"
         transformer = {

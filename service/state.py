@@ -13,6 +13,7 @@ from .core.engine import Engine
 from .core.lifecycle import Lifecycle
 from .core.limits import Limits
 from .core.purifier import Purifier
+from .errors import Warming
 from .gateway.downstream import Downstream
 from .gateway.grpc import GrpcGateway
 from .gateway.preprocessing import Preprocessing
@@ -20,6 +21,9 @@ from .gateway.rest import Gateway
 from .settings import Settings
 from .telemetry import tracing
 from .telemetry.metrics import Metrics
+from .telemetry.together import Together
+from .workers.siblings import Siblings
+from .workers.table import Worker
 
 VERSION = metadata.version("arn-purify")
 
@@ -27,18 +31,26 @@ VERSION = metadata.version("arn-purify")
 class State:
     """The parts of one app, in the order in which they stand on each other. Only the composition root sees it whole."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.metrics = Metrics(VERSION)
+    def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
+        self.settings, self.worker = settings, worker
+        self.metrics = Metrics(VERSION, Together(worker) if worker else None)
         self.limits = Limits(settings)
         self.traces = tracing.start(VERSION)
         self.engine = Engine(
             settings.models, settings.classifier, settings.device, settings.precision, settings.threads
         )
-        if not settings.forwards_classify:
+        if worker:
+            worker.hold_swaps()
+            for name, path in worker.swapped().items():
+                self.engine.adopt(self.engine.candidate(name, path))
+        if not settings.forwards_classify and (worker is None or worker.speaks):
             self.engine.warn_of_purifiers_without_classifier()
         self.decoder = Decoder(
-            settings.decode_seconds, settings.deadline_seconds, settings.max_pixels, settings.max_body_bytes
+            settings.decode_seconds,
+            settings.deadline_seconds,
+            settings.max_pixels,
+            settings.max_body_bytes,
+            worker.count if worker else 1,
         )
         self.batcher = Batcher(
             self.engine.run,
@@ -48,8 +60,11 @@ class State:
             on_batch=self.metrics.batch_images.observe,
             on_halved=self.metrics.batches_halved.inc,
             warm_up=self._warm_up,
+            under_way=lambda: self.lifecycle.in_flight,
+            begin=self.engine.begin if self.engine.records else None,
         )
-        self.lifecycle = Lifecycle(self.batcher, settings.drain_seconds)
+        check_others = worker.check_others if worker else lambda: None
+        self.lifecycle = Lifecycle(self.batcher, settings.drain_seconds, check_others)
         self.purifier = Purifier(
             settings, self.engine, self.batcher, self.decoder, self.lifecycle, self.metrics, tracing.stage
         )
@@ -66,9 +81,10 @@ class State:
             settings, self.purifier, self.lifecycle, self.limits, self.metrics, self.background, preprocessing
         )
         self.grpc: GrpcGateway | None = None
+        self.siblings = Siblings(worker) if worker and settings.admin_token else None
         self.metrics.set_models(self.engine.cards(), self.engine.device)
-        self.metrics.watch_queue(lambda: self.batcher.waiting_images)
-        self.metrics.body_bytes.set_function(lambda: self.limits.memory.reserved_bytes)
+        self.metrics.watch(self.metrics.queue_images, lambda: self.batcher.waiting_images)
+        self.metrics.watch(self.metrics.body_bytes, lambda: self.limits.memory.reserved_bytes)
 
     def _warm_up(self) -> None:
         self.engine.warm_up(self.settings.max_batch_images)
@@ -79,15 +95,30 @@ class State:
     async def start(self) -> None:
         """Start the device's thread, which warms up first, and what needs the event loop."""
         self.batcher.start()
+        if self.worker and self.worker.successor:  # the others serve meanwhile
+            await self._until_warm()
+        if self.siblings:
+            await self.siblings.start()
         if self.settings.downstream_url:
             self.gateway.downstream = Downstream(self.settings.downstream_url, self.settings.downstream_timeout_seconds)
         if self.settings.downstream_grpc:
-            self.grpc = GrpcGateway(self.gateway)
+            self.grpc = GrpcGateway(self.gateway, shares_port=self.worker is not None)
             await self.grpc.start()
+
+    async def _until_warm(self) -> None:
+        while True:
+            try:
+                self.batcher.check_warm()
+            except Warming:
+                await asyncio.sleep(0.05)
+            else:
+                return
 
     async def stop(self) -> None:
         """Finish what is queued and release everything."""
         self.lifecycle.draining = True
+        if self.siblings:
+            self.siblings.stop()
         await asyncio.to_thread(self.batcher.close, self.lifecycle.seconds_left)
         await asyncio.to_thread(self.decoder.close)
         self.background.cancel()

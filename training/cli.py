@@ -23,6 +23,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("arn-train", description="Craft attacks, train ARN, measure both.")
     commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument(
+        "--import", dest="imported", action="append", type=options.own_module, metavar="MODULE",
+        help="import this module first; it may add networks, recipes and data sets",
+    )  # fmt: skip
     common = options.common()
     for command in _COMMANDS:
         command.add_parser(commands, common)

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from arn_purify import models
 from arn_purify.models import Card, any_size, checkpoint
 from arn_purify.models.files import write_atomically
 
 from .attacks import get
-from .data import Dataset
+from .data import DATASETS, Dataset
 from .learning.classifier import error_rate
 from .load import load_model
 from .measuring.evaluate import Subject, evaluate
@@ -49,7 +50,7 @@ def export(
     path = target / f"{name}.safetensors"
     sha256 = checkpoint.save(model, card, path, torch.float16)
     card = dataclasses.replace(card, sha256=sha256)
-    write_atomically(target / f"{name}.md", model_card(card, sum(p.numel() for p in model.parameters())).encode())
+    write_atomically(target / f"{name}.md", model_card(card, model).encode())
     if figures.has_sheet(card):
         f, _ = load_model(classifier, "classifier", dataset.name, "cpu")
         figures.draw_sheet(f, checkpoint.load(path), target)
@@ -85,8 +86,57 @@ def _curve(log: Path) -> tuple[dict[str, float], ...]:
     )
 
 
-def model_card(card: Card, parameters: int) -> str:
+_USES = {
+    "transparent": (
+        "In front of a classifier of such images, where attackers know the classifier and not the purifier",
+        "An attacker who can query it or has a copy defeats it.",
+    ),
+    "hardened": (
+        "In front of a classifier of such images, also where attackers know the purifier",
+        "It fails against larger budgets than it was trained with and against other kinds of attack.",
+    ),
+    "joint": (
+        "Together with the classifier that was trained with it, also where attackers know both",
+        "It fails against larger budgets than it was trained with and against other kinds of attack.",
+    ),
+}
+_CLASSIFIER_USE = (
+    "The target that purifiers of such images are trained and measured with, and a demonstration",
+    "It is small. It has no defence of its own: attacks fool it on nearly every image.",
+)
+_ROBUST_USE = (
+    "A robust classifier, to compare purifiers with",
+    "It resists attacks up to the budget that it was trained with, and has more error on natural images.",
+)
+
+
+def _use(card: Card, model: nn.Module) -> str:
+    """Intended use, training data, limits and cost, a paragraph each."""
+    if card.kind == "classifier":
+        robust = card.recipe.startswith(("at-", "doa-"))
+        use, limits = _ROBUST_USE if robust else _CLASSIFIER_USE
+    else:
+        use, limits = _USES.get(card.profile, _USES["transparent"])
+        limits += " It changes natural images a little. Other kinds of images were not measured."
+    spec = DATASETS.get(card.dataset)
+    title, shape = spec.title if spec and spec.title else card.dataset, "x".join(map(str, card.input_shape))
+    images = "Pictures without labels" if spec and spec.from_disk else f"The training split of {title}"
+    seen = " and ".join(dict.fromkeys(str(attack["attack"]) for attack in card.seen_attacks))
+    page = f" [Results](../../docs/results-{card.dataset}.md)." if spec and spec.kept_records and spec.title else ""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.zeros(1, *card.input_shape))
+    paragraphs = {
+        "Intended use": f"{use}: {title}, {shape}.",
+        "Training data": images + (f", natural and attacked by {seen}." if seen else "."),
+        "Limits": f"{limits}{page}".strip(),
+        "Cost": f"{counter.get_total_flops() / 1e6:,.0f} MFLOP for an image of {shape}.",
+    }
+    return "\n\n".join(f"**{name}.** {text}" for name, text in paragraphs.items() if text)
+
+
+def model_card(card: Card, model: nn.Module) -> str:
     """The card as Markdown."""
+    parameters = sum(p.numel() for p in model.parameters())
     rows = {
         "kind": f"{card.kind}, profile {card.profile}" if card.profile else card.kind,
         "architecture": f"{card.architecture} {dict(card.config)}, {parameters:,} parameters, weights rounded to fp16",
@@ -108,20 +158,10 @@ def model_card(card: Card, parameters: int) -> str:
         "sha256": card.sha256,
     }
     table = headless_table((name, text) for name, text in rows.items() if text)
-    limits = (
-        "\nOblivious error means that the attack saw the classifier alone. Under an attack that sees this purifier\n"
-        "too it gives little protection: the white-box rows of `docs/results.md` say how little.\n"
-        if card.profile == "transparent"
-        else ""
-    )
     sheet = ""
     if figures.has_sheet(card):
-        names = " and ".join(str(seen["attack"]) for seen in card.seen_attacks)
-        sheet = (
-            f"\n![Digits, attacked and purified]({card.name}.png)\n\n"
-            f"*scikit-learn's digits, for {names} each: natural, adversarial, the noise ten times over, purified.*\n"
-        )
-    return f"# {card.name}\n\n{table}\n{limits}{_learned(card)}{sheet}"
+        sheet = f"\n![Digits, attacked and purified]({card.name}.png)\n\n*scikit-learn's digits.*\n"
+    return f"# {card.name}\n\n{_use(card, model)}\n\n{table}\n{_learned(card)}{sheet}"
 
 
 def _after(name: str) -> tuple[bool, bool]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +12,9 @@ from arn_purify import models
 from arn_purify.models import Card
 from arn_purify.models.checkpoint import Kind
 
+from . import own
 from .data import spec_of
 from .learning.state import weights_sha256
-
-
-def _sources(*names: str) -> list[bytes]:
-    """The source of imported modules that have one."""
-    files = [getattr(sys.modules[name], "__file__", None) for name in dict.fromkeys(names)]
-    return [Path(file).read_bytes() for file in files if file]
 
 
 def load_model(spec: str, kind: Kind, dataset: str, device: str, shape: Sequence[int] = ()) -> tuple[nn.Module, Card]:
@@ -55,21 +47,12 @@ def load_model(spec: str, kind: Kind, dataset: str, device: str, shape: Sequence
 
 def _of_function(spec: str, kind: Kind, dataset: str, device: str) -> tuple[nn.Module, Card]:
     """What ``module:function`` returns, with a card that identifies it."""
-    module_name, _, function = spec.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        model = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"{spec}: {error}") from error
-    finally:
-        sys.path.pop(0)
+    model = own.call(spec)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} gives a {type(model).__name__}, not an nn.Module")
     # With its source code: two models without weights differ in that alone.
-    parts = [spec.encode(), weights_sha256(model).encode(), *_sources(module_name, type(model).__module__)]
-    name = spec.removeprefix("arn_purify.training.").replace(":", ".")
-    sha256 = hashlib.sha256(b"\n".join(parts)).hexdigest()
-    card = Card(name, kind, spec, {}, dataset, (0, 0, 0), sha256=sha256)
+    sha256 = own.sha256(spec, model, weights_sha256(model).encode())
+    card = Card(own.short_name(spec), kind, spec, {}, dataset, (0, 0, 0), sha256=sha256)
     model = model.eval().to(device)
     model.card = card  # type: ignore[assignment]  # as a loaded one has it
     return model, card

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.gateway latency``: what it adds to a call of Triton, V2 binary, identity purifier, beside
 KServe's SDK transformer, interleaved in one run. ``python -m benchmarks.gateway accuracy``: 1,000 adversarial MNIST
-digits through every server and protocol, direct and chained, each with the server's own client.
+digits through every server and protocol, direct and chained, each with the server's own client. ``... photographs
+--purifier PATH``: labelled photographs, natural and attacked, as normalised tensors through Triton.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -22,9 +24,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
+from arn_purify import models
 from benchmarks import common
 from examples import servers
+from examples.servers import photos
 
 CLIENTS = common.ROOT / "examples" / "servers" / "clients"
 SHAPES = [(1, 3, 32, 32), (1, 3, 224, 224)]
@@ -151,7 +157,6 @@ def call(connection: http.client.HTTPConnection, headers: dict[str, str], body: 
 
 
 def accuracy(every: int, folder: Path) -> None:
-    from arn_purify import models
     from arn_purify.training import attacks, data
     from arn_purify.training.attacks.craft import crafted_set
 
@@ -191,6 +196,60 @@ def accuracy(every: int, folder: Path) -> None:
     )  # fmt: skip
 
 
+def photographs(count: int, classifier: str, purifier: str, attack: str, folder: Path) -> None:
+    """So many of the test split, evenly; the attack sees the classifier alone."""
+    from arn_purify.training.load import load_model
+
+    target, target_card = load_model(classifier, "classifier", "photos", "cpu", (3, 224, 224))
+    card = models.card_of(models.load(purifier))
+    natural, attacked, labels = attacked_photographs(count, target, target_card.sha256, attack)
+    files = {"natural": folder / "natural.npy", attack: folder / "attacked.npy"}
+    for file, images in zip(files.values(), (natural, attacked), strict=True):
+        np.save(file, images)
+    photos.add_to_triton(folder, target)
+    rows = []
+    with (
+        servers.serving("triton", folder) as behind,
+        gateway(behind, "--models", purifier, "--precision", "fp32", *photos.GATEWAY) as (url, grpc),
+    ):
+        for (what, file), mode in itertools.product(files.items(), ("binary", "grpc")):
+            row: dict[str, object] = {"images": what, "protocol": mode, "n": len(labels)}
+            ways = (behind.grpc, grpc) if mode == "grpc" else (behind.http, url)
+            for way, address in zip(("direct", "chained"), ways, strict=True):
+                told = ask("triton_photo", mode, address, file)
+                row[f"accuracy_{way}"] = round(100 * float((np.array(told) == labels).mean()), 2)
+            rows.append(row)
+            print(row, flush=True)
+    write(
+        "gateway-photographs.json", "photographs normalised by mean and deviation, through Triton; oblivious attack",
+        rows=rows, classifier=target_card.name, purifier=card.name,
+        sha256={"purifier": card.sha256, "classifier": target_card.sha256},
+    )  # fmt: skip
+
+
+def attacked_photographs(
+    count: int, classifier: nn.Module, sha256: str, attack: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Natural and attacked photographs, uint8 ``(N, 224, 224, 3)``, and labels; attacks are kept in ``build/``."""
+    from arn_purify.training import attacks, data
+
+    split = data.load("photos").test
+    x, labels = split.batch(torch.linspace(0, len(split) - 1, count).round().long())
+    natural = as_levels(x)
+    kept = common.BUILD / f"photographs-{attack}-{count}-{sha256[:12]}.npy"
+    if not kept.exists():
+        chosen = attacks.get(attack, "photos")
+        parts = zip(x.split(10), labels.split(10), strict=True)
+        kept.parent.mkdir(exist_ok=True)
+        found = [as_levels(chosen(classifier, *part, seed=number).images) for number, part in enumerate(parts)]
+        np.save(kept, np.concatenate(found))
+    return natural, np.load(kept), labels.numpy()
+
+
+def as_levels(x: torch.Tensor) -> np.ndarray:
+    return x.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
 def ask(name: str, mode: str, address: str, file: Path) -> list[int]:
     if name == "torchserve":
         from PIL import Image
@@ -203,7 +262,8 @@ def ask(name: str, mode: str, address: str, file: Path) -> list[int]:
             ["sh", CLIENTS / "torchserve_client.sh", address, *paths], capture_output=True, text=True, check=True
         )
         return [int(label) for label in re.findall(r'"label": (\d+)', told.stdout)]
-    command = [servers.python(name), CLIENTS / f"{name}_client.py", *([mode] if mode else []), address, file]
+    python = servers.python(name.removesuffix("_photo"))
+    command = [python, CLIENTS / f"{name}_client.py", *([mode] if mode else []), address, file]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     answer = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
     if answer.returncode:
@@ -219,15 +279,23 @@ def write(name: str, what: str, **fields: object) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.gateway", description=__doc__)
-    parser.add_argument("what", choices=["latency", "clients", "accuracy"])
+    parser.add_argument("what", choices=["latency", "clients", "accuracy", "photographs"])
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--every", type=int, default=10, help="every k-th test image")
+    parser.add_argument("--count", type=int, default=200, help="photographs")
+    parser.add_argument(
+        "--classifier", default="photo-efficientnet-lite0", help="of photographs: name or module:function"
+    )
+    parser.add_argument("--purifier", default=common.PHOTOGRAPHS, help="of photographs")
+    parser.add_argument("--attack", default="PGD_N@0.0157x10", help="on photographs")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if flags.what == "latency":
             latency(flags.requests, Path(folder))
         elif flags.what == "clients":
             clients(flags.requests, Path(folder))
+        elif flags.what == "photographs":
+            photographs(flags.count, flags.classifier, flags.purifier, flags.attack, Path(folder))
         else:
             accuracy(flags.every, Path(folder))
 

@@ -79,7 +79,10 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(name: str, folder: Path, http: int = 0, grpc: int = 0) -> Iterator[Server]:
-    """Run a server until the block ends; ``folder`` takes its log and scratch files."""
+    """Run a server until the block ends; ``folder`` takes its log and scratch files.
+
+    Triton also serves the models that lie in ``folder/models`` (:func:`.photos.add_to_triton`).
+    """
     http, grpc = http or free_port(), grpc or free_port()
     command, extra, ready = _START[name](python(name), folder, http, grpc)
     environment = {
@@ -140,6 +143,8 @@ def _triton(python: Path, folder: Path, http: int, grpc: int) -> Start:
         "--backend-directory", str(tree / "backends"), "--http-port", str(http), "--grpc-port", str(grpc),
         "--http-address", "127.0.0.1", "--grpc-address", "127.0.0.1", "--allow-metrics", "false",
     ]  # fmt: skip
+    if (added := folder / "models").is_dir():
+        command += ["--model-repository", str(added)]
     return command, {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))}, "/v2/health/ready"
 
 

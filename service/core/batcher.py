@@ -4,7 +4,8 @@ A batch forms whenever the device is free, from the entries that wait, oldest fi
 A caller whose request is the only one may run its entry on its own thread, which saves two switches between threads.
 Entries whose client left, or whose deadline passed, are dropped when the batch forms and never reach the device.
 A batch that does not fit into the device's memory is run in halves. One that fails otherwise is run entry by entry, so
-that no request fails because of another.
+that no request fails because of another. Where the device works beside this thread, the next batch is begun before the
+answers of the one under way are waited for.
 """
 
 from __future__ import annotations
@@ -33,11 +34,10 @@ from ..errors import (
 )
 from .codec import Images
 from .engine import Purified, Work
+from .pieces import Pieces, checked
 
 logger = logging.getLogger(__name__)
 
-# How long batches stay at the size that fitted into memory before a full one is tried again.
-_SECONDS_HALVED = 60.0
 # With this many images at once a network is nearly as fast per image as it gets.
 _EFFICIENT_BATCH = 4
 
@@ -61,9 +61,11 @@ class _Entry:
     submitted: float
     taken: bool = False
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        return (self.work, self.images.dtype, self.images.shape[1:])
+    def __post_init__(self) -> None:
+        self.key: tuple[object, ...] = (self.work, self.images.dtype, self.images.shape[1:])
+
+
+_Outcomes = list[tuple[_Entry, Answer | ServiceError]]
 
 
 class Batcher:
@@ -77,6 +79,9 @@ class Batcher:
         on_batch: called with the number of images before every call of ``run``.
         on_halved: called for every batch that did not fit into memory, where ``run`` raises ``MemoryError``.
         warm_up: called on the thread before it takes its first entry.
+        under_way: how many requests are being worked on in all, here and elsewhere.
+        begin: called with work and images to start a batch that ``run`` would do; answers a call that waits for the
+            result, or None where only ``run`` can do it.
     """
 
     def __init__(
@@ -88,14 +93,16 @@ class Batcher:
         on_batch: Callable[[int], object] = lambda _: None,
         on_halved: Callable[[], object] = lambda: None,
         warm_up: Callable[[], object] = lambda: None,
+        under_way: Callable[[], int] = lambda: 0,
+        begin: Callable[[Work, Images], Callable[[], Purified] | None] | None = None,
     ) -> None:
-        self._run, self._on_batch, self._on_halved, self._warm_up = run, on_batch, on_halved, warm_up
+        self._run, self._begin, self._on_batch, self._warm_up = run, begin, on_batch, warm_up
+        self._under_way, self._pieces = under_way, Pieces(max_batch_images, on_halved)
         self._warm = False
         self._max_batch_images, self._max_wait_seconds = max_batch_images, max_wait_seconds
         self._queue_images = queue_images
         self._entries: deque[_Entry] = deque()
         self._changes: deque[tuple[Callable[[], object], Future[object]]] = deque()
-        self._halved: dict[tuple[object, ...], tuple[int, float]] = {}  # an entry's key -> most images, until when
         self._waiting = 0
         self._images_a_second = 0.0
         self._closing = False
@@ -224,14 +231,53 @@ class Batcher:
     def _loop(self) -> None:
         self._warm_up()
         self._warm = True
-        while batch := self._collect():
+        finish: Callable[[], _Outcomes] | None = None
+        while (batch := self._collect(wait=finish is None)) or finish:
             with self._device:
-                outcomes = self._outcomes(batch)
+                begun = self._begun(batch) if batch else None
+                outcomes = finish() if finish else []
+            finish = begun
             self._deliver(outcomes)
+            if batch and not begun:
+                with self._device:
+                    outcomes = self._outcomes(batch)
+                self._deliver(outcomes)
 
-    def _outcomes(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Answer | ServiceError]]:
+    def _begun(self, batch: Sequence[_Entry]) -> Callable[[], _Outcomes] | None:
+        """Start a batch; a call that waits for its outcomes. What fails on the way is run from the start."""
+        if self._begin is None:
+            return None
+        started, images, most = time.perf_counter(), _stacked(batch), self._pieces.most(batch[0].key)
+        pieces = [images[start : start + most] for start in range(0, len(images), most)]
+        waits: list[Callable[[], Purified]] = []
+        try:
+            for piece in pieces:
+                if not (wait := self._begin(batch[0].work, piece)):
+                    return None
+                self._on_batch(len(piece))
+                waits.append(wait)
+        except Exception:
+            logger.warning("a batch of %d images could not be started and is run again", len(images), exc_info=True)
+            return None
+
+        def finish() -> _Outcomes:
+            try:
+                results = [checked(wait(), piece) for wait, piece in zip(waits, pieces, strict=True)]
+            except Exception:
+                logger.warning("a batch of %d images failed and is run again", len(images), exc_info=True)
+                return self._outcomes(batch)
+            shares = Purified.join(results).split([len(entry.images) for entry in batch])
+            return self._answered(batch, shares, started)
+
+        return finish
+
+    def _outcomes(self, batch: Sequence[_Entry]) -> _Outcomes:
         started = time.perf_counter()
-        results = self._results(batch)
+        return self._answered(batch, self._results(batch), started)
+
+    def _answered(
+        self, batch: Sequence[_Entry], results: Sequence[Purified | ServiceError], started: float
+    ) -> _Outcomes:
         seconds = time.perf_counter() - started
         images = sum(len(result) for result in results if isinstance(result, Purified))
         if images:
@@ -247,27 +293,30 @@ class Batcher:
             for entry, result in zip(batch, results, strict=True)
         ]
 
-    def _collect(self) -> list[_Entry]:
-        """The next batch; empty only when the batcher is closed and nothing waits."""
+    def _collect(self, wait: bool) -> list[_Entry]:
+        """The next batch; empty when the batcher is closed and nothing waits, and if not to ``wait`` for one."""
         with self._condition:
             while True:
                 self._make_changes()
                 self._drop_dead()
                 if self._entries:
-                    wait = self._entries[0].submitted + self._max_wait_seconds - time.perf_counter()
-                    if wait <= 0 or self._waiting >= self._max_batch_images or self._closing:
+                    left = self._entries[0].submitted + self._max_wait_seconds - time.perf_counter()
+                    if left <= 0 or self._waiting >= self._max_batch_images or self._closing:
                         break
-                    self._condition.wait(wait)
-                elif self._closing:
+                    if not wait:
+                        return []
+                    self._condition.wait(left)
+                elif self._closing or not wait:
                     return []
                 else:
                     self._condition.wait()
             first = self._entries[0].key
             batch: list[_Entry] = []
             rest: deque[_Entry] = deque()
-            # When many wait, leave half for the next batch, so that the device and the event loop overlap. Otherwise
+            # Of many, leave half to the next batch and to the event loop, so that it and the device overlap. Otherwise
             # all clients are answered at once and ask again at once, and each of the two idles while the other works.
-            room = min(self._most(first), max(_EFFICIENT_BATCH, self._waiting // 2))
+            half = max(self._waiting, self._under_way()) // 2
+            room = min(self._pieces.most(first), max(_EFFICIENT_BATCH, half))
             for entry in self._entries:
                 # The oldest entry is always taken, whatever its size. Once one of its kind does not fit, no later one
                 # overtakes it, so that small entries never starve a large one.
@@ -301,11 +350,6 @@ class Batcher:
             self._entries = alive
             self._waiting = sum(len(entry.images) for entry in alive)
 
-    def _most(self, key: tuple[object, ...]) -> int:
-        """Most images in one call of ``run``."""
-        images, until = self._halved.get(key, (self._max_batch_images, math.inf))
-        return images if time.monotonic() < until else self._max_batch_images
-
     def _results(self, batch: Sequence[_Entry]) -> Sequence[Purified | ServiceError]:
         """Each entry's result or error; the entries of a batch that fails are run one by one."""
         images = sum(len(entry.images) for entry in batch)
@@ -323,52 +367,17 @@ class Batcher:
         return [result for entry in batch for result in self._results([entry])]
 
     def _run_together(self, batch: Sequence[_Entry]) -> list[Purified]:
-        images = batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])
-        result = self._run_in_pieces(batch, images)
-        parts, start = [], 0
-        for entry in batch:
-            parts.append(result.part(start, start + len(entry.images)))
-            start += len(entry.images)
-        return parts
+        def run(images: Images) -> Purified:
+            self._on_batch(len(images))
+            return checked(self._run(batch[0].work, images, len(batch)), images)
 
-    def _run_in_pieces(self, batch: Sequence[_Entry], images: Images) -> Purified:
-        key, most, halved = batch[0].key, self._most(batch[0].key), False
-        pieces: list[Purified] = []
-        start = 0
-        while start < len(images):
-            if pieces and all(entry.future.done() for entry in batch):  # all clients left
-                break
-            piece = images[start : start + most]
-            try:
-                pieces.append(self._run_checked(batch[0].work, piece, len(batch)))
-            except MemoryError:
-                if len(piece) == 1:
-                    raise
-                most, halved = len(piece) // 2, True
-                self._on_halved()
-                continue  # after this block, where the error no longer keeps the device's memory allocated
-            start += len(piece)
-            if halved:
-                halved = False
-                self._remember(key, most)
-        return pieces[0] if len(pieces) == 1 else Purified.join(pieces)
+        def abandoned() -> bool:
+            return all(entry.future.done() for entry in batch)
 
-    def _remember(self, key: tuple[object, ...], most: int) -> None:
-        """Keep batches at the size that worked for a while."""
-        now = time.monotonic()
-        halved = {k: v for k, v in self._halved.items() if v[1] > now}
-        if key not in halved:
-            logger.warning("memory holds %d images of %s and no more: smaller batches for a while", most, key[-1])
-        self._halved = halved | {key: (most, now + _SECONDS_HALVED)}
+        result = self._pieces.run(batch[0].key, _stacked(batch), run, abandoned)
+        return result.split([len(entry.images) for entry in batch])
 
-    def _run_checked(self, work: Work, images: Images, requests: int) -> Purified:
-        self._on_batch(len(images))
-        result = self._run(work, images, requests)
-        if len(result) != len(images):
-            raise RuntimeError(f"{len(images)} images went in, {len(result)} came out")
-        return result
-
-    def _deliver(self, outcomes: list[tuple[_Entry, Answer | ServiceError]]) -> None:
+    def _deliver(self, outcomes: _Outcomes) -> None:
         """Resolve futures on their own loop, all of a batch in one call to it."""
 
         def resolve() -> None:
@@ -382,3 +391,7 @@ class Batcher:
 
         if outcomes and self._event_loop is not None and not self._event_loop.is_closed():
             self._event_loop.call_soon_threadsafe(resolve)
+
+
+def _stacked(batch: Sequence[_Entry]) -> Images:
+    return batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])

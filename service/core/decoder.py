@@ -65,8 +65,8 @@ def processes(max_pixels: int, max_bytes: int) -> int:
     return max(1, most)
 
 
-Decoded = tuple[Target, NDArray[np.uint8]]
-"""The model that an image was decoded for, and its pixels ``(1, H, W, C)``."""
+Decoded = tuple[Target, NDArray[np.uint8], int]
+"""The model that an image was decoded for, its pixels ``(1, H, W, C)``, and the channels that it came with."""
 
 
 class _Worker:
@@ -122,7 +122,7 @@ class _Worker:
         pixels = np.empty((1, *(target.resize_to or header["size"]), target.channels), np.uint8)
         if self._stream.readinto(pixels.data) < pixels.size:
             raise EOFError
-        return target, pixels
+        return target, pixels, header["channels"]
 
     def _answer(self) -> Any:
         line = self._stream.readline()
@@ -146,17 +146,18 @@ class Decoder:
         wait_seconds: longest wait for a free process.
         max_pixels: largest image, width times height.
         max_bytes: largest file.
+        pools: how many such pools share the machine.
     """
 
-    def __init__(self, seconds: float, wait_seconds: float, max_pixels: int, max_bytes: int) -> None:
+    def __init__(self, seconds: float, wait_seconds: float, max_pixels: int, max_bytes: int, pools: int = 1) -> None:
         self._seconds, self._wait_seconds = seconds, wait_seconds
         self._limits = (address_space(max_pixels, max_bytes), max_pixels, seconds)
         # One thread for each busy process.
-        self._threads = ThreadPoolExecutor(processes(max_pixels, max_bytes), "decode")
+        self._threads = ThreadPoolExecutor(max(1, processes(max_pixels, max_bytes) // pools), "decode")
         self._idle: list[_Worker] = []
 
     async def decode(self, data: bytes | bytearray, selection: Selection) -> Decoded:
-        """Pixels as uint8 ``(1, H, W, channels)``, and the model that ``selection`` has chosen.
+        """The model that ``selection`` has chosen, and the pixels for it; see :data:`Decoded`.
 
         Raises:
             BrokenImage: not decodable, or its process crashed on it.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import logging
 import math
-import re
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,13 @@ from arn_purify.models.inference import folded
 
 from ..errors import ServiceError
 from .attack import Attack, pgd
+from .buckets import Backend, Buckets, Landed, Lane
 from .codec import Images
-from .onednn import onednn
+from .cuda import Cuda
+from .memory import raising_memory_errors
 from .precision import PrecisionSetting, resolve, to_bf16
 from .selection import choose_classifier, is_classifier_of
+from .step import Step, traced, with_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +38,12 @@ logger = logging.getLogger(__name__)
 _VALUES_WORTH_THREADS = 64 * 28 * 28
 # A batch of more requests leaves one core to the event loop, which reads and answers other requests meanwhile.
 _FEW_REQUESTS = 4
-# Images of a size that was not evaluated go through the network in passes of so many pixel values.
+# Large images go through the network in passes of so many pixel values: 20 of 224x224x3.
 _VALUES_A_PASS = 3 * 2**20
 # The size at which a purifier of any size is warmed up and timed.
 _OF_ANY_SIZE = (3, 32, 32)
 # A single image that takes no longer may be purified on the event loop if no other request is under way.
 _INLINE_SECONDS = 0.005
-# Torch's messages on a CPU, in CUDA's libraries, and in a traced graph, where the exception's class is lost.
-_OUT_OF_MEMORY = re.compile(r"you tried to allocate|out of memory|ALLOC_FAILED")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +80,8 @@ class Purified:
     @staticmethod
     def join(pieces: Sequence[Purified]) -> Purified:
         """Pieces of one entry, concatenated."""
+        if len(pieces) == 1:
+            return pieces[0]
 
         def joined(name: str) -> Any:
             return np.concatenate([getattr(piece, name) for piece in pieces])
@@ -89,21 +90,27 @@ class Purified:
 
     def part(self, start: int, stop: int) -> Purified:
         """Images ``start`` to ``stop``."""
-        return dataclasses.replace(self, **{name: column[start:stop] for name, column in self._columns().items()})
+        if not start and stop >= len(self):
+            return self
+
+        def cut(column: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+            return None if column is None else column[start:stop]
+
+        columns = cut(self.probabilities), cut(self.unpurified)
+        norms = self.linf[start:stop], self.l2[start:stop]
+        return Purified(self.images[start:stop], *norms, *columns, self.sha256, self.profile, self.classifier)
+
+    def split(self, counts: Iterable[int]) -> list[Purified]:
+        """The first so many images, the next so many, and so on."""
+        ends = list(itertools.accumulate(counts, initial=0))
+        return [self.part(start, stop) for start, stop in itertools.pairwise(ends)]
 
     def _columns(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
 
-@contextmanager
-def _raising_memory_errors() -> Iterator[None]:
-    """Turn torch's out-of-memory errors into Python's ``MemoryError``, which numpy raises too."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not _OUT_OF_MEMORY.search(str(error)):
-            raise
-        raise MemoryError(str(error).strip().splitlines()[-1]) from error
+def _images_a_pass(shape: tuple[int, ...]) -> int:
+    return max(1, _VALUES_A_PASS // math.prod(shape))
 
 
 def resolve_device(device: str) -> str:
@@ -114,7 +121,11 @@ def resolve_device(device: str) -> str:
 
 
 class Engine:
-    """Purifiers and embedded classifiers by name, in the order of the settings."""
+    """Purifiers and embedded classifiers by name, in the order of the settings.
+
+    ``backend`` makes what records the batches of a purifier at warm-up (:mod:`.buckets`); without one they are CUDA
+    graphs on CUDA, and on a CPU nothing is recorded.
+    """
 
     def __init__(
         self,
@@ -123,12 +134,17 @@ class Engine:
         device: str,
         precision: PrecisionSetting,
         threads: int = 0,
+        backend: Callable[[], Backend] | None = None,
     ) -> None:
         self._threads = threads or torch.get_num_threads()
         self._steps: dict[tuple[str, torch.dtype, bool], nn.Module] = {}
         self._inline: set[str] = set()
         self.device = resolve_device(device)
         self.precision = resolve(precision, self.device)
+        self._backend = backend or (Cuda if self.device == "cuda" else None)
+        self._buckets: dict[str, Buckets] = {}
+        if self.device == "cuda":  # fp32 keeps its 23 bits; in bf16 the outer convolutions may do with TF32's 10
+            torch.backends.cudnn.allow_tf32 = self.precision == "bf16"
         self.purifiers = {
             models.card_of(model).name: model for model in (_load(name, "purifier", self.device) for name in names)
         }
@@ -175,7 +191,9 @@ class Engine:
             card = self.card(name)
             channels, height, width = card.input_shape if all(card.input_shape) else _OF_ANY_SIZE
             classify = self._classifier(name, (channels, height, width)) is not None
-            for count in (1, 2, max_batch_images):
+            if self._backend:
+                self._record(name, (channels, height, width), max_batch_images)
+            for count in (1, 2, min(max_batch_images, _images_a_pass((channels, height, width)))):
                 self.run(Work(name, classify, classify), np.zeros((count, height, width, channels), np.uint8))
                 self.run(Work(name), np.zeros((count, channels, height, width), np.float32))
             seconds = math.inf
@@ -207,24 +225,58 @@ class Engine:
         model = _load(str(path), "purifier", self.device)
         model.card = dataclasses.replace(models.card_of(model), name=name)  # type: ignore[assignment]
         other = copy.copy(self)
-        other.purifiers, other._steps, other._inline = {name: model}, {}, set()
+        other.purifiers, other._steps, other._buckets, other._inline = {name: model}, {}, {}, set()
         return other
 
     def adopt(self, candidate: Engine) -> None:
-        """Replace the purifier of the candidate's name by the candidate's, with its compiled graph."""
+        """Replace the purifier of the candidate's name by the candidate's, with its compiled graph and recordings."""
         kept = {key: step for key, step in self._steps.items() if key[0] not in candidate.purifiers}
         self.purifiers, self._steps = self.purifiers | candidate.purifiers, kept | candidate._steps
+        self._buckets = {name: b for name, b in self._buckets.items() if name not in candidate.purifiers}
+        if self.device == "cuda":  # what the old graphs alone have used
+            torch.cuda.empty_cache()
+        self._buckets |= candidate._buckets
         self._inline = self._inline - candidate.purifiers.keys() | candidate._inline
 
-    @_raising_memory_errors()
+    @property
+    def records(self) -> bool:
+        """Whether batches are recorded at warm-up, so that :meth:`begin` is of use."""
+        return self._backend is not None
+
+    def recorded(self, name: str) -> int:
+        """Images of a purifier's largest recorded batch; 0 where it runs eagerly."""
+        return self._buckets[name].largest if name in self._buckets else 0
+
+    @raising_memory_errors()
+    def begin(self, work: Work, images: Images) -> Callable[[], Purified] | None:
+        """Start a batch that was recorded and return a call that waits for it; None where :meth:`run` has to do it.
+
+        The images are copied at once. Results may be taken in any order.
+        """
+        buckets, key = self._buckets.get(work.model), (images.dtype, work.classify, work.compare)
+        if buckets is None or work.attack or not buckets.takes(key, images):
+            return None
+        card, most = self.card(work.model), buckets.lanes[key].largest
+        channels_first = (images.shape[-1], *images.shape[1:-1])  # only uint8 is recorded with a classifier
+        classifier = (self._classifier(work.model, channels_first) or "") if work.classify else ""
+        parts = [buckets.begin(key, images[start : start + most]) for start in range(0, len(images), most)]
+
+        def finish() -> Purified:
+            return Purified.join([_purified(part(), work, card, classifier) for part in parts])
+
+        return finish
+
+    @raising_memory_errors()
     def run(self, work: Work, images: Images, requests: int = 1) -> Purified:
         """Purify a batch, uint8 ``(N, H, W, C)`` or float32 ``(N, C, H, W)`` in [0, 1], from so many requests.
 
         Raises:
             MemoryError: the batch does not fit into the device's memory.
         """
-        most = max(1, _VALUES_A_PASS // math.prod(images.shape[1:]))
-        if len(images) > most and not self._evaluated(work.model, images):
+        if self._buckets and (finish := self.begin(work, images)):
+            return finish()
+        most = _images_a_pass(images.shape[1:])
+        if len(images) > most:
             parts = range(0, len(images), most)
             return Purified.join([self.run(work, images[start : start + most], requests) for start in parts])
         threads = self._threads if requests <= _FEW_REQUESTS else self._threads - 1
@@ -261,9 +313,31 @@ class Engine:
         key = (model, given.dtype, self._evaluated(model, given))
         if key not in self._steps:
             network = (to_bf16 if self.precision == "bf16" else folded)(self.purifiers[model])
-            step = _Step(network.to(memory_format=torch.channels_last), given.dtype == torch.uint8).eval()  # type: ignore[call-overload]
-            self._steps[key] = _traced(step, given) if self.device == "cpu" and key[2] else step
+            step = Step(network.to(memory_format=torch.channels_last), given.dtype == torch.uint8).eval()  # type: ignore[call-overload]
+            self._steps[key] = traced(step, given) if self.device == "cpu" and key[2] else step
         return self._steps[key]
+
+    def _record(self, name: str, shape: tuple[int, int, int], max_batch_images: int) -> None:
+        """Record the purifier's usual batches of images ``shape`` (C, H, W); where that fails, they run eagerly."""
+        assert self._backend
+        channels, height, width = shape
+        pixels, values = np.zeros((1, height, width, channels), np.uint8), np.zeros((1, *shape), np.float32)
+        asked = self._classifier(name, shape)
+        kinds: list[tuple[Images, bool, bool]] = [(pixels, False, False), (values, False, False)]
+        kinds += [(pixels, True, False), (pixels, True, True)] if asked else []
+        lanes: dict[Hashable, Lane] = {}
+        try:
+            with raising_memory_errors():
+                for images, classify, compare in kinds:
+                    given = torch.from_numpy(images).to(self.device)
+                    with torch.inference_mode():
+                        step = self._step(name, given)
+                        compute = with_numbers(step, self.classifiers[asked] if classify and asked else None, compare)
+                        numbers = compute(given)[1].shape[1]
+                    lanes[images.dtype, classify, compare] = Lane(compute, images.shape[1:], given.dtype, numbers)
+                self._buckets[name] = Buckets(self._backend(), lanes, max_batch_images)
+        except (RuntimeError, MemoryError):
+            logger.warning("%s: its batches cannot be recorded and run eagerly", name, exc_info=True)
 
     def _classifier(self, purifier: str, shape: tuple[int, ...]) -> str | None:
         """The name of the purifier's classifier; None where it has none, perhaps since a swap."""
@@ -277,51 +351,13 @@ class Engine:
         return probabilities
 
 
-class _Step(nn.Module):
-    """Everything between two arrays: scaling, the network, rounding, residual norms."""
-
-    def __init__(self, purifier: nn.Module, integral: bool) -> None:
-        super().__init__()
-        self.purifier, self.integral = purifier, integral
-
-    def scaled(self, given: Tensor) -> Tensor:
-        """The network's input on [0, 1], of shape NCHW, in the memory format in which convolutions are fastest."""
-        x = given.permute(0, 3, 1, 2).float() / 255 if self.integral else given
-        return x.contiguous(memory_format=torch.channels_last)
-
-    def forward(self, given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """uint8 NHWC or float32 NCHW to input, purified image (both NCHW on [0, 1]), answer, l-inf and l2 norms."""
-        x = self.scaled(given)
-        purified = self.purifier(x).float().clamp(0, 1)
-        answer = purified.contiguous()
-        if self.integral:  # the residual and the label are those of the rounded image that is sent
-            levels = purified.mul(255).round()
-            purified = levels / 255
-            answer = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        residual = (purified - x).flatten(1)
-        return x, purified, answer, residual.abs().amax(1), torch.linalg.vector_norm(residual, 2, dim=1)
-
-
-def _traced(step: _Step, example: Tensor) -> nn.Module:
-    """One graph that runs without Python, and so without the interpreter's lock, which the event loop needs meanwhile.
-
-    Returns the module itself where tracing fails or the graph disagrees with it on another batch size.
-    """
-    other = torch.rand(3, *example.shape[1:]).mul(255 if example.dtype == torch.uint8 else 1).to(example.dtype)
-    try:
-        fast = _Step(onednn(step.purifier, step.scaled(example)), step.integral).eval()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the shape checks of Arn.forward are the same for every batch
-            graph: nn.Module = torch.jit.trace(fast, example, check_trace=False)
-        for ours, theirs in zip(graph(other), step(other), strict=True):
-            level = 1 if ours.dtype == torch.uint8 else 1 / 255
-            torch.testing.assert_close(ours.float(), theirs.float(), atol=1.01 * level, rtol=1e-3)
-    except Exception:
-        # Torch's private operators may change. And where warnings are errors, another thread may reset the filter
-        # above, so that the tracer's warning is raised. The plain module gives the same answer more slowly.
-        logger.warning("the network cannot be traced and runs eagerly", exc_info=True)
-        return step
-    return graph
+def _purified(landed: Landed, work: Work, card: Card, classifier: str) -> Purified:
+    """The result of a batch that :func:`.step.with_numbers` did."""
+    images, numbers = landed
+    asked = np.split(numbers[:, 2:], 1 + work.compare, 1) if work.classify else []
+    probabilities, unpurified, *_ = [*asked, None, None]
+    norms = numbers[:, 0], numbers[:, 1]
+    return Purified(images, *norms, probabilities, unpurified, card.sha256, card.profile, classifier)
 
 
 def _load(name: str, kind: str, device: str) -> nn.Module:

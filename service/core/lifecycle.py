@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..errors import Draining
@@ -18,10 +18,13 @@ class Lifecycle:
     Args:
         batcher: the queue, whose thread warms the models up.
         drain_seconds: longest time to finish accepted requests.
+        check_others: raises ``Warming`` unless every other worker at the same port is ready.
     """
 
-    def __init__(self, batcher: Batcher, drain_seconds: float) -> None:
-        self._batcher, self._drain_seconds = batcher, drain_seconds
+    def __init__(
+        self, batcher: Batcher, drain_seconds: float, check_others: Callable[[], object] = lambda: None
+    ) -> None:
+        self._batcher, self._drain_seconds, self._check_others = batcher, drain_seconds, check_others
         self.draining = False
         self.in_flight = 0
         self._ends = math.inf
@@ -49,6 +52,11 @@ class Lifecycle:
         """
         self.check_accepting()
         self._batcher.check_warm()
+
+    def check_all_ready(self) -> None:
+        """As :meth:`check_ready`, and that every other worker is ready: what a probe asks."""
+        self.check_ready()
+        self._check_others()
 
     @property
     def alive(self) -> bool:

@@ -6,10 +6,13 @@ import hmac
 import ipaddress
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Self
 
 from ..errors import BodiesFull, ClientLimit, Unauthorized
 from ..settings import Settings
+
+_UNCOUNTED = nullcontext()
 
 
 class MemoryBudget:
@@ -19,27 +22,28 @@ class MemoryBudget:
         self.max_bytes = max_bytes
         self.reserved_bytes = 0
 
-    @contextmanager
-    def reserve(self, size: int = 0) -> Iterator[Reservation]:
-        """Reserve ``size`` bytes until the block ends.
-
-        Raises:
-            BodiesFull: the reservations under way leave less.
-        """
-        reservation = Reservation(self)
-        try:
-            reservation.grow_to(size)
-            yield reservation
-        finally:
-            self.reserved_bytes -= reservation.size
+    def reserve(self, size: int = 0) -> Reservation:
+        """``size`` bytes, reserved from when a ``with`` block begins until it ends."""
+        return Reservation(self, size)
 
 
 class Reservation:
-    """A part of a :class:`MemoryBudget`, which may grow and is given back as a whole."""
+    """A part of a :class:`MemoryBudget`, which may grow and is given back as a whole, when its ``with`` block ends.
 
-    def __init__(self, budget: MemoryBudget) -> None:
-        self._budget = budget
+    Raises:
+        BodiesFull: at the block's begin, where the reservations under way leave less.
+    """
+
+    def __init__(self, budget: MemoryBudget, size: int) -> None:
+        self._budget, self._at_first = budget, size
         self.size = 0
+
+    def __enter__(self) -> Self:
+        self.grow_to(self._at_first)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.reserved_bytes -= self.size
 
     def grow_to(self, size: int, *, allocated: bool = False) -> None:
         """Make it ``size`` bytes in all; never fewer than before.
@@ -72,17 +76,16 @@ class Limits:
         if self._keys and not any(hmac.compare_digest(key, known) for known in self._keys):
             raise Unauthorized("a key that this service knows is needed in X-API-Key")
 
-    @contextmanager
-    def client(self, address: str) -> Iterator[None]:
-        """Count one request of the client at ``address`` until the block ends.
+    def client(self, address: str) -> AbstractContextManager[None]:
+        """Count one request of the client at ``address`` until the block ends, where their number has a limit.
 
         Raises:
-            ClientLimit: as many are under way already.
+            ClientLimit: at the block's begin, where as many are under way already.
         """
-        if not self._client_requests:
-            yield
-            return
-        network = _network(address)
+        return self._counted(_network(address)) if self._client_requests else _UNCOUNTED
+
+    @contextmanager
+    def _counted(self, network: str | bytes) -> Iterator[None]:
         if self._under_way[network] >= self._client_requests:
             raise ClientLimit(f"{self._client_requests} requests of this client are under way already")
         self._under_way[network] += 1

@@ -6,9 +6,8 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -53,11 +52,29 @@ class Timings(dict[str, float]):
 
     Args:
         on_stage: called with a stage's name, start and end; the service makes a span of it.
+        observe: called with each stage's name and seconds at the end of a ``with`` block, however that ends.
+        lifecycle: counts the request until then, where it is given.
     """
 
-    def __init__(self, on_stage: Callable[[str, float, float], object] = lambda *_: None) -> None:
+    def __init__(
+        self,
+        on_stage: Callable[[str, float, float], object] = lambda *_: None,
+        observe: Callable[[str, float], object] = lambda *_: None,
+        lifecycle: Lifecycle | None = None,
+    ) -> None:
         super().__init__()
-        self._on_stage = on_stage
+        self._on_stage, self._observe, self._lifecycle = on_stage, observe, lifecycle
+
+    def __enter__(self) -> Self:
+        if self._lifecycle:
+            self._lifecycle.in_flight += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lifecycle:
+            self._lifecycle.in_flight -= 1
+        for stage, seconds in self.items():
+            self._observe(stage, seconds)
 
     def stage(self, name: str, started: float, ended: float | None = None) -> None:
         """Note a stage by ``time.perf_counter``; of several side by side the longest counts."""
@@ -68,18 +85,32 @@ class Timings(dict[str, float]):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Images that travel together, the model they go to, and their result once there is one."""
+    """Images that travel together, the model they go to, and their result once there is one.
+
+    ``channels`` are those that an encoded image came with, which may not be those of its model; 0 of a tensor.
+    """
 
     filename: str | None
     model: str
     images: Images
     result: Purified | None = None
+    channels: int = 0
 
     @property
     def purified(self) -> Purified:
         """The result; there is one once the queue has answered."""
         assert self.result is not None
         return self.result
+
+
+def _alike(items: Sequence[Item]) -> Iterable[list[Item]]:
+    """The items in groups of one model, dtype and shape, each of which may travel as one entry."""
+    if len(items) == 1:
+        return [[items[0]]]
+    groups: dict[tuple[object, ...], list[Item]] = {}
+    for item in items:
+        groups.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
+    return groups.values()
 
 
 async def run_off_loop(pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -131,21 +162,13 @@ class Purifier:
         self._lifecycle.check_ready()
         self._batcher.admit()
 
-    @contextmanager
-    def timed(self) -> Iterator[Timings]:
-        """A request's timings, which are observed however it ends."""
-        timings = Timings(self._on_stage)
-        try:
-            yield timings
-        finally:
-            for stage, seconds in timings.items():
-                self._observer.observe_stage(stage, seconds)
+    def timed(self) -> Timings:
+        """A request's timings, which are observed however its ``with`` block ends."""
+        return Timings(self._on_stage, self._observer.observe_stage)
 
-    @contextmanager
-    def request(self) -> Iterator[Timings]:
-        """One accepted request, counted for a shutdown that waits for it, and timed."""
-        with self._lifecycle.request(), self.timed() as timings:
-            yield timings
+    def request(self) -> Timings:
+        """The same for one accepted request, which is counted for a shutdown that waits for it."""
+        return Timings(self._on_stage, self._observer.observe_stage, self._lifecycle)
 
     # -- which model takes an image -----------------------------------------------------------------------------------
 
@@ -155,9 +178,11 @@ class Purifier:
         fit: Fit | None = None,
         channels: Mapping[tuple[int, int], int] | None = None,
         hint: str = "",
+        classified: Mapping[str, tuple[int, int]] | None = None,
     ) -> Selection:
         """How a request selects among the models that are loaded now; see :class:`Selection`."""
-        return Selection(tuple(self.engine.cards()), self._settings.sizes, wanted, fit, channels or {}, hint)
+        cards = tuple(self.engine.cards())
+        return Selection(cards, self._settings.sizes, wanted, fit, channels or {}, hint, classified or {})
 
     def selection_for(self, model: str, name: str) -> Selection:
         """How the gateway selects for an input called ``name`` of the server's ``model``, as ``ARN_PURIFIERS`` says."""
@@ -173,7 +198,7 @@ class Purifier:
 
     def takes_as_evaluated(self, channels: int, height: int, width: int) -> bool:
         """Whether a loaded purifier of a fixed shape takes exactly this one."""
-        return any(takes(card, (height, width), channels) for card in self.engine.cards() if any(card.input_shape))
+        return any(card.input_shape == (channels, height, width) for card in self.engine.cards())
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
@@ -198,9 +223,9 @@ class Purifier:
             plan = selection.plan(opened.size, opened.channels)
             if math.prod(opened.size) <= _INLINE_PIXELS:
                 target = plan.settled(plan.grey is None or opened.has_colour())
-                return Item(None, target.model, opened.decode(*target[1:]))
-        target, pixels = await self._decoder.decode(data, selection)
-        return Item(None, target.model, pixels)
+                return Item(None, target.model, opened.decode(*target[1:]), channels=opened.channels)
+        target, pixels, channels = await self._decoder.decode(data, selection)
+        return Item(None, target.model, pixels, channels=channels)
 
     # -- through the queue --------------------------------------------------------------------------------------------
 
@@ -220,15 +245,13 @@ class Purifier:
         """
         self._batcher.check_warm()
         started = time.perf_counter()
-        alike: dict[tuple[object, ...], list[Item]] = {}
-        for item in items:
-            alike.setdefault((item.model, item.images.dtype, item.images.shape[1:]), []).append(item)
+        groups = _alike(items)
         jobs = [
             (
                 Work(group[0].model, classify, compare, attack),
                 group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
             )
-            for group in alike.values()
+            for group in groups
         ]
         try:
             answers = await self._submit(jobs)
@@ -236,7 +259,7 @@ class Purifier:
             timings.stage("queue", started)
             raise
         results: dict[int, Purified] = {}
-        for group, answer in zip(alike.values(), answers, strict=True):
+        for group, answer in zip(groups, answers, strict=True):
             begun = answer.submitted + answer.queue_seconds
             timings.stage("queue", answer.submitted, begun)
             timings.stage("infer", begun, begun + answer.infer_seconds)
@@ -247,7 +270,7 @@ class Purifier:
             if not attack:  # which is no purification
                 linf, l2 = answer.result.linf.tolist(), answer.result.l2.tolist()
                 self._observer.observe_residuals(group[0].model, linf, l2)
-        return [dataclasses.replace(item, result=results[id(item)]) for item in items]
+        return [Item(item.filename, item.model, item.images, results[id(item)]) for item in items]
 
     async def _submit(self, jobs: Sequence[tuple[Work, Images]]) -> list[Answer]:
         deadline = self._settings.deadline_seconds
@@ -272,8 +295,8 @@ class Purifier:
             "X-ARN-Model": ", ".join(f"{name}@{self.engine.precision}" for name, _, _ in models),
             "X-ARN-Model-SHA256": ", ".join(sha256 for _, sha256, _ in models),
             "X-ARN-Profile": ", ".join(profile or "none" for _, _, profile in models),
-            "X-ARN-Residual-Linf": f"{max(float(item.purified.linf.max()) for item in items):.6f}",
-            "X-ARN-Residual-L2": f"{max(float(item.purified.l2.max()) for item in items):.6f}",
+            "X-ARN-Residual-Linf": f"{max(max(item.purified.linf.tolist()) for item in items):.6f}",
+            "X-ARN-Residual-L2": f"{max(max(item.purified.l2.tolist()) for item in items):.6f}",
             "X-ARN-Purified": "true",
             "Server-Timing": server_timing(timings),
         }

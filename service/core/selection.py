@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from arn_purify.models import Card, any_size
+from arn_purify.models import SMALLEST_PHOTOGRAPH, Card, any_size, for_photographs
 
 from ..errors import NoClassifier, UnknownModel, WrongSize
 from .fit import Fit
@@ -17,12 +18,20 @@ Sizes = Literal["evaluated", "any"]
 def takes(card: Card, size: tuple[int, ...], channels: int | None = None, sizes: Sizes = "evaluated") -> bool:
     """Whether a purifier takes images of (height, width), and of so many channels where they are fixed.
 
-    With ``sizes="any"`` another size than the evaluated one will do, where the network can take it.
+    One of photographs takes all that are no smaller than they are. With ``sizes="any"`` another size than the evaluated
+    one will do for the others too, where the network can take it.
     """
+    if takes_exactly(card, size, channels):
+        return True
+    other = (sizes == "any" and any_size(card)) or (min(size) >= SMALLEST_PHOTOGRAPH and for_photographs(card))
+    return other and channels in (None, card.input_shape[0])
+
+
+def takes_exactly(card: Card, size: tuple[int, ...], channels: int | None = None) -> bool:
+    """Whether a purifier was evaluated at this size, or takes any image."""
     if not any(card.input_shape):
         return True
-    fits = tuple(size) == card.input_shape[1:] or (sizes == "any" and any_size(card))
-    return fits and channels in (None, card.input_shape[0])
+    return tuple(size) == card.input_shape[1:] and channels in (None, card.input_shape[0])
 
 
 def is_classifier_of(classifier: Card, purifier: Card) -> bool:
@@ -57,6 +66,16 @@ def choose_classifier(classifiers: Iterable[Card], purifier: Card, shape: tuple[
         names = " and ".join(card.name for card in fitting)
         raise NoClassifier(f"{purifier.name} has no data set that chooses between the classifiers {names}")
     return fitting[0]
+
+
+def sizes_of_classifiers(classifiers: Iterable[Card], purifiers: Iterable[Card]) -> dict[str, tuple[int, int]]:
+    """By the name of each purifier of photographs that has one classifier, the (height, width) which that one takes."""
+    cards, found = list(classifiers), {}
+    for purifier in filter(for_photographs, purifiers) if cards else ():
+        own = {card.input_shape[1:] for card in cards if is_classifier_of(card, purifier)}
+        if len(own) == 1:
+            found[purifier.name] = own.pop()
+    return found
 
 
 class Target(NamedTuple):
@@ -104,6 +123,8 @@ class Selection:
         fit: an image that no purifier takes is brought to the size of one; None refuses it.
         channels: by (height, width), the channels to decode to where a purifier takes any number of them.
         hint: what a refusal for an image's size ends with.
+        classified: by the name of a purifier of photographs, the (height, width) to bring an image to before it is
+            purified: that of the classifier which is to see it.
     """
 
     cards: tuple[Card, ...]
@@ -112,6 +133,7 @@ class Selection:
     fit: Fit | None = None
     channels: Mapping[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     hint: str = ""
+    classified: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def choose(self, size: tuple[int, ...], channels: int | None = None) -> Card:
         """The card of the model asked for, or of the first that takes (height, width).
@@ -125,9 +147,10 @@ class Selection:
             WrongSize: no model takes the size; the sentence names those that are taken.
         """
         cards = self._cards()
-        for sizes in self._passes():
+        ways: tuple[Callable[..., bool], ...] = takes_exactly, takes, functools.partial(takes, sizes=self.sizes)
+        for way in ways:
             for card in cards:
-                if takes(card, size, channels, sizes):
+                if way(card, size, channels):
                     return card
         raise WrongSize(self._refusal(size, channels))
 
@@ -157,13 +180,15 @@ class Selection:
             fixed, height, width = card.input_shape
             wide = fixed or self.channels.get(size) or channels
             if wide >= channels or self.wanted:
-                return Target(card.name, wide, (height, width) if resized else None, self.fit or "crop")
+                own = (height, width) if resized else self.classified.get(card.name, size)
+                return Target(card.name, wide, None if own == size else own, self.fit or "crop")
         return None
 
     def _candidates(self, size: tuple[int, int], channels: int) -> Iterator[tuple[Card, bool]]:
         """The models that take the size, the best first, and whether the image is to be resampled for them."""
         cards = self._cards()
         alike = [card for card in cards if card.input_shape[0] == channels]
+        yield from ((card, False) for card in cards if takes_exactly(card, size))
         yield from ((card, False) for card in cards if takes(card, size))
         if self.fit:
             yield from ((card, bool(card.input_shape[1])) for card in (*alike, *cards))
@@ -177,12 +202,13 @@ class Selection:
             raise UnknownModel(f"no model {self.wanted!r} is loaded: {loaded}")
         return cards
 
-    def _passes(self) -> tuple[Sizes, ...]:
-        return ("evaluated",) if self.sizes == "evaluated" else ("evaluated", "any")
-
     def _refusal(self, size: tuple[int, ...], channels: int | None = None) -> str:
-        taken = ", ".join(
-            f"{c.name} {c.input_shape[2]}x{c.input_shape[1]} with {c.input_shape[0]} channel(s)" for c in self._cards()
-        )
+        taken = ", ".join(map(_sizes_of, self._cards()))
         given = f"{size[1]}x{size[0]}" + (f" with {channels} channel(s)" if channels is not None else "")
         return f"no model takes {given}: {taken}{'' if channels is not None else self.hint}"
+
+
+def _sizes_of(card: Card) -> str:
+    channels, height, width = card.input_shape
+    larger = f" and from {SMALLEST_PHOTOGRAPH}x{SMALLEST_PHOTOGRAPH} up" if for_photographs(card) else ""
+    return f"{card.name} {width}x{height}{larger} with {channels} channel(s)"

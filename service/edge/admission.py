@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.limits import Limits, Reservation
 from ..errors import BodyTimeout, ServiceError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
-from .http import refusal, route_path
+from .http import Interruption, header, refusal, route_path
 
 # What probes, scrapers and a browser without a key must reach. Nothing here takes an image.
 _OPEN = re.compile(r"/|/metrics|/ping|/(health|static|v2/health)/.*")
@@ -34,37 +33,43 @@ class Admission:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")[:20]
+        declared = header(scope, b"content-length")[:20]
         # A body larger than the limit is refused unread and needs no memory.
         size = min(int(declared), self.settings.max_body_bytes) if declared.isdecimal() else 0
-        with ExitStack() as held:
-            path = route_path(scope)
-            try:
-                if not _OPEN.fullmatch(path):
-                    self.limits.authorise(dict(scope["headers"]).get(b"x-api-key", b""))
-                    held.enter_context(self.limits.client((scope.get("client") or ("",))[0]))
-                body = held.enter_context(self.limits.memory.reserve(size))
-            except ServiceError as error:
-                await refusal(path, error, self.metrics)(scope, receive, send)
-                return
-            scope["state"]["memory"] = held.enter_context(self.limits.memory.reserve())
-            await self.app(scope, _bounded(receive, body, self.settings.body_seconds), _in_pieces(send, body))
+        path, memory, admitted = route_path(scope), self.limits.memory, False
+        try:
+            with self._client(scope, path), memory.reserve(size) as body, memory.reserve() as scope["state"]["memory"]:
+                admitted = True
+                await self.app(scope, _bounded(receive, body, self.settings.body_seconds), _in_pieces(send, body))
+        except ServiceError as error:
+            if admitted:
+                raise
+            await refusal(path, error, self.metrics)(scope, receive, send)
+
+    def _client(self, scope: Scope, path: str) -> AbstractContextManager[None]:
+        """The client's share; raises ``Unauthorized`` without a key, where one is needed."""
+        if _OPEN.fullmatch(path):
+            return nullcontext()
+        self.limits.authorise(dict(scope["headers"]).get(b"x-api-key", b""))
+        return self.limits.client((scope.get("client") or ("",))[0])
 
 
 def _bounded(receive: Receive, memory: Reservation, seconds: float) -> Receive:
     """``receive`` that raises ``BodyTimeout`` and ``BodiesFull`` until the body is complete, and later never."""
-    deadline = asyncio.get_running_loop().time() + seconds
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
     received, complete = 0, False
 
     async def bounded() -> Message:
         nonlocal received, complete
         if complete:
             return await receive()
-        try:
-            async with asyncio.timeout_at(deadline):
+        with Interruption(BodyTimeout(f"the body was not whole within {seconds:g} seconds")) as interrupt:
+            timer = loop.call_at(deadline, interrupt)
+            try:
                 message = await receive()
-        except TimeoutError as error:
-            raise BodyTimeout(f"the body was not whole within {seconds:g} seconds") from error
+            finally:
+                timer.cancel()
         received += len(message.get("body", b""))
         memory.grow_to(received)
         complete = not message.get("more_body", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import chain
 from typing import Any
 
@@ -81,6 +82,7 @@ class Connection(HttpToolsProtocol):
         self._send_timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
         self._timed: RequestResponseCycle | None = None
+        self._left: asyncio.Future[None] | None = None
         self._moved, self._bytes = False, 0
         self._refused = False
         self._framing: list[tuple[bytes, bytes]] = []
@@ -113,6 +115,8 @@ class Connection(HttpToolsProtocol):
         if self._running:
             self._running.disconnected = True
             self._running.message_event.set()
+        if self._left:
+            self._left.set_result(None)
         super().connection_lost(exc)
         self._within(None)
         if self._send_timer:
@@ -166,6 +170,7 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request."""
         if not self._again:
             super().on_message_begin()
+            self.scope["state"]["first_byte"] = time.perf_counter()
             self._within(self._settings.head_seconds)
 
     def on_headers_complete(self) -> None:
@@ -183,6 +188,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.scope["state"]["left"] = self._left = self.loop.create_future()
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:

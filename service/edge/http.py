@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,7 +24,7 @@ from ..telemetry.metrics import Metrics
 from .inflate import check_coding, inflate
 
 # An answer has the type that it declares, and belongs to one client: no sniffing, no caches.
-SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 QUIET = ("/metrics", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
 
@@ -40,43 +40,67 @@ async def read_body(request: Request, max_bytes: int) -> bytearray:
     if declared.isdecimal() and int(declared) > max_bytes:
         raise BodyTooLarge(f"the body has {declared} bytes; {max_bytes} are taken")
     body = bytearray()  # writable, so that arrays over it are, as torch wants them
-    try:
-        async for chunk in request.stream():
-            if len(body) + len(chunk) > max_bytes:
-                raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
-            body += chunk
-    except ClientDisconnect as error:
-        raise ClientGone("the client hung up while sending its body") from error
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client hung up while sending its body")
+        chunk = message.get("body", b"")
+        if len(body) + len(chunk) > max_bytes:
+            raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
+        body += chunk
+        more = message.get("more_body", False)
     return body
 
 
-@asynccontextmanager
-async def stopping_when_client_leaves(request: Request) -> AsyncIterator[None]:
+class Interruption:
+    """Once called, cancels what is awaited in its ``with`` block, which then raises ``error`` instead."""
+
+    def __init__(self, error: ServiceError) -> None:
+        self._error, self._task = error, asyncio.current_task()
+        self._called = False
+
+    def __call__(self, *_: object) -> None:
+        """Interrupt; without effect once the block has ended."""
+        if self._task:
+            self._called = True
+            self._task.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task, self._task = self._task, None
+        if self._called and kind is asyncio.CancelledError and task and not task.uncancel():
+            raise self._error from None
+
+
+@contextmanager
+def stopping_when_client_leaves(request: Request) -> Iterator[None]:
     """Cancel what is awaited inside when the client disconnects. The body must have been read before.
+
+    ``scope["state"]["left"]`` is a future that is done then, where the server gives one; otherwise a task waits for it.
 
     Raises:
         ClientGone: the client disconnected.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
 
     async def watch() -> None:
-        nonlocal gone
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        task.cancel()
 
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and not task.uncancel():
-            raise ClientGone("the client hung up before its answer was ready") from None
-        raise
-    finally:
-        watcher.cancel()
+    left: asyncio.Future[None] | None = request.scope["state"].get("left")
+    watcher = None
+    if left is None:
+        left = watcher = asyncio.create_task(watch())
+    with Interruption(ClientGone("the client hung up before its answer was ready")) as interrupt:
+        left.add_done_callback(interrupt)
+        try:
+            yield
+        finally:
+            left.remove_done_callback(interrupt)
+            if watcher:
+                watcher.cancel()
 
 
 class _InMemoryParser(MultiPartParser):
@@ -149,6 +173,14 @@ def route_path(scope: Mapping[str, Any]) -> str:
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
+def header(scope: Mapping[str, Any], name: bytes) -> str:
+    """The first header of a request with that name in lower case; empty without one."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return ""
+
+
 def error_body(sentence: str, code: str) -> dict[str, str]:
     """The JSON of every error that the service answers in its own form."""
     return {"error": sentence, "code": code}
@@ -167,6 +199,7 @@ def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
 class RequestContext:
     """The outermost middleware, pure ASGI: sets the request id, counts and logs every answer.
 
+    ``scope["state"]["first_byte"]`` is when the request's first byte came, where the server says so, else it is now.
     Every request is answered: with 503 where a shutdown abandons it, with 500 after an internal error.
     """
 
@@ -182,22 +215,24 @@ class RequestContext:
             scope["root_path"] = root
             if not scope["path"].startswith(f"{root}/"):  # the proxy has removed what ASGI wants there
                 scope["path"] = root + scope["path"]
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        given = header(scope, b"x-request-id")
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         scope.setdefault("state", {})["request_id"] = request_id
         REQUEST_ID.set(request_id)
         tracing.note(request_id)
         status, begun = 500, False
-        started = time.perf_counter()
+        started = scope["state"].get("first_byte") or time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                for name, value in SAFE.items():
-                    headers.setdefault(name, value)
+                ours = ((b"x-request-id", request_id.encode()), *_SAFE)
+                message["headers"] = headers = list(message["headers"])
+                named = {name for name, _ in headers}
+                headers += (line for line in ours if line[0] not in named)
+                if b"x-request-id" in named:  # the model server's
+                    MutableHeaders(raw=headers)["X-Request-ID"] = request_id
             await send(message)
 
         try:
@@ -217,6 +252,7 @@ class RequestContext:
         finally:
             # The template, never the path: a scanner must not be able to create new series.
             route = getattr(scope.get("route"), "path", "unmatched")
-            self.metrics.requests.labels(route, status).inc()
+            seconds = time.perf_counter() - started
+            self.metrics.answered(route, status, seconds)
             level = logging.DEBUG if route in QUIET else logging.INFO
-            access(level, request_id, scope["method"], route, status, time.perf_counter() - started)
+            access(level, request_id, scope["method"], route, status, seconds)

@@ -65,15 +65,20 @@ _CHANNEL_OPTIONS = [
 
 
 class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base class has no types
-    """The server at ``grpc_port`` and the channel to ``downstream_grpc``."""
+    """The server at ``grpc_port`` and the channel to ``downstream_grpc``.
 
-    def __init__(self, gateway: Gateway) -> None:
+    Args:
+        gateway: what becomes of a call.
+        shares_port: whether other workers listen at the port too; gRPC takes no socket that is open already.
+    """
+
+    def __init__(self, gateway: Gateway, shares_port: bool = False) -> None:
         settings = gateway.settings
         receive, send = "grpc.max_receive_message_length", ("grpc.max_send_message_length", -1)
         self._gateway = gateway
         self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, [(receive, -1), send, *_CHANNEL_OPTIONS])
         self._server = grpc.aio.server(
-            options=[(receive, settings.max_body_bytes), send, ("grpc.so_reuseport", 0)],
+            options=[(receive, settings.max_body_bytes), send, ("grpc.so_reuseport", int(shares_port))],
             maximum_concurrent_rpcs=settings.connections,
         )
         self._server.add_generic_rpc_handlers((self,))
@@ -115,7 +120,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 if len(request) > _MOST_PASSED_BYTES:
                     raise BodyTooLarge(f"the message has {len(request)} bytes, more than {_MOST_PASSED_BYTES}")
                 if _PASSED[method]:
-                    self._gateway.lifecycle.check_ready()  # ready only when both are
+                    self._gateway.lifecycle.check_all_ready()  # ready only when both are
                 return await call.pass_on(await self.ask(method, request, call, Timings()))
         else:
             return None
@@ -176,9 +181,10 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 raise AssertionError from caught  # abort raises
             finally:
                 gateway.lifecycle.in_flight -= 1
-                gateway.metrics.requests.labels(f"grpc:{route}", status).inc()
+                seconds = time.perf_counter() - started
+                gateway.metrics.answered(f"grpc:{route}", status, seconds)
                 level = logging.DEBUG if method in _OPEN else logging.INFO  # probes
-                access(level, arrived.id, "gRPC", route, status, time.perf_counter() - started)
+                access(level, arrived.id, "gRPC", route, status, seconds)
                 tracing.outcome(status, status in _OUR_FAULTS)
 
         async def traced(request: bytes, context: Any) -> bytes:

@@ -26,7 +26,6 @@ from ..core.background import Background
 from ..core.lifecycle import Lifecycle
 from ..core.limits import Limits, Reservation
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
-from ..core.selection import DecodePlan, Selection
 from ..edge.inflate import inflate
 from ..errors import (
     BrokenImage,
@@ -176,23 +175,11 @@ async def _bypass(gateway: Gateway, transport: Transport[Answer], timings: Timin
 
 
 @dataclasses.dataclass(frozen=True)
-class _Noting(Selection):
-    """A selection that keeps how many channels show the image that it was asked about."""
-
-    shown: list[int] = dataclasses.field(default_factory=list)
-
-    def plan(self, size: tuple[int, int], shown_channels: int) -> DecodePlan:
-        self.shown.append(shown_channels)
-        return super().plan(size, shown_channels)
-
-
-@dataclasses.dataclass(frozen=True)
 class _Entered:
-    """An image on its way: ``tensor`` where it came as numbers, else the channels that it came with."""
+    """An image on its way: ``tensor`` where it came as numbers."""
 
     image: Image
     tensor: PurifierInput | None = None
-    channels: int = 0
 
 
 async def purify(
@@ -255,12 +242,11 @@ async def _decode(
         slot = slots[image.index]
         selection = purifier.selection_for(model, slot.name)
         for data in image.encoded.files if image.encoded else ():
-            noting = _Noting(**{field.name: getattr(selection, field.name) for field in dataclasses.fields(selection)})
             try:
-                items.append(await decoding.decode(data, noting))
+                items.append(await decoding.decode(data, selection))
             except BrokenImage as error:
                 raise BrokenImage(f"input {slot.name or 'instances'!r}: {error}") from error
-            entered.append(_Entered(image, channels=noting.shown[-1]))
+            entered.append(_Entered(image))
         if not image.encoded:
             size = slot.value.size if isinstance(slot.value, np.ndarray) else 0
             tensor = await run_off_loop(size // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, purifier.takes)
@@ -278,14 +264,14 @@ def _write(request: ParsedRequest, items: Sequence[Item], entered: Sequence[_Ent
         if one.tensor:
             new[one.image.index] = one.tensor.from_purifier(purified)
         else:
-            pixels = _with_channels(purified[0], one.channels)
+            pixels = with_channels(purified[0], item.channels)
             files.setdefault(one.image.index, []).append(codec.encode_image(pixels))
     encoded = {one.image.index: one.image.encoded for one in entered if one.image.encoded}
     new |= {index: encoded[index].write(pngs) for index, pngs in files.items()}
     return request.replace_images(new)
 
 
-def _with_channels(pixels: NDArray[Any], channels: int) -> NDArray[np.uint8]:
+def with_channels(pixels: NDArray[Any], channels: int) -> NDArray[np.uint8]:
     """uint8 ``(H, W, C)`` with the channels that the image came with: a server that reads them must find them."""
     if pixels.shape[2] == channels:
         return pixels

@@ -156,7 +156,7 @@ async def _infer(request: Request, gateway: Gateway, protocol: ModuleType, path:
         headers, target = client_headers(request), _target(request, path)
         model = request.path_params.get("model", "")
         transport = _HttpRequest(gateway, protocol, request.method, target, headers, body, memory, model)
-        async with stopping_when_client_leaves(request):
+        with stopping_when_client_leaves(request):
             outcome = await infer(gateway, transport, timings)
     return verbatim(outcome.answer, outcome.headers)
 
@@ -245,8 +245,8 @@ def _route(gateway: Gateway, template: str, methods: list[str], module: ModuleTy
 
 async def _pass_through(request: Request, gateway: Gateway, path: str, health: bool) -> Response:
     if health:
-        gateway.lifecycle.check_ready()  # ready only when both are
+        gateway.lifecycle.check_all_ready()  # ready only when both are
     body, headers = bytes(await read_body(request, _MAX_PASSED_BYTES)), client_headers(request)
-    async with stopping_when_client_leaves(request):
+    with stopping_when_client_leaves(request):
         answer = await ask(gateway, Timings(), request.method, _target(request, path), headers, body)
     return verbatim(answer, {})

@@ -2,6 +2,7 @@
 
 The new one is loaded, built and warmed on its own thread while the old one serves. It takes over between two batches,
 after its compiled graph has answered golden images within the tolerance. If anything goes wrong, the old one stays.
+Where several workers share the port, all of them take it over, or none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +36,7 @@ from ..edge.http import read_body
 from ..errors import BadParameter, SwapRefused, SwapUnderWay, UnknownModel, WrongAdminToken
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
+from ..workers.siblings import Adopt, Siblings
 from . import page
 
 logger = logging.getLogger("service.admin")
@@ -59,10 +64,19 @@ class Swapper:
     """Swaps one model at a time."""
 
     def __init__(
-        self, settings: Settings, purifier: Purifier, batcher: Batcher, lifecycle: Lifecycle, metrics: Metrics
+        self,
+        settings: Settings,
+        purifier: Purifier,
+        batcher: Batcher,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        siblings: Siblings | None = None,
     ) -> None:
         self._settings, self._purifier, self._batcher = settings, purifier, batcher
         self._lifecycle, self._metrics = lifecycle, metrics
+        self._siblings = siblings
+        if siblings:
+            siblings.build = self._build
         self._under_way = asyncio.Lock()
 
     def route(self) -> Route:
@@ -79,7 +93,7 @@ class Swapper:
         token = self._settings.admin_token.get_secret_value()
         if not secrets.compare_digest(request.headers.get("x-admin-token", "").encode("latin-1"), token.encode()):
             raise WrongAdminToken("X-Admin-Token is not the token of ARN_ADMIN_TOKEN")
-        self._lifecycle.check_ready()
+        self._lifecycle.check_all_ready()
         body = await read_body(request, self._settings.max_body_bytes)
         try:
             wanted = Swap.model_validate_json(body)
@@ -90,7 +104,8 @@ class Swapper:
             raise SwapUnderWay("another swap has not ended yet")
         with self._lifecycle.request():
             async with self._under_way:
-                return await self.swap(request.path_params["name"], wanted)
+                with self._siblings.swapping() if self._siblings else nullcontext():
+                    return await self.swap(request.path_params["name"], wanted)
 
     async def swap(self, name: str, wanted: Swap) -> Response:
         """Put the checkpoint in the place of the purifier ``name``.
@@ -109,19 +124,45 @@ class Swapper:
         replaced = engine.card(name).sha256
         try:
             path = _inside(self._settings.admin_folder, wanted.path)
-            most = self._settings.max_batch_images
-            candidate = await asyncio.to_thread(_build, engine, most, name, path, wanted.sha256, golden)
+            with self._siblings.copied(path) if self._siblings else nullcontext(path) as copy:
+                candidate = await self._candidate(name, copy, wanted.sha256, golden)
+                self._lifecycle.check_ready()
+                adopt = partial(self._adopt, name, candidate)
+                if self._siblings:
+                    await self._siblings.take_over(name, copy, candidate.card(name).sha256, adopt)
+                else:
+                    await adopt()
+        except SwapRefused as error:
+            logger.warning("%s stays %.12s: %s", name, replaced, error)
+            raise
+        return JSONResponse({"model": name, "sha256": engine.card(name).sha256, "replaced": replaced})
+
+    async def _build(self, name: str, path: Path, sha256: str) -> Adopt:
+        """What another worker asks of this one."""
+        return partial(self._adopt, name, await self._candidate(name, path, sha256))
+
+    async def _candidate(
+        self, name: str, path: Path, sha256: str | None, golden: Sequence[codec.Images] = ()
+    ) -> Engine:
+        """The checkpoint, built and checked.
+
+        Raises:
+            SwapRefused: it is unsuitable; the sentence says why.
+        """
+        engine, most = self._purifier.engine, self._settings.max_batch_images
+        try:
+            return await asyncio.to_thread(_build, engine, most, name, path, sha256, list(golden))
+        except (SwapRefused, models.CheckpointError) as error:
+            raise SwapRefused(str(error)) from error
         except Exception as error:
-            ours = isinstance(error, models.CheckpointError | SwapRefused)
-            reason = str(error) if ours else f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            logger.warning("%s stays %.12s: %s", name, replaced, reason)
-            raise SwapRefused(reason) from error
-        self._lifecycle.check_ready()
+            raise SwapRefused(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}") from error
+
+    async def _adopt(self, name: str, candidate: Engine) -> None:
+        engine = self._purifier.engine
+        replaced = engine.card(name).sha256
         await self._batcher.between_batches(lambda: engine.adopt(candidate))
         self._metrics.set_models(engine.cards(), engine.device)
-        sha256 = engine.card(name).sha256
-        logger.info("%s was %.12s and is %.12s now", name, replaced, sha256)
-        return JSONResponse({"model": name, "sha256": sha256, "replaced": replaced})
+        logger.info("%s was %.12s and is %.12s now", name, replaced, candidate.card(name).sha256)
 
 
 def _inside(folder: str, given: str) -> Path:

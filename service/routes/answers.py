@@ -1,4 +1,4 @@
-"""Purified images as the body of an answer: PNG, WebP, .npy, JSON or multipart."""
+"""Purified images as the body of an answer: PNG, WebP, JPEG, .npy, JSON or multipart."""
 
 from __future__ import annotations
 
@@ -77,8 +77,7 @@ def encode(items: Sequence[Item], media_type: str) -> tuple[bytes, str]:
         return codec.encode_npy(items[0].purified.images), media_type
     if media_type == "multipart/mixed":
         return _multipart(items)
-    kind = "webp" if media_type == "image/webp" else "png"
-    return codec.encode_image(pictures(items[0])[0], kind), media_type  # type: ignore[arg-type]
+    return codec.encode_image(pictures(items[0])[0], media_type.removeprefix("image/")), media_type  # type: ignore[arg-type]
 
 
 def offers(upload: Upload) -> tuple[str, ...]:
@@ -86,8 +85,9 @@ def offers(upload: Upload) -> tuple[str, ...]:
     if upload.tensor is not None and channels_first(upload.tensor)[0] not in (1, 3):
         return (codec.NPY_TYPE,)  # no picture
     if upload.tensor is not None:
-        single = ("image/png", "image/webp") if len(upload.tensor) == 1 else ()
+        single = ("image/png", "image/webp", "image/jpeg") if len(upload.tensor) == 1 else ()
         return (codec.NPY_TYPE, "application/json", "multipart/mixed", *single)
     if len(upload.files) > 1:
         return ("multipart/mixed", "application/json")
-    return ("image/png", "image/webp", codec.NPY_TYPE, "application/json")
+    # JPEG last: it changes the pixels, so only who asks for it gets it.
+    return ("image/png", "image/webp", codec.NPY_TYPE, "application/json", "image/jpeg")

@@ -19,12 +19,14 @@ from ..edge import negotiate
 from ..edge.http import stopping_when_client_leaves
 from ..errors import BadParameter, NoClassifier, WrongSize
 from ..gateway import rest
+from ..gateway.policy import with_channels
 from ..settings import Settings
 from . import answers, schemas
 from .openapi import BODY, COMPARE, ERRORS, QUERY, DirectRoute
 from .uploads import PARAMETERS, Uploads, accept, channels_first
 
 _PARAMETERS = (*PARAMETERS, "compare")
+_MANY_CLASSES = 20  # of more, the answer names the most likely
 
 
 def router(settings: Settings, purifier: Purifier, gateway: rest.Gateway) -> APIRouter:
@@ -78,9 +80,17 @@ def _classification(engine: Engine, item: Item, index: int) -> schemas.Classific
 
 
 def _prediction(card: Card, probabilities: NDArray[np.float32]) -> schemas.Prediction:
+    def named(label: int) -> str | None:
+        return card.class_names[label] if card.class_names else None
+
     label = int(probabilities.argmax())
-    class_name = card.class_names[label] if card.class_names else None
-    return schemas.Prediction(label=label, class_name=class_name, probabilities=probabilities.tolist())
+    top = None
+    if len(probabilities) > _MANY_CLASSES:
+        best = np.argsort(-probabilities, kind="stable")[:5].tolist()
+        top = [
+            schemas.LikelyClass(label=one, class_name=named(one), probability=float(probabilities[one])) for one in best
+        ]
+    return schemas.Prediction(label=label, class_name=named(label), probabilities=probabilities.tolist(), top=top)
 
 
 async def _forward(
@@ -96,9 +106,10 @@ async def _forward(
     if (channels := channels_first(items[0].images)[0]) not in (1, 3):
         raise WrongSize(f"an image of {channels} channels cannot be forwarded as PNG")
     started = time.perf_counter()
-    body = codec.encode_image(answers.pictures(items[0])[0])
+    pixels = answers.pictures(items[0])[0]
+    body = codec.encode_image(with_channels(pixels, items[0].channels or pixels.shape[2]))
     timings.stage("encode", started)
     headers = {**rest.of_another_body(rest.client_headers(request)), "content-type": "image/png"}
-    async with stopping_when_client_leaves(request):
+    with stopping_when_client_leaves(request):
         answer = await rest.ask(gateway, timings, "POST", "", headers, body)
     return rest.verbatim(answer, purifier.answer_headers(items, timings))

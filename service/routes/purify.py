@@ -31,6 +31,7 @@ def router(settings: Settings, purifier: Purifier) -> APIRouter:
                 "content": {
                     "image/png": BINARY,
                     "image/webp": BINARY,
+                    "image/jpeg": BINARY,
                     codec.NPY_TYPE: BINARY,
                     "multipart/mixed": BINARY,
                 },

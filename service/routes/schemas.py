@@ -30,12 +30,23 @@ class PurifyAnswer(BaseModel):
     images: list[PurifiedImage]
 
 
+class LikelyClass(BaseModel):
+    """One of the most likely classes."""
+
+    label: int
+    class_name: str | None = None
+    probability: float
+
+
 class Prediction(BaseModel):
     """A classifier's answer for one image."""
 
     label: int
     class_name: str | None = None
-    probabilities: list[float]
+    probabilities: list[float] = Field(description="of every class, in the order of their numbers")
+    top: list[LikelyClass] | None = Field(
+        None, description="the five most likely, the first of them first, where there are more than 20 classes"
+    )
 
 
 class Classification(Prediction):
@@ -67,6 +78,7 @@ class ModelInfo(BaseModel):
     metrics: dict[str, float] = Field(description="error rates in percent on so many `images` of the validation split")
     precision: str
     device: str
+    recorded_images: int = Field(description="of the largest batch that is one CUDA graph; 0: kernel by kernel")
 
 
 class ClassifierInfo(BaseModel):

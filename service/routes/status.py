@@ -41,7 +41,7 @@ def router(settings: Settings, engine: Engine, lifecycle: Lifecycle, registry: C
     async def ready(request: Request) -> Response:  # noqa: ARG001
         """For load balancers."""
         try:
-            lifecycle.check_ready()
+            lifecycle.check_all_ready()
         except ServiceError as error:
             return JSONResponse({"status": error.code}, 503)
         return JSONResponse({"status": "ready"})
@@ -68,6 +68,7 @@ def _models(engine: Engine, demo_attacks: bool) -> Any:
             **{name: getattr(card, name) for name in schemas.ModelInfo.model_fields if hasattr(card, name)},
             "precision": engine.precision,
             "device": engine.device,
+            "recorded_images": engine.recorded(card.name),
         }
         for card in engine.cards()
     ]

@@ -13,6 +13,7 @@ from ..core import codec
 from ..core.attack import Attack
 from ..core.codec import Images
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop
+from ..core.selection import sizes_of_classifiers
 from ..edge.http import read_decoded_body, read_multipart, stopping_when_client_leaves
 from ..errors import BadParameter, BrokenBody, ServiceError, UnsupportedMedia
 from ..settings import Settings
@@ -56,7 +57,9 @@ class Uploads:
             BrokenBody, BadParameter, BodyTooLarge, TooManyImages: the body.
         """
         self._purifier.admit()
-        parameters = Parameters(known).and_these(request.query_params.multi_items())
+        parameters = Parameters(known)
+        if request.scope["query_string"]:
+            parameters = parameters.and_these(request.query_params.multi_items())
         content_type = request.headers.get("content-type", "")
         kind = content_type.partition(";")[0].strip().lower()
         body = await read_decoded_body(request, self._settings.max_body_bytes)
@@ -93,7 +96,7 @@ class Uploads:
             ServiceError: as :meth:`Purifier.decode` and :meth:`Purifier.purify` say.
         """
         started = time.perf_counter()
-        async with stopping_when_client_leaves(request):
+        with stopping_when_client_leaves(request):
             items = await self._items(request, upload, classify)
             timings.stage("decode", started)
             return await self._purifier.purify(items, timings, classify, compare, attack)
@@ -103,7 +106,10 @@ class Uploads:
         engine, parameters = self._purifier.engine, upload.parameters
         shapes = (card.input_shape for card in engine.classifier_cards()) if classify else ()
         channels = {(height, width): channels for channels, height, width in shapes}
-        selection = self._purifier.selection(parameters.text("model"), parameters.fit("resize"), channels, _HINT)
+        classified = sizes_of_classifiers(engine.classifier_cards(), engine.cards()) if classify else {}
+        selection = self._purifier.selection(
+            parameters.text("model"), parameters.fit("resize"), channels, _HINT, classified
+        )
         if upload.tensor is not None:
             if selection.fit:
                 raise BadParameter("resize works on images, not on tensors")
@@ -119,7 +125,7 @@ class Uploads:
                 item = await decoding.decode(data, selection)
                 if classify:
                     engine.classifier_of(item.model, channels_first(item.images))
-                items.append(dataclasses.replace(item, filename=filename))
+                items.append(Item(filename, item.model, item.images))
             except ServiceError as error:
                 if filename is not None:
                     error.args = (f"{filename}: {error}",)

@@ -4,11 +4,17 @@
 const $ = (id) => document.getElementById(id);
 const state = { models: [], classifiers: [], given: null, channels: 0, natural: null, adversarial: null, label: null, run: 0, key: "" };
 
-// What the page brings along: each is of one class, attacked against the classifier that is embedded for its like.
+// What the page brings along, the one to open with first: each is of one class, attacked against the classifier that is
+// embedded for its data set.
+const photo = (name, alt, dataset, label) => ({ at: (kind) => `static/photos/${kind}_${name}.png`, alt: `${alt}, attacked`, dataset, channels: 3, label });
+const digit = (label) => ({ at: (kind) => `static/examples/${kind}_${label}.png`, alt: `a ${label}, attacked`, dataset: "mnist", channels: 1, label });
 const EXAMPLES = [
-  ...[...Array(10).keys()].map((digit) => ({ at: (kind) => `static/examples/${kind}_${digit}.png`, alt: `a ${digit}, attacked`, channels: 1, label: digit })),
-  { at: (kind) => `static/photos/${kind}_cat.png`, alt: "a cat, attacked", channels: 3, label: 3 },
+  photo("coffee", "a cup of coffee", "photos", 967), photo("chelsea", "a cat", "photos", 285),
+  ...[3, 0, 1, 2, 4, 5, 6, 7, 8, 9].map(digit),
+  photo("cat", "a small picture of a cat", "cifar10", 3),
 ];
+const BUDGETS = { photos: 4, mnist: 77 }; // grey levels; 8 for everything else, as the purifiers were measured
+const LARGEST_BUDGET = { 1: 128, 3: 32 }; // by the number of channels
 
 class Refusal extends Error {}
 
@@ -37,7 +43,9 @@ function sentence(text) {
 }
 
 const model = () => state.models.find((m) => m.name === $("model").value);
-const takes = (m, channels) => m.input_shape[0] === channels || m.input_shape[0] === 0;
+const ofDataset = (example) => state.models.find((m) => m.dataset === example.dataset);
+const ofChannels = ({ channels }) => state.models.find((m) => m.input_shape[0] === channels || m.input_shape[0] === 0);
+const takes = (m, example) => m.dataset === example.dataset || m.input_shape[0] === 0;
 const classifier = () => {
   const [channels, height, width] = model().input_shape;
   const fitting = state.classifiers.filter(({ purifiers, input_shape: [c, h, w] }) => purifiers.includes(model().name) && (height
@@ -78,6 +86,7 @@ async function pixels(blob, width, height, grey) {
 }
 
 function draw(canvas, data) {
+  canvas.classList.toggle("smooth", data.width > 64); // a small picture shows its pixels
   canvas.width = data.width;
   canvas.height = data.height;
   canvas.getContext("2d").putImageData(data, 0, 0);
@@ -124,10 +133,14 @@ function facts(pairs) {
   );
 }
 
-const timings = (answer) => (answer.headers.get("Server-Timing") || "").replaceAll(";dur=", " ").replaceAll(",", " ms,") + " ms";
+const stages = (answer) => [...(answer.headers.get("Server-Timing") || "").matchAll(/(\w+);dur=([\d.]+)/g)].map(([, name, ms]) => [name, Number(ms)]);
+const total = (answer) => stages(answer).reduce((sum, [, ms]) => sum + ms, 0);
+const timings = (answer) => `${total(answer).toFixed(1)} ms: ${stages(answer).map(([name, ms]) => `${name} ${ms.toFixed(1)}`).join(", ")}`;
+const levels = (value) => { const n = 255 * value; return `${n < 10 && n % 1 > 0.05 ? n.toFixed(1) : Math.round(n)} of 255`; };
 
 async function show() {
   const run = (state.run += 1);
+  $("attack-box").hidden = !state.attacks || !classifier();
   const sent = state.adversarial || state.natural;
   const [answer, seen, before] = await Promise.all([
     post(`purify?${query()}`, sent.blob, "image/png"),
@@ -152,11 +165,12 @@ async function show() {
   draw($("before"), sent.data);
   draw($("after"), purified.data);
   slide();
+  const values = sent.data.width * sent.data.height * (state.channels || 3);
   facts([
     ["model", answer.headers.get("X-ARN-Model")],
     ["profile", answer.headers.get("X-ARN-Profile")],
-    ["changed by at most", `${answer.headers.get("X-ARN-Residual-Linf")} of the range`],
-    ["Euclidean norm", answer.headers.get("X-ARN-Residual-L2")],
+    ["changed by at most", levels(Number(answer.headers.get("X-ARN-Residual-Linf")))],
+    ["typical change", levels(Number(answer.headers.get("X-ARN-Residual-L2")) / Math.sqrt(values))],
     ["time", timings(answer)],
     ["SHA-256", answer.headers.get("X-ARN-Model-SHA256")],
   ]);
@@ -205,7 +219,7 @@ async function choose(blob, adversarial = null, label = null) {
   if (!model()) throw new Refusal("No purifier is loaded yet. Try again in a moment.");
   const natural = await fitted(blob);
   Object.assign(state, { given: blob, natural, adversarial: adversarial && (await fitted(adversarial)), label });
-  $("attack-fields").disabled = false;
+  $("attack-time").textContent = "";
   await show();
 }
 
@@ -213,9 +227,9 @@ function press(button) {
   for (const other of $("examples").querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
 }
 
-function setBudget(eps) {
-  $("eps").value = eps;
-  $("eps-value").textContent = Number(eps).toFixed(2);
+function setBudget(levels) {
+  $("eps").value = levels;
+  $("eps-value").textContent = `${levels} of 255`;
 }
 
 function slide() {
@@ -227,13 +241,15 @@ async function start() {
   Object.assign(state, { models: answer.purifiers, classifiers: answer.classifiers });
   $("model").replaceChildren(...state.models.map((m) => new Option(m.profile ? `${m.name} (${m.profile})` : m.name, m.name)));
   fitControls();
-  $("attack").querySelector("fieldset").hidden = !answer.demo_attacks;
-  $("attack-off").hidden = answer.demo_attacks;
-  $("attack-fields").disabled = true;
-  const examples = EXAMPLES.filter(({ channels }) => state.models.some((m) => takes(m, channels)));
+  state.attacks = answer.demo_attacks;
+  const own = EXAMPLES.filter(ofDataset);
+  const examples = own.length ? own : EXAMPLES.filter(ofChannels);
+  $("examples").replaceChildren();
+  $("examples-label").hidden = !examples.length;
   for (const shown of examples) {
     const [item, button, image] = ["li", "button", "img"].map((tag) => document.createElement(tag));
     image.src = shown.at("adversarial");
+    image.classList.toggle("smooth", shown.dataset === "photos");
     image.alt = shown.alt;
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
@@ -242,14 +258,15 @@ async function start() {
     item.append(button);
     $("examples").append(item);
   }
-  const first = Math.min(3, examples.length - 1);
-  if (first >= 0) await example($("examples").querySelectorAll("button")[first], examples[first]);
+  if (examples.length) await example($("examples").querySelector("button"), examples[0]);
+  else $("status").textContent = "Choose an image.";
 }
 
-async function example(button, { at, channels, label }) {
+async function example(button, shown) {
+  const { at, label } = shown;
   press(button);
-  if (!takes(model(), channels)) {
-    $("model").value = state.models.find((m) => takes(m, channels)).name;
+  if (!takes(model(), shown)) {
+    $("model").value = (ofDataset(shown) ?? ofChannels(shown)).name;
     fitControls();
   }
   const [natural, adversarial] = await Promise.all(
@@ -260,8 +277,10 @@ async function example(button, { at, channels, label }) {
 
 function fitControls() {
   const [channels, height, width] = model()?.input_shape ?? [0, 0, 0];
-  setBudget(channels === 3 ? 0.03 : 0.3); // what the shipped ones were measured at
-  $("size").textContent = width ? `${width}x${height} ${channels === 1 ? "grey; digits are white on black" : "colour"}` : "no size: this model takes any";
+  $("eps").max = LARGEST_BUDGET[channels] ?? 128;
+  setBudget(BUDGETS[model()?.dataset] ?? 8);
+  const look = channels === 1 ? "grey, white on black" : "in colour";
+  $("size").textContent = width ? `It is cropped to ${width}x${height} pixels, ${look}.` : "This purifier takes any size.";
 }
 
 $("file").addEventListener("change", () => guarded(async () => {
@@ -295,7 +314,10 @@ $("attack").addEventListener("submit", (event) => {
   event.preventDefault();
   guarded(async () => {
     const through = $("attack").elements.sees.value === "purifier";
-    const answer = await post(`demo/attack?${query({ eps: $("eps").value, through_purifier: through })}`, state.natural.blob, "image/png");
+    $("attack-time").textContent = "Attacking.";
+    const eps = $("eps").value / 255;
+    const answer = await post(`demo/attack?${query({ eps, through_purifier: through })}`, state.natural.blob, "image/png");
+    $("attack-time").textContent = `The attack took ${(total(answer) / 1000).toFixed(1)} s.`;
     state.adversarial = await pixels(await answer.blob());
     await show();
     $("results").focus({ preventScroll: true });

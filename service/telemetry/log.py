@@ -15,7 +15,14 @@ TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
 
 
 class JsonFormatter(logging.Formatter):
-    """``time`` (RFC 3339), ``level``, ``logger``, ``message``, the request's and trace's ids, a line's ``fields``."""
+    """``time`` (RFC 3339), ``level``, ``logger``, ``message``, the request's and trace's ids, a line's ``fields``.
+
+    ``worker`` is the number of the process, where several share the port.
+    """
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._worker = {"worker": worker} if worker else {}
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -24,6 +31,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._worker,
         }
         if REQUEST_ID.get():
             line["request_id"] = REQUEST_ID.get()
@@ -36,14 +44,17 @@ class JsonFormatter(logging.Formatter):
 
 def access(level: int, request_id: str, method: str, route: str, status: int | str, seconds: float) -> None:
     """One line for an answered request."""
+    if not _access.isEnabledFor(level):
+        return
     milliseconds = 1000 * seconds
     fields = {"method": method, "route": route, "status": status, "ms": round(milliseconds, 1)}
     _access.log(level, "%s %s %s %s %.1fms", request_id, method, route, status, milliseconds, extra={"fields": fields})
 
 
-def configure(level: str, form: str) -> None:
-    """Log to standard error, as ``text`` or ``json``."""
+def configure(level: str, form: str, worker: int = 0) -> None:
+    """Log to standard error, as ``text`` or ``json``; with the number of the process where several share the port."""
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if form == "json" else text)
+    name = f" [worker {worker}]" if worker else ""
+    text = logging.Formatter(f"%(asctime)s %(levelname)s{name} %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter(worker) if form == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.registry import Collector
 
 from arn_purify.models import Card
 
@@ -17,18 +18,39 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # a second series bes
 STAGE_BUCKETS = tuple(15e-6 * 1.5**i for i in range(34))
 LINF_BUCKETS = (0.004, 0.008, 0.016, 0.031, 0.063, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
 L2_BUCKETS = (0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 12, 15, 20, 30)
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """Every metric of one app."""
+    """Every metric of one app.
 
-    def __init__(self, version: str) -> None:
+    Args:
+        version: the package's.
+        workers: what a scrape of any worker answers, where several count together; None: this process alone.
+    """
+
+    def __init__(self, version: str, workers: Collector | None = None) -> None:
         self.registry = CollectorRegistry()
+        self.scraped = self.registry
+        self._together = workers is not None
+        if workers is not None:
+            self.scraped = CollectorRegistry()
+            self.scraped.register(workers)
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        self._models: list[tuple[str, ...]] = []
         counter = partial(Counter, registry=self.registry)
-        gauge = partial(Gauge, registry=self.registry)
+        # Only where several workers count together has a gauge a mode; those of a worker that has ended are removed.
+        gauge = partial(Gauge, registry=self.registry, multiprocess_mode="livesum")
+        info = partial(Gauge, registry=self.registry, multiprocess_mode="livemax")
         histogram = partial(Histogram, registry=self.registry)
         self.requests = counter("arn_requests", "Answered requests", ["route", "status"])
+        self.request = histogram(
+            "arn_request_seconds",
+            "From a request's first byte to its answer's last",
+            ["route"],
+            buckets=REQUEST_BUCKETS,
+        )
         self.rejected = counter("arn_rejected", "Requests refused, by reason", ["reason"])
         self.stage = histogram("arn_stage_seconds", "Time a request spent in a stage", ["stage"], buckets=STAGE_BUCKETS)
         self.batch_images = histogram(
@@ -53,20 +75,28 @@ class Metrics:
         self.label_flips = counter(
             "arn_label_flips", "Images whose label purification changed, where both were asked about", ["model"]
         )
-        self.model_info = gauge(
-            "arn_model_info", "Loaded purifiers; always 1", ["model", "sha256", "profile", "device"]
-        )
-        self.build_info = gauge("arn_build_info", "This build; always 1", ["version", "torch", "python"])
+        self.model_info = info("arn_model_info", "Loaded purifiers; always 1", ["model", "sha256", "profile", "device"])
+        self.build_info = info("arn_build_info", "This build; always 1", ["version", "torch", "python"])
         self.build_info.labels(version, torch.__version__, platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
+        # The series of labels, looked up once: the library's own look-up takes longer than to count.
+        self._of_answer = cache(lambda route, status: (self.requests.labels(route, status), self.request.labels(route)))
+        self._of_stage = cache(self.stage.labels)
+        self._of_model = cache(lambda model: (self.residual_linf.labels(model), self.residual_l2.labels(model)))
+
+    def answered(self, route: str, status: int | str, seconds: float) -> None:
+        """A request to ``route``, which is a template, was answered after so long."""
+        count, duration = self._of_answer(route, status)
+        count.inc()
+        duration.observe(seconds)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """A request spent so long in a stage."""
-        self.stage.labels(stage).observe(seconds)
+        self._of_stage(stage).observe(seconds)
 
     def observe_residuals(self, model: str, linf: Sequence[float], l2: Sequence[float]) -> None:
         """How far ``model`` moved each image, on [0, 1]."""
-        largest, euclidean = self.residual_linf.labels(model), self.residual_l2.labels(model)
+        largest, euclidean = self._of_model(model)
         for value in linf:
             largest.observe(value)
         for value in l2:
@@ -74,10 +104,23 @@ class Metrics:
 
     def set_models(self, cards: Iterable[Card], device: str) -> None:
         """The purifiers that are loaded now."""
-        self.model_info.clear()
-        for card in cards:
-            self.model_info.labels(card.name, card.sha256, card.profile, device).set(1)
+        if self._together:  # the client library cannot remove a label then; what is 0 is not shown
+            for labels in self._models:
+                self.model_info.labels(*labels).set(0)
+        else:
+            self.model_info.clear()
+        self._models = [(card.name, card.sha256, card.profile, device) for card in cards]
+        for labels in self._models:
+            self.model_info.labels(*labels).set(1)
 
-    def watch_queue(self, depth: Callable[[], int]) -> None:
-        """Read the queue's depth at each scrape."""
-        self.queue_images.set_function(depth)
+    def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        """Read a gauge's value at each scrape; where several workers count together, at each :meth:`refresh`."""
+        if self._together:
+            self._watched.append((gauge, read))
+        else:
+            gauge.set_function(read)
+
+    def refresh(self) -> None:
+        """Tell the other workers what only this process can read."""
+        for gauge, read in self._watched:
+            gauge.set(read())

@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from arn_purify.service import errors
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
 from arn_purify.training import attacks
-from benchmarks import ray
+from arn_purify.training.report.markdown import WIDTH
+from benchmarks import plot, ray
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -50,10 +52,17 @@ def test_every_metric_is_documented_with_its_labels():
         assert f"| `{name}` | {family.type} |" in page
 
 
-def test_every_alert_is_documented():
-    named = re.findall(r"- alert: (\w+)", (ROOT / "docker" / "prometheus" / "rules.yml").read_text())
-    assert named
-    assert re.findall(r"^\| `(Arn\w+)` \|", text("metrics.md"), re.MULTILINE) == named
+def test_every_alert_is_documented_as_it_is():
+    groups = yaml.safe_load((ROOT / "docker" / "prometheus" / "rules.yml").read_text())["groups"]
+    alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    rows = re.findall(r"^\| `(Arn\w+)` \| (\w+) \| (.*?) \| (.+) \|$", text("metrics.md"), re.MULTILINE)
+    assert [name for name, *_ in rows] == list(alerts)
+    for name, severity, when, _ in rows:
+        rule = alerts[name]
+        assert severity == rule["labels"]["severity"]
+        assert rule["for"].replace("m", " min") in when, name
+        (threshold,) = re.findall(r" [><] ([\d.]+)$", rule["expr"]) or ("0",)
+        assert threshold == "0" or threshold in when, name
 
 
 def subclasses(kind):
@@ -77,6 +86,18 @@ def test_the_line_on_ray_is_what_the_record_says():
     record = ray.RESULTS / "ray.json"
     told = ray.told(json.loads(record.read_text())) if record.exists() else ""
     assert f"\n{ray.BEGIN}{told}{ray.END}" in text("scaling.md")
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("results*.md"))], ids=lambda p: p.name
+)
+def test_no_table_of_results_is_wider_than_a_page(page):
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert max((row.count(" |") for row in rows), default=0) <= WIDTH
+
+
+def test_the_tables_of_speed_are_what_the_records_say():
+    assert f"{plot.BEGIN}{plot.tables(plot.read(plot.common.RESULTS))}{plot.END}" in plot.PAGE.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -11,6 +11,7 @@ import pytest
 from arn_purify.service.core import codec
 from arn_purify.service.core.precision import tolerance
 from benchmarks import common, soak
+from tests.networks import save_photo
 
 ROOT = Path(__file__).parents[2]
 BOTH = ["--networks", *common.NETWORKS]
@@ -79,6 +80,17 @@ def test_crafting_and_training_are_timed(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_is_measured_on_a_gpu_is_measured_on_a_cpu_too(tmp_path):
+    toy = ["--device", "cpu", "--networks", "mnist-transparent", "--batches", "1", "4", "--rounds", "1"]
+    written = record("gpu", tmp_path, *toy, "--seconds", "0.1")
+    (found,) = written["networks"]
+    assert [row["batch"] for row in found["rows"]] == [1, 4]
+    assert all(row[kind] > 0 for row in found["rows"] for kind in ("bare", "engine", "http"))
+    assert 0 < found["engine_single_ms"] < found["p99_ms"]
+    assert found["recorded_images"] == 0, "arn serve records nothing on a CPU"
+
+
+@pytest.mark.slow
 def test_a_soak_loses_nothing_and_compares_everything(tmp_path):
     toy = ["--threads", "1", "--minutes", "0.1", "--probe-seconds", "1", "--every", "0.5"]
     written = record("soak", tmp_path, *toy, fails=True)  # memory is not level yet, and the queue may hold it all
@@ -111,3 +123,25 @@ def test_load_on_the_service_alone_and_the_plots(tmp_path):
     assert columns["1"]["infer"] > 0
     run("plot", tmp_path, "--results", str(tmp_path))
     assert (tmp_path / "speed.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_photographs_are_timed_beside_their_classifier_and_over_http(tmp_path):
+    purifier, toy = str(save_photo(tmp_path / "photo.safetensors")), ["--threads", "1", "--rounds", "1"]
+    few = ["--batches", "1", "2", "--seconds", "0.01", "--backends", "channels_last", "--purifier", purifier]
+    written = record("photographs", tmp_path, *toy, *few)
+    assert {(row["batch"], row["backend"]) for row in written["rows"]} == {
+        (1, "channels_last"), (1, "as served"), (2, "channels_last"), (2, "as served"),
+    }  # fmt: skip
+    for row in written["rows"]:
+        assert row["ratio"] == pytest.approx(row["purifier_ms"] / row["classifier_ms"])
+    assert set(written["megaflops"]) == {"photo", "photo-efficientnet-lite0"}
+    try:
+        common.wrk()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"wrk is not installed and cannot be fetched: {error}")
+    alone = ["--photographs", "--precision", "fp32", "--seconds", "5", "--connections", "1", "--servers", "arn"]
+    medians = record("http", tmp_path, *toy, *alone, "--purifier", purifier)["medians"]
+    assert set(medians) == {"224x224", "640x480"}
+    for by_server in medians.values():
+        assert by_server["arn"]["1"]["errors"] == 0

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from arn_purify.service.core.decoder import memory
+from arn_purify.service.settings import Settings
 from tests.e2e.conftest import serving
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,37 @@ def test_the_compose_file_is_valid_and_what_it_names_exists():
         assert url.split("//")[-1].split(":")[0] in composed["services"]
     scraped = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text())
     assert scraped["scrape_configs"][0]["static_configs"][0]["targets"] == ["purifier:8000"]
+
+
+def test_every_port_of_the_compose_file_is_on_loopback_and_memory_is_limited():
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    for name, service in composed["services"].items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert service["restart"] == "unless-stopped"
+        assert re.fullmatch(r"\d+[gm]", service["mem_limit"])
+    purifier = composed["services"]["purifier"]
+    given = {key.removeprefix("ARN_").lower(): value for key, value in purifier["environment"].items()}
+    settings = Settings(**{key: value for key, value in given.items() if value})
+    half = int(purifier["mem_limit"].removesuffix("g")) * 2**30 // 2
+    assert 2 * memory(settings.max_pixels, settings.max_body_bytes) <= half  # as of the manifests
+    assert 500e6 + 3 * settings.bodies_bytes <= half
+
+
+def test_one_version_is_named_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    named = {
+        "CITATION.cff": r"(?m)^version: (.*)$",
+        "CHANGELOG.md": r"(?m)^## \[([0-9.]+)\]",
+        "docker-compose.yml": r"arn-purify[\w-]*:([0-9.]+)",
+        "docker/kubernetes/base/kustomization.yaml": r"newTag: (.*)",
+        "docker/kubernetes/classifier/kustomization.yaml": r"newTag: (.*)",
+        "docker/kubernetes/kserve/inference-service.yaml": r"arn-purify:(.*)",
+        "docs/scaling.md": r"arn-purify:([0-9.]+\d)",
+    }
+    for name, pattern in named.items():
+        found = re.findall(pattern, (ROOT / name).read_text())
+        assert found, name
+        assert set(found if name != "CHANGELOG.md" else found[:1]) == {version}, name
 
 
 def test_the_images_leave_out_what_they_need_not(tmp_path):

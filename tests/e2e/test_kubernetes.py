@@ -12,6 +12,7 @@ from arn_purify.service.settings import Settings, from_flags
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "docker" / "kubernetes"
+OTHERS = ("ScaledObject", "ServiceMonitor", "PrometheusRule")  # their schemas are not in Kubernetes' own
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl to build the manifests with")
 
 
@@ -21,11 +22,11 @@ def built(name):
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.mark.parametrize("name", ["base", "queue-scaling", "monitoring"])
+@pytest.mark.parametrize("name", ["base", "classifier", "queue-scaling", "monitoring"])
 def test_every_manifest_fits_its_schema(name):
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     for manifest in built(name):
-        if manifest["kind"] not in ("ScaledObject", "ServiceMonitor"):  # schemas of others, which are not at hand
+        if manifest["kind"] not in OTHERS:
             validator.validate(manifest, "1.31", strict=True)
 
 
@@ -42,11 +43,45 @@ def test_the_deployment_starts_the_service_as_it_is():
     (container,) = pod["containers"]
     settings = {f"ARN_{name.upper()}" for name in Settings.model_fields}
     assert set(by_kind["ConfigMap"]["data"]) <= settings
-    assert container["ports"][0]["containerPort"] == Settings.model_fields["port"].default
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": Settings.model_fields["port"].default, "grpc": Settings.model_fields["grpc_port"].default}
+    assert {port["targetPort"] for port in by_kind["Service"]["spec"]["ports"]} == set(ports)
+    assert {entry["name"] for entry in container["env"]} <= settings
+    assert {"limits.cpu"} == {entry["valueFrom"]["resourceFieldRef"]["resource"] for entry in container["env"]}
+    assert "cpu" in container["resources"]["limits"]
+    (key,) = (source["secretRef"] for source in container["envFrom"] if "secretRef" in source)
+    assert f"create secret generic {key['name']}" in (ROOT / "docs" / "scaling.md").read_text()
     assert pod["terminationGracePeriodSeconds"] > int(by_kind["ConfigMap"]["data"]["ARN_DRAIN_SECONDS"]) + 5
     chosen = by_kind["Deployment"]["spec"]["selector"]["matchLabels"]
     assert by_kind["Service"]["spec"]["selector"] == chosen
     assert by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == chosen
+
+
+def test_only_the_purifier_reaches_the_classifier():
+    purifier = {manifest["kind"]: manifest for manifest in built("base")}
+    behind = {manifest["kind"]: manifest for manifest in built("classifier")}
+    policy, pod = behind["NetworkPolicy"]["spec"], behind["Deployment"]["spec"]["template"]
+    assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (rule,) = policy["ingress"]
+    (peer,) = rule["from"]
+    template = purifier["Deployment"]["spec"]["template"]["metadata"]
+    assert peer["podSelector"]["matchLabels"].items() <= template["labels"].items()
+    namespace = purifier["Namespace"]["metadata"]["name"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+    service = behind["Service"]
+    address = f"http://{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    assert purifier["ConfigMap"]["data"]["ARN_DOWNSTREAM_URL"] == f"{address}:{service['spec']['ports'][0]['port']}"
+    assert pod["spec"]["containers"][0]["ports"][0]["name"] == rule["ports"][0]["port"]
+
+
+def test_what_the_operator_selects_is_labelled_and_the_rules_are_prometheus_own():
+    by_kind = {manifest["kind"]: manifest for manifest in built("monitoring")}
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert by_kind[kind]["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    rules = yaml.safe_load((ROOT / "docker" / "prometheus" / "rules.yml").read_text())
+    assert by_kind["PrometheusRule"]["spec"] == rules, "run scripts/rules"
+    selected = by_kind["ServiceMonitor"]["spec"]["selector"]["matchLabels"]
+    assert selected.items() <= by_kind["Service"]["metadata"]["labels"].items()
 
 
 def kserve():
@@ -57,7 +92,7 @@ def container_of(name):
     """The container and the environment that it is given."""
     if name == "kserve":
         (container,) = kserve()["spec"]["transformer"]["containers"]
-        return container, {entry["name"]: entry["value"] for entry in container["env"]}
+        return container, {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
     by_kind = {manifest["kind"]: manifest for manifest in built(name)}
     (container,) = by_kind["Deployment"]["spec"]["template"]["spec"]["containers"]
     return container, by_kind["ConfigMap"]["data"]

@@ -1,26 +1,40 @@
 """The page at / in a real Chromium: what a person does, what they see, and whether a screen reader could too."""
 
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from arn_purify.service.routes import page as demo
+from tests.conftest import PATIENCE
 from tests.e2e.conftest import serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+expect.set_options(timeout=1000 * PATIENCE)
 EXAMPLES = demo.STATIC / "examples"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     flags = ("--demo-attacks", "true", "--models", "mnist-transparent,identity")
     with serving(tmp_path_factory.mktemp("page"), *flags) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def photo_service(tmp_path_factory):
+    """Without attacks, as it is unless they are asked for."""
+    models = f"mnist-transparent,{ROOT / 'results' / 'checkpoints' / 'photo-preview.safetensors'}"
+    flags = ("--models", models, "--classifier", "mnist-lenet5,photo-efficientnet-lite0")
+    with serving(tmp_path_factory.mktemp("photos"), *flags) as served:
         yield served
 
 
@@ -35,6 +49,16 @@ def browser():
 @pytest.fixture
 def page(service, browser, tmp_path):
     """The page once it has shown its first example; fails on anything the browser complains of."""
+    yield from opened(service, browser, tmp_path)
+
+
+@pytest.fixture
+def photo_page(photo_service, browser, tmp_path):
+    """The same of a service with a purifier for photographs."""
+    yield from opened(photo_service, browser, tmp_path)
+
+
+def opened(service, browser, tmp_path):
     complaints = []
     page = browser.new_page(viewport={"width": 1280, "height": 960})
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -65,18 +89,32 @@ def test_the_first_example_is_shown_restored(page):
     assert "mnist-transparent@" in page.inner_text("#facts")
     for stage in ("decode", "queue", "infer", "encode"):
         assert stage in page.inner_text("#facts")
+    assert re.search(r"changed by at most\s+\d+ of 255", page.inner_text("#facts"))
+
+
+def test_it_opens_on_a_photograph_where_a_purifier_takes_one(photo_page):
+    expect(photo_page.locator("#status")).to_have_text(
+        "Attacked, the classifier says loupe; purified, espresso: the right class is back."
+    )
+    expect(photo_page.locator("#size")).to_have_text("It is cropped to 224x224 pixels, in colour.")
+    expect(photo_page.locator("#attack-box")).to_be_hidden()
+    assert "28x28" not in photo_page.inner_text("body")
+    photo_page.get_by_alt_text("a 5, attacked").click()
+    expect(photo_page.locator("#status")).to_contain_text("purified, 5")
+    expect(photo_page.locator("#size")).to_have_text("It is cropped to 28x28 pixels, grey, white on black.")
 
 
 def test_an_upload_is_purified_and_attacked_and_a_stronger_attacker_wins(page):
     page.set_input_files("#file", EXAMPLES / "natural_7.png")
     expect(page.locator("#status")).to_have_text("The classifier says 7, and 7 once purified.")
     expect(page.locator("#adversarial")).to_be_hidden()
-    page.fill("#eps", "0.2")
-    expect(page.locator("#eps-value")).to_have_text("0.20")
+    page.fill("#eps", "51")
+    expect(page.locator("#eps-value")).to_have_text("51 of 255")
     page.click("#attack button")
     expect(page.locator("#status")).to_contain_text("the right class is back")
+    expect(page.locator("#attack-time")).to_have_text(re.compile(r"The attack took \d+\.\d s\."))
     expect(page.locator("#noise")).to_be_visible()
-    page.fill("#eps", "0.3")
+    page.fill("#eps", "77")
     page.check("input[value=purifier]")
     page.click("#attack button")
     expect(page.locator("#status")).to_contain_text("the class is not restored")

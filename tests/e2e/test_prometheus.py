@@ -62,7 +62,8 @@ def prometheus(programs, served, tmp_path):
     target = served.url.removeprefix("http://")
     config = tmp_path / "prometheus.yml"
     config.write_text((CONFIGS / "prometheus.yml").read_text().replace("purifier:8000", target).replace("5s", "1s"))
-    shutil.copy(CONFIGS / "rules.yml", tmp_path)
+    rules = (CONFIGS / "rules.yml").read_text()
+    (tmp_path / "rules.yml").write_text(re.sub(r"\bfor: \d+m", "for: 1s", rules))
     subprocess.run([programs["promtool"], "check", "config", config], check=True)
     log = tmp_path / "prometheus.log"
     with log.open("w") as file:
@@ -116,6 +117,12 @@ def test_the_rules_are_sound_and_fire_when_they_should(programs):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_an_alert_fires_once_the_service_is_gone(query, served):
+    query('up{job="purifier"}', lambda value: value == 1)
+    served.stop()
+    query('ALERTS{alertname="ArnDown",alertstate="firing",severity="page"}', lambda value: value == 1)
+
+
 @contextmanager
 def classifier():
     """A LeNet-5 that answers KServe V1, and is out of order every tenth time."""
@@ -155,7 +162,8 @@ def expressions():
         for target in panel.get("targets", []):
             yield panel["title"], target["expr"].replace("$__rate_interval", "20s")
     for name, expression in re.findall(r"(?:alert|record): (\S+)\n\s+expr: (.*)", (CONFIGS / "rules.yml").read_text()):
-        yield name, re.sub(r" (>|<|==) [0-9.]+$", "", expression).replace("[5m]", "[20s]").replace("[15m]", "[20s]")
+        compared = re.sub(r"^absent\((.*)\)$", r"\1", re.sub(r" (>|<|==) [0-9.]+$", "", expression))
+        yield name, compared.replace("[5m]", "[20s]").replace("[15m]", "[20s]")
 
 
 async def load(url, stop, seen):

@@ -1,4 +1,4 @@
-"""The application as a whole: HEAD, path prefixes of proxies, and pages of other origins."""
+"""The application as a whole: HEAD, versioned paths, path prefixes of proxies, and pages of other origins."""
 
 import pytest
 
@@ -42,6 +42,22 @@ def test_behind_a_prefix_the_documents_ask_for_what_is_below_it(prefixed):
     assert prefixed.get("/").json()["docs"] == "/purifier/docs"
     assert 'route="/purify"' in prefixed.get("/metrics").text
     assert 'route="/purifier' not in prefixed.get("/metrics").text
+
+
+@pytest.mark.parametrize("path", ["/purify", "/classify"])
+def test_the_versioned_path_is_the_same_route(client, path):
+    plain, versioned = post(client, PNG, path=path), post(client, PNG, path=f"/v1{path}")
+    assert (versioned.status_code, versioned.content) == (200, plain.content)
+    assert post(client, b"no image", path=f"/v1{path}").json() == post(client, b"no image", path=path).json()
+    assert client.get(f"/v1{path}").status_code == 405
+    assert 'route="/v1/' not in client.get("/metrics").text  # counted as one route
+    assert [named for named in client.get("/openapi.json").json()["paths"] if named.endswith(path)] == [path]
+
+
+def test_the_versioned_paths_stand_beside_the_gateways():
+    with running(models="identity", downstream_url="http://127.0.0.1:9", downstream_protocol="v1") as gateway:
+        assert post(gateway, PNG, path="/v1/purify").status_code == 200
+        assert post(gateway, b"{}", "application/json", path="/v1/models/m:predict").status_code in (400, 502)
 
 
 def preflight(client):

@@ -6,10 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import arn_purify
 from arn_purify import models
 from arn_purify.service.cli import main
+from tests.networks import save_photo
 
 EXTRA = ("aiohttp", "fastapi", "grpc", "numpy", "orjson", "PIL", "prometheus_client", "pydantic", "pydantic_settings",
          "starlette", "tqdm", "uvicorn")  # fmt: skip
@@ -29,6 +32,11 @@ def test_models_are_listed_without_any_extra():
     done = arn("models")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == models.available()
+
+
+def test_the_version_is_the_packages():
+    done = arn("--version")
+    assert (done.returncode, done.stdout) == (0, f"arn {arn_purify.__version__}\n"), done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["serve"], ["serve", "--port", "1"], ["purify", "in.png", "out.png"]])
@@ -141,3 +149,61 @@ def test_names_that_are_not_utf_8_are_kept(tmp_path, capsys):
     status, out, _ = purify(capsys, tmp_path / odd, tmp_path / f"{odd}-out")
     assert (status, out) == (0, f"1 image(s) purified into {tmp_path}/caf\\xe9-out\n")
     assert (tmp_path / f"{odd}-out" / f"{odd}.png").is_file()
+
+
+# -- photographs ---------------------------------------------------------------------------------------------------
+
+
+def photograph(path, size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8)
+    Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def test_photographs_of_any_size_become_pngs_of_theirs(tmp_path, capsys):
+    model = save_photo(tmp_path / "photo.safetensors")
+    sizes = {"square.jpg": (224, 224), "wide.jpg": (300, 65), "deep/long.webp": (70, 1100)}
+    for name, size in {**sizes, "small.png": (64, 200)}.items():
+        photograph(tmp_path / "in" / name, size)
+    status, out, err = purify(capsys, tmp_path / "in", tmp_path / "out", "--model", model)
+    assert (status, out) == (2, f"3 image(s) purified into {tmp_path / 'out'}, 1 not (named above)\n")
+    assert "small.png: 64x200, photo takes 224x224 and from 65x65 up; --resize or --fit" in err
+    for name, size in sizes.items():
+        back = read((tmp_path / "out" / name).with_suffix(".png"))
+        given = torch.from_numpy(read(tmp_path / "in" / name))
+        with torch.inference_mode():
+            wanted = models.load(model)(given.permute(2, 0, 1)[None] / 255).mul(255).round()
+        assert back.shape == (size[1], size[0], 3)
+        assert np.abs(back - wanted[0].permute(1, 2, 0).numpy()).max() <= 1
+    status, _, _ = purify(capsys, tmp_path / "in", tmp_path / "resized", "--model", model, "--resize")
+    assert {read(path).shape for path in (tmp_path / "resized").rglob("*.png")} == {(224, 224, 3)}
+
+
+@pytest.mark.slow  # a minute
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units")
+def test_a_photograph_of_12_million_pixels_takes_less_than_2_gb(tmp_path):
+    photograph(tmp_path / "large.jpg", (4000, 3000))
+    program = (
+        "import resource, sys; from arn_purify.service.cli import main; assert main(sys.argv[1:]) == 0;"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    model = save_photo(tmp_path / "photo.safetensors")
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "purify",
+        tmp_path / "large.jpg",
+        tmp_path / "large.png",
+        "--model",
+        model,
+    ]
+    done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "large.png").shape == (3000, 4000, 3)
+    assert int(done.stdout.splitlines()[-1]) < 2e6  # kB

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from arn_purify.training import filters
+from arn_purify.training.load import load_model
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,22 @@ def test_a_median_removes_a_single_pixel():
     x = torch.zeros(1, 3, 9, 9)
     x[..., 4, 4] = 1
     assert not filters.median_3()(x).any()
+
+
+def test_total_variation_flattens_noise_and_leaves_edges():
+    pytest.importorskip("skimage", reason="the extra filters is not installed")
+    torch.manual_seed(0)
+    edge = torch.full((1, 3, 32, 32), 0.2)
+    edge[..., 16:] = 0.8
+    noisy = edge + 0.06 * torch.rand_like(edge) - 0.03
+    for smooth in (filters.tv_3, filters.tv_10):
+        assert (smooth()(noisy) - edge).abs().mean() < (noisy - edge).abs().mean() / 2
+    flat = filters.tv_10()(noisy)
+    assert (flat[..., 16] - flat[..., 15]).mean() > 0.5
+    assert torch.equal(flat, filters.tv_10()(noisy))
+
+
+def test_without_scikit_image_total_variation_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(filters, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"tv_10: total variation needs scikit-image"):
+        load_model("arn_purify.training.filters:tv_10", "purifier", "photos", "cpu")

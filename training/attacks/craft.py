@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ from .wrappers import for_crafting
 logger = logging.getLogger(__name__)
 
 CHUNK = 500
+_VALUES_A_CHUNK = 50 * 3 * 224 * 224  # photographs: the gradient of 500 takes 30 GB
+
+
+def chunk_of(shape: Sequence[int]) -> int:
+    """How many images of ``shape`` (C, H, W) are attacked, or purified, at once."""
+    return max(1, min(CHUNK, _VALUES_A_CHUNK // math.prod(shape)))
 
 
 def versions() -> dict[str, str]:
@@ -85,14 +92,14 @@ def crafted_set(
     mode = "r+" if state["done"] else "w+"
     images = np.lib.format.open_memmap(images_path, mode, np.float32, tuple(split.images.shape))
     succeeded = np.lib.format.open_memmap(succeeded_path, mode, np.bool_, (len(split),))
-    target = for_crafting(classifier, fast)
+    target, chunk = for_crafting(classifier, fast), chunk_of(split.shape)
     progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
     started, first = time.monotonic(), state["done"]
     with progress:
-        for start in range(first, len(split), CHUNK):
+        for start in range(first, len(split), chunk):
             if is_near():
                 raise OutOfTime(f"{attack.name}: {start} of {len(split)} images crafted")
-            part = slice(start, min(start + CHUNK, len(split)))
+            part = slice(start, min(start + chunk, len(split)))
             natural, labels = split.batch(part, device)
             crafted = attack(target, natural, labels, seed_of(seed, attack.name, start))
             images[part] = crafted.images.cpu().numpy()

@@ -43,6 +43,23 @@ def sign_ascent(gradient: Gradient, x: Tensor, low: Tensor, high: Tensor, steps:
     return x
 
 
+def with_momentum(gradient: Gradient, decay: float = 1.0) -> Gradient:
+    """``gradient`` of one attack's steps, each added to ``decay`` times those before it (Dong et al., CVPR 2018).
+
+    Each counts by its direction: it is divided by its mean absolute value, image by image.
+    """
+    momentum: Tensor | None = None
+
+    def accumulated(x: Tensor) -> Tensor:
+        nonlocal momentum
+        found = gradient(x)
+        found = found / found.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+        momentum = found if momentum is None else decay * momentum + found
+        return momentum
+
+    return accumulated
+
+
 def gradient_of(loss: Callable[[Tensor], Tensor]) -> Gradient:
     """The gradient of ``loss``, a scalar function of images."""
 

@@ -1,4 +1,4 @@
-"""What the name of an attack says: ``NAME[@EPS][xITERATIONS][rRESTARTS]``."""
+"""What the name of an attack says: ``NAME[@EPS][xITERATIONS][rRESTARTS]``, NAME also ``module:function``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 from typing import NamedTuple, Self
 
 _FORM = re.compile(
-    r"(?P<name>[A-Za-z0-9_]+?)(?:@(?P<eps>[0-9]*\.?[0-9]+))?(?:x(?P<iterations>[1-9][0-9]*))?(?:r(?P<restarts>[1-9][0-9]*))?"
+    r"(?P<name>[A-Za-z0-9_.:]+?)(?:@(?P<eps>[0-9]*\.?[0-9]+))?"
+    r"(?:x(?P<iterations>[1-9][0-9]*))?(?:r(?P<restarts>[1-9][0-9]*))?"
 )
 
 
 class AttackName(NamedTuple):
-    """A registered ``name``, and what a variant of it sets otherwise; ``None`` leaves the attack its own."""
+    """A registered ``name`` or ``module:function``, and what a variant sets otherwise (``None``: its own)."""
 
     name: str
     eps: float | None = None

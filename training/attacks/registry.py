@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from .. import own
 from .autoattack import AutoAttack
 from .base import Attack, AttackError
 from .cw import CarliniWagner
 from .ddn import Ddn
 from .jsma import Jsma
 from .match import FeatureMatching
+from .momentum import MomentumFgsm
 from .names import AttackName
 from .pgd import LinfPgd
 from .roa import RectangularOcclusion
@@ -22,6 +24,8 @@ from .wasserstein import Wasserstein
 _FAMILIES: Mapping[str, Callable[[str, str], Attack]] = {
     "PGD": LinfPgd.preset,
     "PGDM": LinfPgd.preset,
+    "MI": MomentumFgsm.preset,
+    "DI": MomentumFgsm.preset,
     "MATCH": FeatureMatching.preset,
     "CW": CarliniWagner.preset,
     "DDN": Ddn.preset,
@@ -34,7 +38,7 @@ _FAMILIES: Mapping[str, Callable[[str, str], Attack]] = {
     "AP": Rp2.preset,
 }
 ATTACKS = (
-    "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "PGDM_N", "PGDM_T", "MATCH_N",
+    "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "PGDM_N", "PGDM_T", "MI_FGSM", "DI_FGSM", "MATCH_N",
     "CW_N", "CW_T", "DDN_N", "DDN_T", "AA_N", "AA_N_eps2", "AA_N_rand",
     "SQUARE_N", "JSMA_T", "STA_N", "STA_T", "FWA_N", "FWA_N_eps2",
     "ROA_N", "AP_1", "AP_2", "AP_3", "AP_4",
@@ -49,15 +53,19 @@ def get(name: str, dataset: str = "mnist") -> Attack:
     budget (``PGD_Nx1`` is FGSM from a random start). A last ``rRESTARTS`` (``PGD_Nx100r10``) repeats the attack on the
     images that withstood it; each image keeps the worst of its random starts.
 
+    ``module:function`` in NAME's place is an attack of the user's own: the function takes no arguments and returns an
+    :class:`Attack`. It is called ``module.function`` from here on.
+
     Raises:
-        AttackError: no attack of that name, or not with such a setting.
+        ValueError: no attack of that name, or not with such a setting.
     """
     variant = AttackName.parse(name)
-    if variant is None or variant.name not in ATTACKS:
+    if variant is None or (":" not in variant.name and variant.name not in ATTACKS):
         raise AttackError(
-            f"no attack {name!r}: one of {', '.join(ATTACKS)}, also as NAME@EPS, NAMExITERATIONS and NAMErRESTARTS"
+            f"no attack {name!r}: module:function, or one of {', '.join(ATTACKS)}; also as NAME@EPS, NAMExITERATIONS "
+            "and NAMErRESTARTS"
         )
-    attack = preset = _FAMILIES[variant.name.partition("_")[0]](variant.name, dataset)
+    attack = preset = _own(variant.name) if ":" in variant.name else _of_family(variant.name, dataset)
     if variant.eps is not None and attack.eps is None:
         raise AttackError(f"{attack.name} seeks the smallest change: it has no budget to set")
     attack = attack.with_settings(variant.eps, **({"iterations": variant.iterations} if variant.iterations else {}))
@@ -68,7 +76,18 @@ def get(name: str, dataset: str = "mnist") -> Attack:
         if not attack.starts_at_random:
             raise AttackError(f"{attack.name} does not start at random: it has no restarts to set")
         attack = dataclasses.replace(attack, settings={**attack.settings, "restarts": variant.restarts})
-    return dataclasses.replace(attack, name=name)
+    return dataclasses.replace(attack, name=own.short_name(name))
+
+
+def _of_family(name: str, dataset: str) -> Attack:
+    return _FAMILIES[name.partition("_")[0]](name, dataset)
+
+
+def _own(spec: str) -> Attack:
+    attack = own.call(spec)
+    if not isinstance(attack, Attack):
+        raise AttackError(f"{spec} gives a {type(attack).__name__}, not an Attack")
+    return dataclasses.replace(attack, sha256=own.sha256(spec, attack))
 
 
 def for_training(attack: Attack) -> Attack:

@@ -13,7 +13,7 @@ from . import options
 def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
     """Declare the command."""
     parser = commands.add_parser("craft", parents=[common], help="attack a whole split once")
-    parser.add_argument("--attacks", type=options.names, default=("PGD_N", "PGD_T", "DDN_N"))
+    options.add_attacks(parser, ("PGD_N", "PGD_T", "DDN_N"))
     parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
     parser.set_defaults(run=run)
 
@@ -26,4 +26,5 @@ def run(flags: argparse.Namespace, command: str) -> None:  # noqa: ARG001 (craft
     for name in flags.attacks:
         attack = attacks.get(name, flags.dataset)
         found = crafted_set(split, attack, target.by(attack), target.identity, flags.crafted, flags.seed, flags.device)
-        print(f"{name}: {100 * float(found.succeeded.float().mean()):.2f} % of {len(split)} reached the goal")
+        share, flags_of = 100 * float(found.succeeded.float().mean()), " ".join(found.provenance.get("flags", ()))
+        print(f"{name}: {share:.2f} % of {len(split)} reached the goal {flags_of}".rstrip())

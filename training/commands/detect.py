@@ -17,7 +17,7 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argp
     """Declare the command."""
     parser = commands.add_parser("detect", parents=[common], help="whether LID detection still sees purified images")
     parser.add_argument("--purifier", help="name, path or module:function (the data set's released one)")
-    parser.add_argument("--attack", default="PGD_N")
+    parser.add_argument("--attack", default="PGD_N", help="name or module:function")
     options.add_results_folder(parser)
     parser.set_defaults(run=run)
 

@@ -22,7 +22,7 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argp
     parser.add_argument("--purifier", help="name (mnist-transparent), path, identity or module:function")
     parser.add_argument("--robust-classifier", metavar="SPEC", help="a classifier that defends in --classifier's place")
     parser.add_argument("--surrogate", metavar="SPEC", help="the purifier that a gray_box attacker holds")
-    parser.add_argument("--attacks", type=options.names, default=("none", "PGD_N", "PGD_T", "DDN_N"))
+    options.add_attacks(parser, ("none", "PGD_N", "PGD_T", "DDN_N"))
     parser.add_argument(
         "--threat-models", type=options.names, default=("oblivious",), metavar="A,B",
         help="of oblivious, gray_box, white_box, bpda, bpda_through",
@@ -110,12 +110,16 @@ def _measured(
     Fewer images or other random numbers do not replace it. As many images do where it is older than the measures.
     """
     name, eps, settings = (attack.name, attack.eps, attack.settings) if attack else ("none", None, {})
-    hashes = {"classifier": subject.classifier_card.sha256, "checkpoint": subject.defence_card.sha256}
+    hashes = {
+        "classifier": subject.classifier_card.sha256,
+        "checkpoint": subject.defence_card.sha256,
+        "attack": attack.sha256 if attack else "",
+    }
     for record in records:
         same = (
             (record.dataset, record.attack, record.threat_model, record.eps) == (dataset, name, threat_model.name, eps)
             and {**settings, **beside}.items() <= record.settings.items()
-            and all(record.sha256[key] == value for key, value in hashes.items())
+            and all(record.sha256.get(key, "") == value for key, value in hashes.items())
         )
         # The oldest records have no hash of their data.
         if same and (record.n != len(split) or record.sha256.get("data") in (None, split.sha256())):

@@ -12,7 +12,7 @@ from torch import nn
 from arn_purify.models import Card
 from arn_purify.models.checkpoint import Kind
 
-from .. import data
+from .. import data, own
 from ..data import DATASETS, Dataset, Split, spec_of
 from ..data.image_files import FITS
 from ..load import load_model
@@ -23,7 +23,7 @@ Commands = argparse._SubParsersAction  # argparse has no public name for what ad
 def common() -> argparse.ArgumentParser:
     """The flags of every command that reads a data set."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--dataset", default="mnist", choices=tuple(DATASETS))
+    parser.add_argument("--dataset", default="mnist", choices=DATASETS)
     parser.add_argument("--data-dir", type=Path, help="where the data are, or are downloaded to (ARN_DATA_DIR, data/)")
     parser.add_argument("--size", type=int, default=28, help="pixels that images of --dataset folder are resized to")
     parser.add_argument(
@@ -36,6 +36,22 @@ def common() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=int, default=1, help="take every k-th image of the split")
     parser.add_argument("--crafted", type=Path, default=Path("data/crafted"), help="folder of crafted sets")
     return parser
+
+
+def own_module(name: str) -> str:
+    """A module of the user's own, imported: it may add rows to the tables that other flags choose from."""
+    try:
+        own.module(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
+def add_attacks(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    """The flag of commands that take several attacks."""
+    parser.add_argument(
+        "--attacks", type=names, default=default, metavar="A,B", help="names (PGD_N, PGD_N@0.2x100) or module:function"
+    )
 
 
 def add_results_folder(parser: argparse.ArgumentParser) -> None:

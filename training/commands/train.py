@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 import os
+from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from ..load import load_model
 from ..run_name import RunName, describe
 from . import options, train_photos
 
-_PURIFIERS = (*ARCHITECTURES, "ape-g", "hgd")
-# Those that a recipe of ours is for; which of them depends on the images.
-_OURS = ("compact", "colour", "skips")
+# Those that have a recipe of their own.
+_OTHERS = ("released", "ape-g", "hgd")
+# Live, since a module of the user's own may add to them after the flags were declared.
+_NETWORKS: ChainMap[str, Any] = ChainMap(ARCHITECTURES, dict.fromkeys(_OTHERS), NETWORKS)
+_RECIPES: ChainMap[str, Any] = ChainMap(RECIPES, CLASSIFIER_RECIPES)
 # Each a flag and a field of a network's configuration.
 _SHAPE = ("width", "code_channels", "blocks")
 
@@ -57,17 +60,20 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argp
     parser = commands.add_parser("train", parents=[common], help="train a purifier or a classifier, as --arch says")
     parser.add_argument(
         "--arch",
-        help=f"{', '.join(_PURIFIERS)} (compact on grey, colour on colour); {', '.join(NETWORKS)}",
-        choices=[*_PURIFIERS, *NETWORKS],
+        help=f"{', '.join([*ARCHITECTURES, *_OTHERS[1:]])} (compact on grey, colour on colour); {', '.join(NETWORKS)}",
+        choices=_NETWORKS,
         metavar="NAME",
     )
     parser.add_argument(
         "--recipe",
-        choices=sorted([*RECIPES, *CLASSIFIER_RECIPES]),
+        choices=_RECIPES,
         metavar="NAME",
         help="by default that of the data set and the architecture; one of %(choices)s",
     )
-    parser.add_argument("--seen", type=options.names, help="attacks to learn from, instead of the recipe's")
+    parser.add_argument(
+        "--seen", type=options.names, metavar="A,B",
+        help="attacks to learn from, instead of the recipe's; also module:function",
+    )  # fmt: skip
     parser.add_argument("--init", type=Path, help="fine-tune this checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="run folder; a run that was killed continues there")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
@@ -167,15 +173,15 @@ def _train_purifier(flags: argparse.Namespace, dataset: Dataset, arch: str, comm
     initial = load_model(str(flags.init), "purifier", dataset.name, "cpu", dataset.shape)[0] if flags.init else None
     recipe, seen = _recipe(flags, dataset, arch)
     network = _network(flags, dataset, arch)
+    by_name = [attacks.get(attack, dataset.name) for attack in seen]
     classifiers, cards = _classifiers(flags, dataset)
-    run = _run_name(flags, dataset, arch, recipe, seen, initial)
+    run = _run_name(flags, dataset, arch, recipe, tuple(attack.name for attack in by_name), initial)
     if classifiers.surrogate:
         run = dataclasses.replace(run, surrogate=_own_name(card_of(classifiers.surrogate[0]), dataset))
     if len(cards) == 1 and not spec_of(dataset.name).is_target(cards[0].name):
         run = dataclasses.replace(run, before=_own_name(cards[0], dataset))
     weights = dataclasses.replace(recipe.weights, **dict(flags.weights))
     recipe = dataclasses.replace(recipe, name=describe(run), weights=weights)
-    by_name = [attacks.get(attack, dataset.name) for attack in seen]
     learned = [as_learned(a, recipe) if recipe.inner_steps else attacks.for_training(a) for a in by_name]
     Trainer(
         TrainConfig(network, recipe, tuple(learned), flags.seed, flags.device, _mixed_precision(flags)),
@@ -238,10 +244,10 @@ def _run_name(
 ) -> RunName:  # fmt: skip
     """How the run departs from its recipe, but for its classifiers."""
     usual = default_recipe(arch, dataset.name)
-    if arch in _OURS:
-        departs = arch != _usual_network(dataset)
-    else:
+    if arch in _OTHERS:
         departs = recipe.name != (arch if arch == "released" else usual)
+    else:
+        departs = arch != _usual_network(dataset)
     start = ""
     if initial is None:
         start = "nothing" if recipe.continues else ""

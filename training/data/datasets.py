@@ -61,7 +61,8 @@ class DatasetSpec:
     Of tables and pages: ``title``, where it is not the name; ``columns``, each a table's, of oblivious attacks;
     ``targets``, the classifier of the paper and those that stand in for it, as records name them, ``target_titles`` as
     people do, in the same order, and ``paper_target`` as the paper's tables do; ``overview``, the columns of the
-    README's table, where it is shown there, and ``paper_row`` the paper's row below. ``example_digits``: whether its
+    overview's table, where it is shown there, ``paper_row`` the paper's row below, and ``previews`` purifiers that are
+    shown with the released ones. ``example_digits``: whether its
     purifiers take scikit-learn's digits in MNIST's frame, which may be shown.
     """
 
@@ -85,6 +86,7 @@ class DatasetSpec:
     paper_target: str = ""
     overview: tuple[str, ...] = ()
     paper_row: str = "ARN_PP"
+    previews: tuple[str, ...] = ()
     example_digits: bool = False
 
     def is_target(self, classifier: str) -> bool:
@@ -110,7 +112,8 @@ _GREY_DIGITS = AttackSettings(
     spatial_iterations=200,
     spatial_searches=5,
 )
-_OVERVIEW = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N")
+_OVERVIEW = ("none", "PGD_N", "AA_N")
+_SIGNS_OVERVIEW = ("none", "AP_2", "AP_3")
 _SIGNS = AttackSettings(rectangle_iterations=50, rectangle_step=1 / 64)
 
 # In the order of the pages.
@@ -131,12 +134,13 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec(
             "lisa", lisa.load_by_image, "LISA", 3, 32, _SIGNS, "lisa-cnn", "lisa-transparent", "lisa",
             seen=("AP_1", "AP_2"), same_images_as=("lisa-track",), columns=(("none", *STICKERS),),
-            targets=("cnn",), paper_target="lisa-cnn", overview=("none", *STICKERS), paper_row="ARN_AP",
+            targets=("cnn",), target_titles=("LISA-CNN",), paper_target="lisa-cnn", overview=_SIGNS_OVERVIEW,
+            paper_row="ARN_AP",
         ),
         DatasetSpec(
             "lisa-track", lisa.load_by_track, "LISA by track", 3, 32, _SIGNS, recipe="lisa",
             seen=("AP_1", "AP_2"), same_images_as=("lisa",), columns=(("none", *STICKERS),),
-            targets=("cnn",), overview=("none", *STICKERS), paper_row="ARN_AP",
+            targets=("cnn",), target_titles=("LISA-CNN",), overview=_SIGNS_OVERVIEW, paper_row="ARN_AP",
         ),
         DatasetSpec(
             "digits", digits.load_grey, "", 1, 28, _GREY_DIGITS, "mnist-lenet5", "mnist-transparent",
@@ -151,7 +155,8 @@ DATASETS: dict[str, DatasetSpec] = {
             "photos", photos.load, "Photographs", 3, photos.SIZE, AttackSettings(linf_eps=(8 / 255, 16 / 255)),
             "photo-efficientnet-lite0", mirrored=True, from_disk=True,
             columns=(("none", "PGD_N@0.0157", "PGD_N", "PGD_N_eps2", "PGD_T"),),
-            targets=("photo-efficientnet-lite0",),
+            targets=("photo-efficientnet-lite0",), target_titles=("EfficientNet-Lite0",), overview=_OVERVIEW,
+            previews=("photo-preview",),
         ),
         DatasetSpec(
             "folder", image_folder.load, classifier="mnist-lenet5", purifier="mnist-transparent",

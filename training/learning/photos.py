@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -27,6 +27,7 @@ from arn_purify.models.classifiers import Classifier
 from arn_purify.models.efficientnet_lite import EfficientNetLite
 
 from ..attacks.craft import versions
+from ..attacks.gradient import Gradient, gradient_of, sign_ascent, summed_cross_entropy, with_momentum
 from ..data.pictures import Crops, Endless, centre_crop
 from ..deadline import OutOfTime, is_near
 from . import losses
@@ -111,32 +112,34 @@ def attacked(
 
     ``L2_N`` moves by the l2 norm of .35 ``eps`` in every value instead.
     """
-    labels, ascent = logits.argmax(1), 1.0
-    if kind == "PGD_T":
+    targeted, in_l2 = kind == "PGD_T", kind == "L2_N"
+    labels = logits.argmax(1)
+    if targeted:
         labels = torch.from_numpy(rng.integers(0, logits.shape[1], len(x))).to(x.device)
-        ascent = -1.0
-    in_l2, norm = kind == "L2_N", 0.35 * eps * math.sqrt(x[0].numel())
-    moved, momentum = torch.zeros_like(x), torch.zeros_like(x)
+    start = x
     if not in_l2 and rng.random() < 0.5:
         generator = torch.Generator(x.device).manual_seed(int(rng.integers(2**31)))
-        moved = eps * (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)
+        start = x + eps * (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)
     length = float(rng.uniform(1.0, 2.0)) / steps
+    gradient = gradient_of(lambda at: summed_cross_entropy(classifier(at), labels))
+    if in_l2:
+        return _l2_ascent(gradient, x, 0.35 * eps * math.sqrt(x[0].numel()), steps)
+    if kind == "MI_N":
+        gradient = with_momentum(gradient)
+    low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    step = -eps * length if targeted else eps * length
+    return sign_ascent(gradient, start.clamp(0, 1), low, high, itertools.repeat(step, steps))
+
+
+def _l2_ascent(gradient: Gradient, x: Tensor, norm: float, steps: int) -> Tensor:
+    """``x`` moved along ``gradient`` within an l2 ball of radius ``norm`` around it, in steps of 1.5 of its share."""
+    moved = torch.zeros_like(x)
     for _ in range(steps):
-        at = (x + moved).clamp(0, 1).requires_grad_()
-        loss = ascent * F.cross_entropy(classifier(at), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, at)
-        if in_l2:
-            moved = moved + 1.5 * norm / steps * gradient / _norms(gradient)
-            moved = moved * (norm / _norms(moved)).clamp_max(1)
-        else:
-            if kind == "MI_N":
-                gradient = momentum = momentum + gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(
-                    1e-12
-                )
-            moved = (moved + eps * length * gradient.sign()).clamp(-eps, eps)
-        moved = ((x + moved).clamp(0, 1) - x).detach()
-    found: Tensor = x + moved
-    return found
+        found = gradient(x + moved)
+        moved = moved + 1.5 * norm / steps * found / _norms(found)
+        moved = moved * (norm / _norms(moved)).clamp_max(1)
+        moved = (x + moved).clamp(0, 1) - x
+    return x + moved
 
 
 def _norms(x: Tensor) -> Tensor:
@@ -345,7 +348,8 @@ class PhotoTrainer:
     def _log(self, sums: Sequence[dict[str, float]], metrics: dict[str, float], seconds: float) -> None:
         names = {name: None for row in sums for name in row}  # not every classifier shows features
         means = {name: float(np.mean([row[name] for row in sums if name in row])) for name in names}
-        row = {"step": self.step, **means, **(metrics if self.step % _WATCHED_EVERY == 0 else {}), "seconds": seconds}
+        watched = self.step % _WATCHED_EVERY == 0 or self.step == self.recipe.steps
+        row = {"step": self.step, **means, **(metrics if watched else {}), "seconds": seconds}
         with (self.out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         tqdm.write("  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items()))

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..attacks import Attack
-from ..attacks.craft import CHUNK, crafted_set, versions
+from ..attacks.craft import chunk_of, crafted_set, versions
 from ..data import Split
 from .records import Record, wilson
 from .redflags import of_model as red_flags
@@ -101,7 +101,8 @@ def measure(
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     errors, loss, squared, similar = 0, 0.0, 0.0, 0.0
-    parts = zip(images.split(CHUNK), natural.split(CHUNK), labels.split(CHUNK), strict=True)
+    chunk = chunk_of(images.shape[1:])
+    parts = zip(images.split(chunk), natural.split(chunk), labels.split(chunk), strict=True)
     for x, x_natural, y in tqdm(list(parts), desc=f"purify {subject.transport}", mininterval=2, leave=False):
         purified = (subject.purify or subject.purifier)(x.to(device)).to(device)
         logits, target = subject.deployed(purified).float(), x_natural.to(device)
@@ -164,7 +165,7 @@ def evaluate(
         attack_failures=failures,
         settings={**settings, **target.settings, "transport": subject.transport},
         seed=seed,
-        sha256={"classifier": subject.classifier_card.sha256, "checkpoint": card.sha256, "data": split.sha256()},
+        sha256=_hashes(subject, split, attack),
         seconds=round(time.monotonic() - started, 1),
         device=device,
         versions=versions(),
@@ -172,3 +173,10 @@ def evaluate(
         flags=flags,
         measures=measures,
     )
+
+
+def _hashes(subject: Subject, split: Split, attack: Attack | None) -> dict[str, str]:
+    """Of classifier, defence and data, and of an attack of the user's own."""
+    hashes = {"classifier": subject.classifier_card.sha256, "checkpoint": subject.defence_card.sha256}
+    own = {"attack": attack.sha256} if attack and attack.sha256 else {}
+    return {**hashes, "data": split.sha256(), **own}

@@ -1,4 +1,4 @@
-"""The paper's figures: plots from the records, pictures from scikit-learn's digits, which may be published.
+"""The paper's pictures, of scikit-learn's digits, which may be published.
 
 The metadata of each file has a hash of what it was made from, so that an outdated figure is noticed.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,42 +21,19 @@ from arn_purify.models import Card, checkpoint
 from arn_purify.models.files import write_atomically
 
 from .. import attacks
-from ..attacks import ATTACKS, seed_of
+from ..attacks import seed_of
 from ..data.datasets import DATASETS
-from ..measuring.records import Record
 from ..measuring.threats import Defended, WhiteBox
 from ..sheet import contact_sheet, save_png
-from .selection import AblationRow, ablation, sweep
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-_COLOURS = ("#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
 _PICTURED = ("PGD_N", "PGD_T", "DDN_N", "AA_N", "STA_N", "FWA_N")
-
-
-def plots(records: Sequence[Record]) -> dict[str, str]:
-    """File name of each plot that the records allow, and the hash of what it shows."""
-    shown: dict[str, Any] = {}
-    for dataset in {r.dataset for r in records}:
-        chosen = [r for r in records if r.dataset == dataset]
-        groups = ablation(chosen)
-        if groups:
-            by_name = {f"{r.recipe} {r.attack}": r.errors for group in groups.values() for r in group}
-            shown[plot_name("ablation", dataset)] = by_name
-        swept = sweep(chosen)
-        if swept:
-            shown[plot_name("sweep", dataset)] = {f"{r.defence} {r.checkpoint} {r.attack}": r.errors for r in swept}
-    return {name: _hash(what) for name, what in shown.items()}
-
-
-def plot_name(kind: str, dataset: str) -> str:
-    """File name of the ``ablation`` or the ``sweep`` of a data set."""
-    return f"{kind}.png" if dataset == "mnist" else f"{kind}-{dataset}.png"
 
 
 def pictures(classifier: Card, purifier: Card) -> dict[str, str]:
     """File name of each picture, and the hash of what it was made with."""
     made_with = {"classifier": classifier.sha256, "purifier": purifier.sha256, "attacks": _PICTURED}
-    return {name: _hash([name, made_with]) for name in ("features.png", "restored.png", "adaptive.png")}
+    return {name: hash_of([name, made_with]) for name in ("features.png", "oblivious.png", "white-box.png")}
 
 
 def has_sheet(card: Card) -> bool:
@@ -68,7 +44,9 @@ def has_sheet(card: Card) -> bool:
 
 def sheets(classifier: Card, cards: Sequence[Card]) -> dict[str, str]:
     """File name of each contact sheet, and the hash of what it was made with."""
-    return {f"{card.name}.png": _hash(["sheet", classifier.sha256, card.sha256]) for card in cards if has_sheet(card)}
+    return {
+        f"{card.name}.png": hash_of(["named rows", classifier.sha256, card.sha256]) for card in cards if has_sheet(card)
+    }
 
 
 def stale(folder: Path, wanted: Mapping[str, str]) -> list[Path]:
@@ -85,19 +63,6 @@ def stale(folder: Path, wanted: Mapping[str, str]) -> list[Path]:
     return found
 
 
-def draw_plots(records: Sequence[Record], folder: Path) -> None:
-    """Draw the plots that are out of date."""
-    wanted = plots(records)
-    for path in stale(folder, wanted):
-        (dataset,) = {
-            r.dataset for r in records if path.name in (plot_name(k, r.dataset) for k in ("ablation", "sweep"))
-        }
-        chosen = [r for r in records if r.dataset == dataset]
-        of_ablation = path.name == plot_name("ablation", dataset)
-        figure = _ablation_plot(ablation(chosen)) if of_ablation else _sweep_plot(sweep(chosen))
-        _save(figure, path, wanted[path.name])
-
-
 def draw_pictures(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: int = 0) -> None:
     """Draw the pictures that are out of date: the paper's Figures 1 and 3, and its appendix C."""
     f_card, g_card = checkpoint.card_of(classifier), checkpoint.card_of(purifier)
@@ -110,18 +75,18 @@ def draw_pictures(classifier: nn.Module, purifier: nn.Module, folder: Path, seed
     def crafted(module: nn.Module, name: str) -> Tensor:
         return attacks.get(name)(module, natural, labels, seed_of(seed, "picture", name)).images
 
-    if {"features.png", "restored.png"} & set(out_of_date):
+    if {"features.png", "oblivious.png"} & set(out_of_date):
         oblivious = {name: crafted(classifier, name) for name in _PICTURED}
     if "features.png" in out_of_date:
-        _save(_features_figure(classifier, natural, oblivious), out_of_date["features.png"], wanted["features.png"])
-    for name, through in (("restored.png", classifier), ("adaptive.png", None)):
+        save(_features_figure(classifier, natural, oblivious), out_of_date["features.png"], wanted["features.png"])
+    for name, through in (("oblivious.png", classifier), ("white-box.png", None)):
         if name in out_of_date:
             if through is None:
                 target = WhiteBox().target(Defended(classifier, f_card, purifier, g_card)).module
                 adversarial = {n: crafted(target, n) for n in ("PGD_N", "PGD_T", "DDN_N", "AA_N")}
             else:
                 adversarial = oblivious
-            _save(_restored_figure(purifier, classifier, natural, adversarial), out_of_date[name], wanted[name])
+            save(_purified_figure(purifier, classifier, natural, adversarial), out_of_date[name], wanted[name])
 
 
 def draw_sheet(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: int = 0) -> None:
@@ -136,7 +101,7 @@ def draw_sheet(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: i
             target = nn.Sequential(purifier, classifier) if "through" in seen else classifier
             adversarial = attacks.get(name)(target, natural, labels, seed_of(seed, "picture", name)).images
             with torch.no_grad():
-                rows.append(contact_sheet(natural, adversarial, purifier(adversarial)))
+                rows.append(contact_sheet(natural, adversarial, purifier(adversarial), name))
         save_png(torch.cat(rows, dim=1), path, wanted[path.name])
 
 
@@ -147,53 +112,14 @@ def _digits() -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.arange(10)
 
 
-def _figure(width: float, height: float, **grid: Any) -> tuple[Any, Any]:
+def figure_of(width: float, height: float, **grid: Any) -> tuple[Any, Any]:
+    """A figure of so many inches and its axes."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     return plt.subplots(figsize=(width, height), layout="constrained", **grid)
-
-
-def _ablation_plot(groups: Mapping[AblationRow, Sequence[Record]]) -> Any:
-    bases = sorted({base for base, _, _ in groups})
-    figure, axes = _figure(9, 3.2 * len(bases), nrows=len(bases), squeeze=False)
-    for axis, base in zip(axes[:, 0], bases, strict=True):
-        variants = sorted({variant for b, variant, _ in groups if b == base}, key=lambda v: ("without" in v, v))
-        members = {v: [r for (b, w, _), rs in groups.items() if (b, w) == (base, v) for r in rs] for v in variants}
-        places_of = {name: place for place, name in enumerate(("none", *ATTACKS))}
-        names = sorted(
-            {r.attack for v in variants for r in members[v]}, key=lambda name: (places_of.get(name, 99), name)
-        )
-        for offset, variant in enumerate(variants):
-            means, spreads = [], []
-            for attack in names:
-                rates = [r.error_rate for r in members[variant] if r.attack == attack]
-                means.append(sum(rates) / len(rates) if rates else math.nan)
-                spreads.append((means[-1] - min(rates), max(rates) - means[-1]) if rates else (0, 0))
-            places = [i + 0.8 * offset / len(variants) for i in range(len(names))]
-            axis.bar(
-                places, means, 0.8 / len(variants), yerr=list(zip(*spreads, strict=True)), label=variant, capsize=2,
-                color=_COLOURS[offset % len(_COLOURS)],
-            )  # fmt: skip
-        axis.set_xticks([i + 0.3 for i in range(len(names))], names)
-        axis.set(ylabel="error, %", title=f"recipe {base}: mean over seeds, bars from the best to the worst")
-        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
-    return figure
-
-
-def _sweep_plot(records: Sequence[Record]) -> Any:
-    figure, axis = _figure(6, 4)
-    for colour, name in enumerate(sorted({f"{r.defence} ({r.checkpoint})" for r in records})):
-        points = sorted((r for r in records if f"{r.defence} ({r.checkpoint})" == name), key=lambda r: r.eps or 0)
-        x, y = [r.eps for r in points], [r.error_rate for r in points]
-        band = [r.ci95 for r in points]
-        axis.plot(x, y, "o-", label=name, color=_COLOURS[colour % len(_COLOURS)])
-        axis.fill_between(x, [b[0] for b in band], [b[1] for b in band], alpha=0.2, color=_COLOURS[colour % 5])
-    axis.set(xlabel="budget, l∞ on [0, 1]", ylabel="error, %", ylim=(0, 102), title="PGD, 40 steps, white box")
-    axis.legend(frameon=False)
-    return figure
 
 
 def _features_figure(classifier: nn.Module, natural: Tensor, adversarial: Mapping[str, Tensor]) -> Any:
@@ -204,7 +130,7 @@ def _features_figure(classifier: nn.Module, natural: Tensor, adversarial: Mappin
     with torch.no_grad():
         features = [layer(image[None]).relu()[0] for _, image in columns]
     strongest = int(features[0].flatten(1).std(1).argmax())
-    figure, axes = _figure(1.9 * len(columns), 5.6, nrows=3, ncols=len(columns))
+    figure, axes = figure_of(1.9 * len(columns), 5.6, nrows=3, ncols=len(columns))
     largest = max(float((f - features[0])[strongest].abs().max()) for f in features)
     for index, (name, image) in enumerate(columns):
         rows = (image[0], features[index][strongest], (features[index] - features[0])[strongest])
@@ -213,23 +139,23 @@ def _features_figure(classifier: nn.Module, natural: Tensor, adversarial: Mappin
             axes[row, index].imshow(values, **style)
             axes[row, index].set(xticks=[], yticks=[])
         axes[0, index].set_title(name)
-    for row, label in enumerate(("image", "feature", "less the natural's")):
+    for row, label in enumerate(("image", "feature", "change of the feature")):
         axes[row, 0].set_ylabel(label)
     return figure
 
 
-def _restored_figure(
+def _purified_figure(
     purifier: nn.Module, classifier: nn.Module, natural: Tensor, adversarial: Mapping[str, Tensor]
 ) -> Any:
-    """For each attack a row of adversarial and one of restored images, with the predicted classes."""
+    """For each attack a row of adversarial and one of purified images, with the predicted classes."""
     from matplotlib.patheffects import withStroke
 
     rows: list[tuple[str, Tensor]] = [("natural", natural)]
     with torch.no_grad():
         for name, images in adversarial.items():
-            rows += [(name, images), ("restored", purifier(images))]
+            rows += [(name, images), ("purified", purifier(images))]
         predicted = [classifier(images).argmax(1) for _, images in rows]
-    figure, axes = _figure(8, 0.82 * len(rows), nrows=len(rows), ncols=10)
+    figure, axes = figure_of(8, 0.82 * len(rows), nrows=len(rows), ncols=10)
     for row, (name, images) in enumerate(rows):
         for column in range(10):
             axis = axes[row, column]
@@ -244,7 +170,8 @@ def _restored_figure(
     return figure
 
 
-def _save(figure: Any, path: Path, digest: str) -> None:
+def save(figure: Any, path: Path, digest: str) -> None:
+    """Write a figure as PNG, with the hash of what it shows."""
     from matplotlib import pyplot as plt
 
     buffer = io.BytesIO()
@@ -253,5 +180,6 @@ def _save(figure: Any, path: Path, digest: str) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _hash(what: Any) -> str:
+def hash_of(what: Any) -> str:
+    """A short hash of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,40 +13,39 @@ from arn_purify.models.files import write_atomically
 from ..data.datasets import DATASETS, DatasetSpec, spec_of
 from ..measuring.records import Record, read_all
 from ..measuring.redflags import annotate, with_flags
-from . import figures
-from .markdown import markdown_table
+from . import figures, plots
+from .hardened import hardened_sections
+from .markdown import ERROR, markdown_table
 from .paper import paper_rates
-from .rows import Row, attack_title, brief_text, cell_text, row_label, row_of, row_order
-from .sections import sections
-from .selection import in_page_order, missing_target, of_target
+from .rows import Row, attack_title, cell_text, row_of, row_order
+from .sections import ablation_sections, comparison_sections, released_sections
+from .selection import in_page_order, missing_target, of_target, released_names, target_of
 
 _BEGIN, _END = "<!-- results: written by `arn-train tables` -->", "<!-- /results -->"
 # The white-box columns of the tables of released models.
 _WHITE_BOX = ("PGD_N", "AA_N")
-_LEGEND = """\
-A row is a defence and, in brackets, the checkpoint that was measured. `ARN_`, `HGD_` and `APE-G_` are followed by the
-attacks seen in training: `PP` PGD_N and PGD_T, `DP` PGD_N and DDN_N, `PS` PGD_N and STA_N, `AP` two of the four
-stickers, `wide` PGD_N and PGD_T at many budgets, `W` attacks through the purifier itself. An attack that ends in `_N`
-is untargeted, in `_T` targeted. CW is Carlini and Wagner's, AA AutoAttack; JSMA changes few pixels, STA moves them, FWA
-moves mass (Wasserstein), ROA is a rectangle, AP are stickers; ε' is a larger budget:
-[settings](evaluation.md#attacks).
-"""
-_PICTURES = """
+_PICTURES = """\
 ## Pictures
 
-scikit-learn's digits in MNIST's frame, with the released LeNet-5 and `mnist-transparent`, neither trained on them. The
-small number is the predicted class. Drawn by `arn-train figures`.
+scikit-learn's digits in MNIST's frame, with the released LeNet-5 and `mnist-transparent`; neither was trained on them.
+The small number is the predicted class. `arn-train figures` draws them.
 
-![Adversarial digits, and below them the purified ones](figures/restored.png)
+The attacker sees the classifier alone:
 
-The same when the attacker has the purifier:
+![Adversarial digits, and below them the purified ones](figures/oblivious.png)
 
-![Digits attacked through the purifier, and below them the purified ones](figures/adaptive.png)
+The attacker sees the purifier too:
 
-Features in the classifier's first layer (the paper's Figure 1):
+![Digits attacked through the purifier, and below them the purified ones](figures/white-box.png)
 
-![Features of a natural digit and of three adversarial ones](figures/features.png)
-"""
+A feature of the classifier's first layer (the paper's Figure 1):
+
+![A feature of a natural digit and of three adversarial ones](figures/features.png)"""
+_WHERE = (
+    "*Without* is the classifier alone. The oblivious attacker does not see the purifier; the white-box attacker\n"
+    "differentiates through it. *n* is stated where not all test images were attacked."
+)
+_READ = "Error rates in percent on the test split; lower is better. Terms and names: [glossary](glossary.md)."
 
 
 def _title(dataset: str) -> str:
@@ -54,7 +53,7 @@ def _title(dataset: str) -> str:
 
 
 def _choice(records: Sequence[Record]) -> str:
-    """No defence, the released purifiers and the robust classifier, by what the attacker knows."""
+    """No defence, the robust classifier and the released purifiers, by what the attacker knows."""
     cells: dict[tuple[Row, str, str], Record] = {
         (row_of(r), r.threat_model, r.attack): r
         for r in records
@@ -62,53 +61,72 @@ def _choice(records: Sequence[Record]) -> str:
         and (r.defence in ("none", "AT_PGD") or r.checkpoint in models.available())
         and r.in_process
     }
-    unknown = [("oblivious", attack) for attack in ("none", "PGD_N", "AA_N", "PGD_N_eps2")]
+    columns = sorted({row for row, _, _ in cells}, key=row_order)
+    wanted = (
+        ("natural images", "oblivious", "none"),
+        ("unknown: PGD_N", "oblivious", "PGD_N"),
+        ("unknown: AA_N", "oblivious", "AA_N"),
+        ("unknown: PGD_N at .4", "oblivious", "PGD_N_eps2"),
+        ("known: PGD_N", "white_box", "PGD_N"),
+        ("known: AA_N", "white_box", "AA_N"),
+    )
     rows = []
-    for row in sorted({row for row, _, _ in cells}, key=row_order):
-        known = "oblivious" if row[0] == "none" else "white_box"  # without a defence there is nothing to know
-        wanted = [*unknown, (known, "PGD_N"), (known, "AA_N")]
-        rows.append([row_label(row), *(cell_text(cells.get((row, *key))) for key in wanted)])
-    heads = ["error rate, %", "natural", "unknown: PGD_N", "AA_N", "PGD_N at .4", "known: PGD_N", "AA_N"]
-    return markdown_table(heads, rows)
+    for title, threat, attack in wanted:
+        # Without a defence there is nothing to know.
+        of = {row: cells.get((row, "oblivious" if row[0] == "none" else threat, attack)) for row in columns}
+        rows.append([title, *(cell_text(of[row]) for row in columns)])
+    names = ("no defence" if row[0] == "none" else row[0] if row[0] == "AT_PGD" else f"`{row[1]}`" for row in columns)
+    return markdown_table([ERROR, *names], rows)
 
 
-def _overview(records: Sequence[Record], results: Path) -> str:
-    """The released models beside no defence and beside the paper; a table for data sets of the same columns."""
-    groups: dict[tuple[str, ...], list[DatasetSpec]] = {}
+def _overview(records: Sequence[Record], results: Path, papers: bool) -> str:
+    """The released models beside no defence; data sets of the same columns share a table.
+
+    With ``papers`` the paper's rows are below, and the tables of every data set are shown, not the first alone.
+    """
+    grouped: dict[tuple[str, ...], list[DatasetSpec]] = {}
     for spec in DATASETS.values():
         if spec.overview:
-            groups.setdefault(spec.overview, []).append(spec)
+            grouped.setdefault(spec.overview, []).append(spec)
     chosen = [r for r in of_target(records) if r.in_process]
     tables = []
-    for columns, specs in groups.items():
-        rows = [row for spec in specs for row in _released(chosen, results, spec)]
-        heads = ["error, %", *map(attack_title, columns), *(f"white box: {attack_title(a)}" for a in _WHITE_BOX)]
+    for columns, specs in grouped.items():
+        rows = [row for spec in specs for row in _released(chosen, results, spec, papers)]
         if rows:
-            tables.append(markdown_table(heads, rows))
-    return "\n\n".join(tables)
+            white = (f"white box: {attack_title(a)}" for a in _WHITE_BOX)
+            tables.append(markdown_table([ERROR, *map(attack_title, columns), *white], rows))
+    return "\n\n".join(tables if papers else tables[:1])
 
 
-def _released(records: Sequence[Record], results: Path, spec: DatasetSpec) -> list[list[str]]:
+def _released(records: Sequence[Record], results: Path, spec: DatasetSpec, papers: bool) -> list[list[str]]:
     """One data set's rows of the overview: no defence, its released purifiers, the paper's row."""
     records = [r for r in records if r.dataset == spec.name]
-    # The purifier of a data set that only splits another's images is not released, but shows what to expect.
-    names = [f"{spec.name}-transparent", *(n for n in models.available() if n == f"{spec.name}-hardened")]
-    wanted = [*(("oblivious", a) for a in spec.overview), *(("white_box", a) for a in _WHITE_BOX)]
+    white = [_nearest(records, attack) for attack in _WHITE_BOX]
     rows = []
-    for name in ("", *names):
-        cells: dict[tuple[str, str], Record] = {
-            (r.threat_model, r.attack): r for r in records if (r.checkpoint == name if name else r.defence == "none")
-        }
-        if any(key in cells for key in wanted):
-            bare = f"{_title(spec.name)}, `{next(iter(cells.values())).classifier}` alone"
-            rows.append([f"`{name}`" if name else bare, *(brief_text(cells.get(key)) for key in wanted)])
+    for name in ("", *released_names(spec.name)):
+        own = [r for r in records if (r.checkpoint == name if name else r.defence == "none")]
+        oblivious = {r.attack: r for r in own if r.threat_model == "oblivious"}
+        if not own or not oblivious:
+            continue
+        cells = [cell_text(oblivious.get(a)) for a in spec.overview]
+        for attack, nearest in zip(_WHITE_BOX, white, strict=True):
+            found = next((r for r in own if (r.threat_model, r.attack) == ("white_box", nearest)), None)
+            cells.append(cell_text(found, attack))
+        bare = f"{_title(spec.name)}, {spec.title_of_target(own[0].classifier)} alone"
+        rows.append([f"`{name}`" if name else bare, *cells])
     rates = paper_rates(results, spec.name)
-    if rates and records:
-        papers = [f"{rates[spec.paper_row, a]:.2f}" if (spec.paper_row, a) in rates else "" for a in spec.overview]
+    if papers and rates and records:
         missing = missing_target(records, spec.name)
         label = f"*the paper's {spec.paper_row}{f', in front of {missing}' if missing else ''}*"
-        rows.append([label, *papers, *("" for _ in _WHITE_BOX)])
+        published = [rates.get((spec.paper_row, a)) for a in spec.overview]
+        rows.append([label, *("" if v is None else f"{v:.2f}" for v in published), *("" for _ in _WHITE_BOX)])
     return rows
+
+
+def _nearest(records: Sequence[Record], attack: str) -> str:
+    """The white-box ``attack``, or where none was made at its usual budget the one at another."""
+    names = sorted({r.attack for r in records if r.threat_model == "white_box"})
+    return next((n for n in (attack, *names) if n in names and n.partition("@")[0] == attack and "x" not in n), attack)
 
 
 def _between(path: Path, text: str) -> str:
@@ -122,18 +140,6 @@ def _between(path: Path, text: str) -> str:
     if not end:
         raise ValueError(f"{path} has no place for the results: {_BEGIN} ... {_END}")
     return f"{head}{_BEGIN}\n\n{text}\n\n{_END}{tail}"
-
-
-def _flags(records: Sequence[Record]) -> str:
-    """A line for each flag, with the rows and attacks that have it."""
-    carriers: dict[str, list[str]] = {}
-    for r in records:
-        for flag in r.flags:
-            carrier = f"{row_label(row_of(r))} {r.attack} {r.threat_model}, {r.classifier}"
-            carriers.setdefault(flag, []).append(carrier)
-    lines = [f"- {flag}: {'; '.join(rows)}" for flag, rows in sorted(carriers.items())]
-    explained = "[evaluation.md](evaluation.md#red-flags) explains each."
-    return f"\n## Red flags ⚑\n\n{explained}\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _by_file(records: Sequence[Record], results: Path) -> list[Record]:
@@ -157,33 +163,50 @@ def _by_file(records: Sequence[Record], results: Path) -> list[Record]:
     return [named(r) for r in records]
 
 
-def _page(records: Sequence[Record], dataset: str, results: Path) -> str:
-    """One data set's page."""
-    papers = missing_target(records, dataset)
-    target = of_target(records)[0].classifier
-    instead = f"The target here is `{target}`, which stands in for the paper's `{papers}`.\n\n" if papers else ""
-    pictures = ""
-    if dataset == "mnist" and (results.parent / "docs" / "figures" / "restored.png").is_file():
-        pictures = _PICTURES
-    read = "How to read these tables: [results](results.md).\n\n"
-    text = f"# Results: {_title(dataset)}\n\n{read}{instead}{sections(records, dataset, results)}\n"
-    return text + pictures + _flags(records)
+def _pages(records: Sequence[Record], dataset: str, results: Path) -> dict[str, str]:
+    """One data set's pages, by file name: the released models first, then what they are compared with."""
+    title, first, compared = _title(dataset), f"results-{dataset}.md", f"results-{dataset}-comparison.md"
+    target, papers = of_target(records)[0].classifier, missing_target(records, dataset)
+    instead = f"The target is `{target}`, which stands in for the paper's `{papers}`." if papers else ""
+    parts = {
+        compared: (
+            f"{title}, every defence", [instead, *comparison_sections(records, dataset, results)]
+        ),
+        f"results-{dataset}-hardened.md": (
+            f"{title}, the hardened profile", hardened_sections(records, target_of(records, dataset), compared)
+        ),
+        f"results-{dataset}-ablation.md": (
+            f"{title}, without L_adv, L_nor, L_att (the paper's Figure 4)", ablation_sections(records, dataset)
+        ),
+    }  # fmt: skip
+    others = {name: (head, body) for name, (head, body) in parts.items() if any(body)}
+    links = "\n".join(f"- [{head.removeprefix(f'{title}, ')}]({name})" for name, (head, _) in others.items())
+    more = f"More tables:\n\n{links}"
+    pictures = _PICTURES if (results.parent / "docs" / "figures" / "oblivious.png").is_file() else ""
+    body = [_WHERE, *released_sections(records, dataset), pictures if dataset == "mnist" else "", more]
+    pages = {first: (title, [instead, *body]), **others}
+    return {
+        name: "\n\n".join(part for part in (f"# Results: {head}", _READ, *body) if part) + "\n"
+        for name, (head, body) in pages.items()
+    }
 
 
 def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) -> str:
     """The front page of the results."""
-    links = ", ".join(f"[{_title(dataset)}](results-{dataset}.md)" for dataset in datasets)
+    links = "\n".join(f"- [{_title(dataset)}](results-{dataset}.md)" for dataset in datasets)
     return (
         "# Results\n\n"
-        "Error rates in percent on the test split, lower is better. Attacks see the classifier alone (*oblivious*);\n"
-        f"in the columns *white box* they see purifier and classifier.\n\n{_overview(records, results)}\n\n"
-        f"Every defence and attack, with 95 % Wilson intervals: {links}.\n\n"
-        "## How to read the tables\n\n"
-        f"{_LEGEND}\n"
-        "A cell is measured on all test images (MNIST 10,000) unless it states another number (*n*). Each is a record\n"
-        "under `results/` with its [command](results-commands.md), settings, hashes of classifier and checkpoint,\n"
-        "seed and versions. ⚑ marks a number with a [red flag](evaluation.md#red-flags). `arn-train tables` writes\n"
-        "these pages; the paper's numbers are in `results/paper/tables.json`.\n"
+        f"{_READ}\n"
+        "*Oblivious* attacks see the classifier alone. In the columns *white box* they see the purifier too.\n\n"
+        f"{_overview(records, results, papers=True)}\n\n"
+        "The released models with all attacks and 95 % intervals, and from there every comparison:\n\n"
+        f"{links}\n\n"
+        "## Where the numbers come from\n\n"
+        "A cell is measured on all test images (MNIST 10,000, CIFAR-10 9,980) unless it states another number, *n*.\n"
+        "Each is a record under `results/` with its [command](results-commands.md), settings, seed, versions, and the\n"
+        "hashes of classifier and checkpoint. ⚑ marks a number with a [red flag](evaluation.md#red-flags).\n"
+        "`arn-train tables` writes these pages. The paper's numbers are in `results/paper/tables.json`.\n\n"
+        "How the networks were trained, and what was tried on the way: [notes](notes.md).\n"
     )
 
 
@@ -191,8 +214,8 @@ def _commands(records: Sequence[Record]) -> str:
     listing = "\n".join(sorted({record.command for record in records if record.command}))
     return (
         "# Results: commands\n\n"
-        "The command of each record. Checkpoints under `runs/` are not kept:\n"
-        "`scripts/reproduce mnist --only NAME`, or of another data set, trains one again.\n\n"
+        "The command of each record. Checkpoints under `runs/` are not part of the repository. To train one again,\n"
+        "use `scripts/reproduce mnist --only NAME`, or the same with another data set.\n\n"
         f"```sh\n{listing}\n```\n"
     )
 
@@ -233,22 +256,23 @@ def update(results: Path, check: bool = False) -> list[Path]:
         docs / "results.md": _front(records, results, datasets),
         docs / "results-commands.md": _commands(records),
         **{
-            docs / f"results-{dataset}.md": _page([r for r in records if r.dataset == dataset], dataset, results)
+            docs / name: text
             for dataset in datasets
+            for name, text in _pages([r for r in records if r.dataset == dataset], dataset, results).items()
         },
-        readme: _between(readme, _overview(records, results)),
+        readme: _between(readme, _overview(records, results, papers=False).replace("(gloss", "(docs/gloss")),
         choosing: _between(choosing, _choice(of_target(records))),
     }
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     folder = docs / "figures"
     plotted = of_target(records)
-    outdated = figures.stale(folder, figures.plots(plotted))
-    if (folder / "restored.png").is_file():
+    outdated = figures.stale(folder, plots.plots(plotted))
+    if (folder / "oblivious.png").is_file():
         cards = {name: models.card_of(models.load(name)) for name in models.available()}
         outdated += figures.stale(folder, figures.pictures(cards["mnist-lenet5"], cards["mnist-transparent"]))
         outdated += figures.stale(models.ZOO, figures.sheets(cards["mnist-lenet5"], list(cards.values())))
     if not check:
         for path in stale:
             write_atomically(path, wanted[path].encode())
-        figures.draw_plots(plotted, folder)
+        plots.draw_plots(plotted, folder)
     return [*stale, *outdated]

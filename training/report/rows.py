@@ -6,10 +6,12 @@ from arn_purify import models
 
 from ..measuring.records import Record
 
-ATTACK_TITLES = {"none": "natural", "PGD_N_eps2": "PGD_N ε'", "AA_N_eps2": "AA_N ε'", "FWA_N_eps2": "FWA_N ε'"}
+ATTACK_TITLES = {"none": "natural"}
 THREAT_TITLES = {"oblivious": "oblivious", "gray_box": "gray box", "white_box": "white box", "bpda": "BPDA"}
 # The order of the paper's rows.
 _METHODS = ("none", "AT", "DOA", "APE-G", "HGD", "ARN")
+# So many images are the whole test split of MNIST, or nearly that of CIFAR-10: a cell then states no number.
+WHOLE_SPLIT = 9_980
 
 Row = tuple[str, str, str]
 """Defence, checkpoint and transport."""
@@ -45,7 +47,7 @@ def row_order(row: Row) -> tuple[object, ...]:
 
 
 def attack_title(attack: str) -> str:
-    """An attack as a column names it."""
+    """An attack as a column names it: as the command line does, but for natural images."""
     return ATTACK_TITLES.get(attack, attack)
 
 
@@ -57,19 +59,28 @@ def threat_title(record: Record) -> str:
     return title + (", g's gradient" if record.settings.get("backward") == "g" else "")
 
 
-def cell_text(record: Record | None) -> str:
-    """The rate with its interval, n where not all images were taken, and whether it is flagged."""
+def cell_text(record: Record | None, attack: str = "") -> str:
+    """The rate, n where not all images were taken, and whether it is flagged.
+
+    ``attack`` is that of the column, where the record may be of another budget, which the cell then states.
+    """
+    if record is None:
+        return ""
+    notes = [f"n {record.n:,}"] if record.n < WHOLE_SPLIT else []
+    if attack and record.attack != attack:
+        notes.append(f"ε {record.eps:.2g}")
+    size = f" <sub>{', '.join(notes)}</sub>" if notes else ""
+    return rate_text(record) + size
+
+
+def rate_text(record: Record | None) -> str:
+    """The rate, and whether it is flagged."""
+    return "" if record is None else f"{record.error_rate:.2f}{' ⚑' if record.flags else ''}"
+
+
+def interval_text(record: Record | None) -> str:
+    """The 95 % interval of the rate, and n where not all images were taken."""
     if record is None:
         return ""
     low, high = record.ci95
-    size = "" if record.n == 10_000 else f", n {record.n:,}"
-    flags = " ⚑" if record.flags else ""
-    return f"**{record.error_rate:.2f}** <sub>{low:.2f} to {high:.2f}{size}</sub>{flags}"
-
-
-def brief_text(record: Record | None) -> str:
-    """The rate without its interval."""
-    if record is None:
-        return ""
-    size = "" if record.n >= 9_980 else f" <sub>n {record.n:,}</sub>"
-    return f"{record.error_rate:.2f}{size}{' ⚑' if record.flags else ''}"
+    return f"{low:.2f} to {high:.2f}" + (f", n {record.n:,}" if record.n < WHOLE_SPLIT else "")

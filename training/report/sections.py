@@ -1,4 +1,4 @@
-"""Every section of one data set's page of results, written from the records alone."""
+"""The sections of a data set's pages of results, written from the records alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from ..data.datasets import STICKERS, spec_of
 from ..measuring.records import Record
-from . import figures
-from .hardened import hardened_sections
+from . import plots
 from .markdown import markdown_table
 from .paper import paper_rates, published_tables
-from .selection import ablation, is_variant, missing_target, of_target, sweep, target_of
-from .tables import adaptive, comparison, detection, over_budgets, over_seeds
+from .rows import row_label, row_of
+from .selection import ablation, is_variant, of_target, released_names, sweep, target_of
+from .tables import adaptive, against, comparison, detection, over_budgets, over_seeds
 
 _WHITE_BOX = (
     "PGD_N", "PGD_T", "PGD_Nx100", "PGD_Nx100r10", "PGDM_Nx100r10", "CW_N", "DDN_N", "AA_N", "SQUARE_N", "STA_N",
@@ -23,55 +23,73 @@ _TRANSFER = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "STA_N", "STA_T"
 _THREATS = {
     "oblivious": (
         "Oblivious: the attack sees the classifier alone",
-        "AT_PGD and DOA are classifiers; here they too are attacked through the ordinary one. The paper's rows of\n"
-        "these two look like attacks on the robust classifier itself: compare them with the white-box rows.",
+        "AT_PGD and DOA are classifiers. In this table they are attacked through the ordinary classifier too. The\n"
+        "paper's rows of these two look like attacks on the robust classifier itself: compare them with the white-box\n"
+        "rows.",
     ),
     "white_box": (
         "White box: the attack sees everything that answers",
-        "A purifier trained on attacks against the classifier alone fails when the attacker differentiates through\n"
-        "it. Do not rely on it against an attacker who has it or can query it.",
+        "A purifier that was trained on attacks against the classifier alone fails when the attacker differentiates\n"
+        "through it. Do not rely on it against an attacker who has it or can query it.",
     ),
 }
 _ROBUST = ("AT_PGD", "DOA_7x7", "DOA_9x5")
 _ABLATION = (
-    "`paper-` is the paper's recipe, `transparent-` and `cifar10-` are ours; the number is that of training steps.\n"
-    "Trained on PGD_N and PGD_T, every attack oblivious. A cell is the mean over training seeds, with the lowest and\n"
-    "the highest."
+    "All runs are trained on PGD_N and PGD_T, and every attack is oblivious. Rows that begin with `paper-` have the\n"
+    "paper's recipe; `transparent-` and `cifar10-` are ours. The number is that of training steps. A cell is the mean\n"
+    "over the training seeds. The bars of the plot show the best and the worst seed."
 )
 _TRANSFERRED = "The purifiers were trained with the target alone. The attack sees the classifier named here."
 _DETECTION = (
     "The detector is fitted on the validation split to tell adversarial images from natural and noisy ones, and\n"
-    "measured on the test split. Where it calls as few restored images adversarial as natural ones, the restored no\n"
-    "longer have what it looks for. An image's own source is excluded from its neighbours; otherwise restored images\n"
-    "would look more natural than natural ones. An attacker who knows the detector passes it without any purifier\n"
+    "measured on the test split. Where it calls no more purified images adversarial than natural ones, purification\n"
+    "has removed what it looks for. An image's own source is excluded from its neighbours; otherwise purified images\n"
+    "would look more natural than natural ones. An attacker who knows the detector evades it without any purifier\n"
     "(Athalye, Carlini & Wagner, ICML 2018)."
 )
 _RECIPES = (
     "The name of a run begins with its `train --recipe` (`training/learning/recipes.py`), followed by each change and\n"
-    "by the training steps where they are not the recipe's own. The hash is that of the checkpoint's file. A card\n"
-    "(`models/zoo`, `results/checkpoints`) states data, seed and command."
+    "by the training steps where they differ from the recipe's own. The hash is that of the checkpoint's file. The\n"
+    "card beside the checkpoint (`models/zoo`, `results/checkpoints`) states data, seed and command."
 )
 
 
-def sections(everything: Sequence[Record], dataset: str, results: Path) -> str:
-    """Every table of one data set, from all of its records."""
+def released_sections(everything: Sequence[Record], dataset: str) -> list[str]:
+    """A table for each released purifier of a data set; where none is released, for each that was measured."""
+    records = of_target(everything)
+    purified = sorted((r for r in records if r.defence != "none"), key=lambda r: (is_variant(r), r.checkpoint))
+    measured = dict.fromkeys(r.checkpoint for r in purified if not is_variant(r) or is_variant(purified[0]))
+    chosen = [name for name in released_names(dataset) if name in measured]
+    undefended = [r for r in records if r.defence == "none"]
+    parts = [f"## {name}\n\n{against(records, undefended, name)}" for name in chosen or measured]
+    return parts + _sweep(records, dataset)
+
+
+def comparison_sections(everything: Sequence[Record], dataset: str, results: Path) -> list[str]:
+    """Every defence beside the others and beside the paper's."""
     records, target = of_target(everything), target_of(everything, dataset)
-    same_target = not missing_target(everything, dataset)
     published = published_tables(results)
-    parts = [
-        *_main(records, dataset, results, same_target),
+    return [
+        *_main(records, dataset, results),
         *_adaptive(records, dataset, published),
-        *_transfer(everything, target, published["table5"]),
-        *_sweep(records, dataset),
-        *_ablation(records, dataset),
-        *hardened_sections(everything, target),
+        *_transfer(everything, target, dataset, published["table5"]),
         *_detection(results, dataset),
         *_recipes(everything),
+        *_flags(everything),
     ]
-    return "\n\n".join(parts)
 
 
-def _main(records: Sequence[Record], dataset: str, results: Path, same_target: bool) -> list[str]:
+def ablation_sections(everything: Sequence[Record], dataset: str) -> list[str]:
+    """What each loss term does; empty where nothing was measured."""
+    records = of_target(everything)
+    if not ablation(records):
+        return []
+    attacks = [attack for columns in spec_of(dataset).columns for attack in columns]
+    picture = f"![Error without each loss term](figures/{plots.plot_name('ablation', dataset)})"
+    return ["\n\n".join((_ABLATION, picture, over_seeds(records, attacks)))]
+
+
+def _main(records: Sequence[Record], dataset: str, results: Path) -> list[str]:
     """The paper's Tables 1 and 2, and their white-box counterpart."""
     parts = []
     for threat_model, (title, remark) in _THREATS.items():
@@ -79,16 +97,16 @@ def _main(records: Sequence[Record], dataset: str, results: Path, same_target: b
         oblivious = threat_model == "oblivious"
         # The paper's numbers are oblivious: they do not compare with white-box ones.
         paper = paper_rates(results, dataset) if oblivious else {}
-        groups = spec_of(dataset).columns if oblivious else (_WHITE_BOX,)
+        columns = spec_of(dataset).columns if oblivious else (_WHITE_BOX,)
         tables = [
-            comparison(chosen, columns, paper, same_target)
-            for columns in groups
-            if any(record.attack in columns for record in chosen)
+            comparison(chosen, group, paper) for group in columns if any(record.attack in group for record in chosen)
         ]
         if tables:
             whose = " (the paper's Tables 1 and 2)" if paper else ""
             note = remark if not oblivious or any(r.defence in _ROBUST for r in chosen) else ""
-            parts.append("\n\n".join(part for part in (f"## {title}{whose}", note, *tables) if part))
+            name = plots.plot_name("comparison", dataset)
+            picture = f"![Error of each defence, with 95 % intervals](figures/{name})" if oblivious else ""
+            parts.append("\n\n".join(part for part in (f"## {title}{whose}", note, picture, *tables) if part))
     return parts
 
 
@@ -101,16 +119,17 @@ def _adaptive(records: Sequence[Record], dataset: str, published: Any) -> list[s
     ):
         cells = [cell for cell in published[key] if cell["dataset"] == dataset]
         if cells:
-            parts.append(f"## {title}\n\n{adaptive(records, cells, dataset)}")
+            parts.append(f"## {title}\n\n{adaptive(records, cells)}")
     bpda = [r for r in records if r.threat_model == "bpda" and r.settings.get("backward") != "g"]
     if bpda and not any(cell["dataset"] == dataset for cell in published["table4"]):
         parts.append(f"## BPDA, identity backward\n\n{comparison(bpda, _WHITE_BOX, {})}")
     return parts
 
 
-def _transfer(records: Sequence[Record], target: str, published: Sequence[dict[str, Any]]) -> list[str]:
-    """Table 5: a table for each other classifier, the paper's rows below ours."""
+def _transfer(records: Sequence[Record], target: str, dataset: str, published: Sequence[dict[str, Any]]) -> list[str]:
+    """Table 5: tables for each other classifier, the paper's rows below ours."""
     tables = []
+    columns = dict.fromkeys((*_TRANSFER, *spec_of(dataset).columns[0]))
     for classifier in sorted({record.classifier for record in records} - {target}):
         chosen = [
             r for r in records
@@ -118,7 +137,7 @@ def _transfer(records: Sequence[Record], target: str, published: Sequence[dict[s
         ]  # fmt: skip
         paper = {(c["defence"], c["attack"]): c["error_rate"] for c in published if c["classifier"] == classifier}
         if chosen:
-            tables.append(f"In front of `{classifier}`:\n\n{comparison(chosen, _TRANSFER, paper)}")
+            tables.append(f"In front of `{classifier}`:\n\n{comparison(chosen, tuple(columns), paper)}")
     title = "## In front of other classifiers (the paper's Table 5)"
     return ["\n\n".join((title, _TRANSFERRED, *tables))] if tables else []
 
@@ -126,17 +145,8 @@ def _transfer(records: Sequence[Record], target: str, published: Sequence[dict[s
 def _sweep(records: Sequence[Record], dataset: str) -> list[str]:
     if not sweep(records):
         return []
-    picture = f"![White-box error over the budget](figures/{figures.plot_name('sweep', dataset)})"
-    return [f"## White-box PGD_N over the budget\n\n{over_budgets(records)}\n\n{picture}"]
-
-
-def _ablation(records: Sequence[Record], dataset: str) -> list[str]:
-    if not ablation(records):
-        return []
-    attacks = [attack for columns in spec_of(dataset).columns for attack in columns]
-    picture = f"![Error without each loss term](figures/{figures.plot_name('ablation', dataset)})"
-    title = "## Without L_adv, L_nor, L_att (the paper's Figure 4)"
-    return ["\n\n".join((title, _ABLATION, over_seeds(records, attacks), picture))]
+    picture = f"![White-box error over the budget](figures/{plots.plot_name('sweep', dataset)})"
+    return [f"## White-box PGD_N over the budget\n\n{picture}\n\n{over_budgets(records)}"]
 
 
 def _detection(results: Path, dataset: str) -> list[str]:
@@ -153,7 +163,21 @@ def _recipes(records: Sequence[Record]) -> list[str]:
             if r.recipe and (r.run_name.is_hardened_variant or not r.run_name.has_other_weights)
         }
     )
-    table = markdown_table(
-        ["checkpoint", "run", "sha256"], [[f"`{cell}`" if cell else "" for cell in row] for row in runs], left=3
-    )
+    heads = ["[checkpoint](glossary.md#models)", "run", "sha256"]
+    table = markdown_table(heads, [[f"`{cell}`" if cell else "" for cell in row] for row in runs], left=3)
     return [f"## How each was trained\n\n{_RECIPES}\n\n{table}"] if runs else []
+
+
+def _flags(records: Sequence[Record]) -> list[str]:
+    """A heading for each flag, and below it a line for each defence that has it."""
+    carriers: dict[str, dict[str, list[str]]] = {}
+    for r in records:
+        for flag in r.flags:
+            row = f"{row_label(row_of(r))} in front of {r.classifier}"
+            carriers.setdefault(flag, {}).setdefault(row, []).append(f"{r.attack} {r.threat_model}")
+    parts = [
+        f"**{flag}**\n\n" + "\n".join(f"- {row}: {', '.join(sorted(attacks))}" for row, attacks in sorted(rows.items()))
+        for flag, rows in sorted(carriers.items())
+    ]
+    explained = "[Evaluation](evaluation.md#red-flags) explains each flag."
+    return ["\n\n".join(("## Red flags ⚑", explained, *parts))] if parts else []

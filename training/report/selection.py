@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from arn_purify import models
+
 from ..attacks import AttackName
 from ..data.datasets import DATASETS, spec_of
 from ..measuring.records import Record
@@ -49,6 +51,15 @@ def missing_target(records: Sequence[Record], dataset: str) -> str:
     """The paper's target where another classifier stands in for it; otherwise empty."""
     papers = next(iter(spec_of(dataset).targets), "")
     return "" if target_of(records, dataset) == papers else papers
+
+
+def released_names(dataset: str) -> list[str]:
+    """The purifiers that a data set's first page is about.
+
+    That of a data set that only splits another's images is not released, but shows what to expect.
+    """
+    hardened = [name for name in models.available() if name == f"{dataset}-hardened"]
+    return [f"{dataset}-transparent", *hardened, *spec_of(dataset).previews]
 
 
 def is_variant(record: Record) -> bool:

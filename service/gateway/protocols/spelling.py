@@ -12,7 +12,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, AnyStr
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
@@ -27,6 +27,7 @@ Value = Numbers | bytes | str
 _PAIRS = np.array([int.from_bytes(pair, "big") for pair in FIRST_PAIRS])
 _LAYERS = 3  # of one spelling within another, such as base64 of base64
 _HEAD_DIGITS = HEAD_BYTES // 3 * 4
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_-]+")
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/_\-=\s]")
 _LIKE_BASE64 = re.compile(r"[A-Za-z0-9+/_\-=\s]{64,}")
@@ -34,13 +35,31 @@ _QUOTE = re.compile(r"""\s*b?(['"])""")
 _PREFIX = re.compile(r"\s*[^,]{0,256},")
 _DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
 _HEX = re.compile(r"\s*(?:0x)?((?:[0-9a-fA-F]{2}){10,})")
-# Long enough never to stand in something else by chance: PNG, GIF and JPEG, as bytes and as base64.
-_WITHIN_BYTES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\0\x10JFIF\0")
-_GIF = (b"GIF87a", b"GIF89a")  # in text they may be words
-_WITHIN_TEXT = (
-    *(mark.decode("latin-1") for mark in _WITHIN_BYTES),
-    *("iVBORw0KGgo", "R0lGODlh", "R0lGODdh", "/9j/4AAQSkZJRg", "/9j/4Q", "/9j/2w"),
+# Long enough never to stand in something else by chance. Of each what is looked for, how far behind the image's first
+# character it stands, and what must begin there.
+_MARKS = (
+    ("\x89PNG\r\n\x1a\n", 0, ""),
+    ("\xff\xd8\xff", 0, "...(?:\xe0..JFIF|\xe1..(?:Exif|http:)|\xee..Adobe|\xdb\0[\x43\x84\xc5]\0)"),
+    ("WEBPVP8", 8, "RIFF"),
+    ("BM", 0, "BM.{4}\0{4}..\0\0[\x28\x6c\x7c]\0{3}"),
 )
+_GIF = (("GIF87a", 0, ""), ("GIF89a", 0, ""))  # in text they may be words
+_DIGIT = "[A-Za-z0-9+/_-]"
+_MARKS_IN_BASE64 = (
+    *((start, 0, "") for start in ("iVBORw0KGgo", "R0lGODlh", "R0lGODdh")),
+    *((start, 0, "") for start in ("/9j/4AAQSkZJRg", "/9j/4Q", "/9j/2w", "/9j/7g")),
+    ("RUJQVlA4", 12, "UklGR"),
+    ("Qk", 0, f"Qk{_DIGIT}{{6}}AAAA{_DIGIT}{{4}}AA(?:Ao|Bs|B8)"),
+)
+_WITHIN_BYTES = [
+    (found.encode("latin-1"), behind, re.compile(start.encode("latin-1"), re.DOTALL))
+    for found, behind, start in (*_MARKS, *_GIF)
+]
+_WITHIN_TEXT = [(found, behind, re.compile(start, re.DOTALL)) for found, behind, start in (*_MARKS, *_MARKS_IN_BASE64)]
+_MOST_PLACES = 2**16  # that are looked at, of each
+# The letters of a file's base64, as numbers.
+_LETTERS = re.compile(rb"(?:data:[^,]{0,64},)?\s*([A-Za-z0-9+/_\-=\s]{40,})", re.IGNORECASE)
+_HEAD_LETTERS = 144
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +104,21 @@ def _in_bytes(data: bytes, layers: int) -> Encoded | None:
         return _found(kind, data, lambda new: new)
     if layers and _is_text(data[:64]):
         return _within(_in_text(data.decode("latin-1"), layers), lambda text: text.encode("latin-1"))
-    if any(mark in data for mark in (*_WITHIN_BYTES, *_GIF)):  # a serialized tf.Example, say
+    if _place(data, _WITHIN_BYTES) is not None:  # a serialized tf.Example, say
         return _unreadable("other bytes stand around those of an image")
+    return None
+
+
+def _place(data: AnyStr, marks: Sequence[tuple[AnyStr, int, re.Pattern[AnyStr]]]) -> int | None:
+    """Where an image begins within other bytes or text; of too much to look at, the last place that was."""
+    for found, behind, start in marks:
+        at = data.find(found, behind)
+        for _ in range(_MOST_PLACES):
+            if at < 0 or start.match(data, at - behind):
+                break
+            at = data.find(found, at + 1)
+        if at >= 0:
+            return at - behind
     return None
 
 
@@ -105,9 +137,8 @@ def _in_text(text: str, layers: int) -> Encoded | None:
     for start, end in _places(text):
         if found := _in_base64(text, start, end, layers):
             return found
-    for mark in _WITHIN_TEXT:
-        if (at := text.find(mark)) >= 0:
-            return _unreadable(f"other text stands around an image, which begins at character {at}")
+    if (at := _place(text, _WITHIN_TEXT)) is not None:
+        return _unreadable(f"other text stands around an image, which begins at character {at}")
     return None
 
 
@@ -153,7 +184,9 @@ def _in_hex(text: str) -> Encoded | None:
 
 def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
     head = text[start : min(end, start + _HEAD_DIGITS)]
-    kind = format_of(_decoded(head))
+    kind = format_of(_decoded(head)) or (
+        format_of(_decoded(_digits(text, start, end))) if _FOREIGN.search(head) else None
+    )
     if not kind and not (layers and _LIKE_BASE64.match(head)):
         return None
     spelled = _Base64.of(text[start:end])
@@ -166,6 +199,16 @@ def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
     if kind:
         return _found(kind, spelled.data, write)
     return _within(_in_bytes(spelled.data, layers - 1), write)  # base64 of base64, or of bytes around an image
+
+
+def _digits(text: str, start: int, end: int) -> str:
+    """The first digits, however many other characters stand before and between them: some readers skip these."""
+    digits = ""
+    for run in _BASE64.finditer(text, start, end):
+        digits += run[0][:_HEAD_DIGITS]
+        if len(digits) >= _HEAD_DIGITS:
+            break
+    return digits[:_HEAD_DIGITS]
 
 
 def _decoded(head: str) -> bytes:
@@ -241,6 +284,8 @@ def _in_numbers(tensor: Numbers) -> Encoded | None:
     rows = tensor.reshape(1, -1) if single else tensor.reshape(-1, tensor.shape[-1])
     kinds = _formats(rows, sure=not single)
     if not any(kinds):
+        if reason := _packed(tensor) or _in_letters(rows if tensor.ndim <= 2 else rows[:0]):
+            return _unreadable(reason)
         flat = None if single else _formats(tensor.reshape(1, -1), sure=True)[0]
         return _unreadable(f"holds the bytes of a {flat} file in the shape {list(tensor.shape)}") if flat else None
     kind = next(filter(None, kinds))
@@ -264,6 +309,29 @@ def _in_numbers(tensor: Numbers) -> Encoded | None:
         return numbers.reshape(_with_length(tensor.shape, single, width))
 
     return Encoded([row.tobytes() for row in data], write)
+
+
+def _packed(tensor: Numbers) -> str:
+    """Why a file's bytes cannot be read of which several make up a number; empty for anything else."""
+    if tensor.dtype.itemsize == 1:
+        return ""
+    kind = format_of(tensor.reshape(-1)[:HEAD_BYTES].tobytes(), sure=True)
+    return f"holds the bytes of a {kind} file as {tensor.dtype} numbers" if kind in (*READ, "GIF") else ""
+
+
+def _in_letters(rows: Numbers) -> str:
+    """Why the numbers of the letters of a file's base64 cannot be read; empty for anything else."""
+    start = rows[:, :_HEAD_LETTERS]
+    if start.dtype.kind == "f":
+        return ""
+    likely = ((start >= 9) & (start < 127)).all(axis=1)
+    heads, width = start[likely].astype(np.uint8).tobytes(), start.shape[1]
+    for at in range(0, len(heads), width):
+        if letters := _LETTERS.match(heads, at, at + width):
+            head = letters[1].decode()
+            if _decoded(head[:16])[:2] in FIRST_PAIRS and format_of(_decoded(head)):
+                return "holds the letters of an image's base64 as numbers"
+    return ""
 
 
 def _formats(rows: Numbers, sure: bool) -> list[str | None]:

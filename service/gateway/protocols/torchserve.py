@@ -163,6 +163,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
             raise BrokenBody("a part of the form has a Content-Transfer-Encoding that is not read here")
         parts.append(_Part(_field(headers), headers, start, head + 4, max(end, head + 4)))
         index = end + 2 + len(delimiter)
+    if body[index + 2 :].strip():
+        raise BrokenBody("the form goes on behind its end")  # where some readers look for more parts
     return parts
 
 

@@ -42,6 +42,17 @@ async def test_half_of_a_crowd_stays_for_the_next_batch_so_that_answering_and_in
     queue.close(5)
 
 
+async def test_a_batch_takes_all_that_wait_while_as_many_are_being_read_or_answered(device):
+    queue = batcher(device, max_batch_images=64, queue_images=100, under_way=lambda: 40)
+    first = await held(queue, device)
+    rest = [asyncio.create_task(submit(queue, value)) for value in range(25)]
+    await asyncio.sleep(0.01)
+    device.open.set()
+    await asyncio.gather(first, *rest)
+    assert [len(batch) for _, batch in device.calls] == [1, 20, 5]
+    queue.close(5)
+
+
 async def test_only_equals_share_a_batch(device):
     queue = batcher(device)
     first = await held(queue, device)

@@ -86,7 +86,7 @@ async def test_the_pixels_are_those_that_the_codec_reads(kind):
     async with decoding() as decoder:
         for channels, resize_to in [(3, None), (1, None), (3, (28, 28))]:
             plan, seen = DecodePlan(Target("m", channels, resize_to)), []
-            told, pixels = await decoder.decode(data, noting(plan, seen))
+            told, pixels, _ = await decoder.decode(data, noting(plan, seen))
             assert (told, seen) == (plan.colour, [((300, 200), 3)])
             assert np.array_equal(pixels, codec.open_image(data, 10**6).decode(channels, resize_to))
         assert len(children()) == 1
@@ -181,7 +181,7 @@ async def test_a_process_that_closes_its_channel_and_stays_is_ended(monkeypatch)
         await decoder.decode(PNG, AS_IT_IS)
         os.kill(children().pop(), signal.SIGSTOP)
         decoder._idle[0]._channel.shutdown(socket.SHUT_RDWR)  # as if it had done so
-        _, pixels = await decoder.decode(PNG, AS_IT_IS)  # by another
+        _, pixels, _ = await decoder.decode(PNG, AS_IT_IS)  # by another
         assert np.array_equal(pixels[0], PIXELS)
         assert len(children()) == 1
 

@@ -6,7 +6,14 @@ import pytest
 
 from arn_purify import models
 from arn_purify.models import Card
-from arn_purify.service.core.selection import DecodePlan, Selection, Target, choose_classifier, takes
+from arn_purify.service.core.selection import (
+    DecodePlan,
+    Selection,
+    Target,
+    choose_classifier,
+    sizes_of_classifiers,
+    takes,
+)
 from arn_purify.service.errors import NoClassifier, UnknownModel, WrongSize
 
 IDENTITY = models.card_of(models.load("identity"))
@@ -113,3 +120,48 @@ def test_any_size_is_taken_only_where_it_is_allowed_and_the_network_can():
     assert takes(DIGITS, (30, 30), sizes="any")
     assert not takes(DIGITS, (30, 30), 3, sizes="any")
     assert takes(IDENTITY, (1, 1), 7)
+
+
+PHOTO = Card(
+    "photo", "purifier", "arn", dataclasses.asdict(models.ArnConfig.preset("photo", 3, 224)), "photos", (3, 224, 224)
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "taken"),
+    [
+        ((224, 224), 3, True),
+        ((65, 400), 3, True),
+        ((64, 400), 3, False),
+        ((400, 64), None, False),
+        ((99, 99), 1, False),
+    ],
+)
+def test_a_purifier_of_photographs_takes_what_is_no_smaller_than_they_are(size, channels, taken):
+    assert takes(PHOTO, size, channels) == taken
+
+
+def test_another_purifier_of_the_same_architecture_or_size_takes_its_own_size_alone():
+    small = dataclasses.replace(PHOTO, config=dataclasses.asdict(models.ArnConfig.preset("photo", 3, 32)))
+    assert not takes(dataclasses.replace(small, input_shape=(3, 32, 32)), (99, 99))
+    assert not takes(dataclasses.replace(COLOUR, input_shape=(3, 224, 224)), (99, 99))
+
+
+def test_the_purifier_of_an_images_size_goes_before_that_of_photographs():
+    own = dataclasses.replace(COLOUR, name="own", input_shape=(3, 99, 99))
+    selection = Selection((PHOTO, DIGITS, own), "any")
+    assert selection.choose((99, 99), 3).name == "own"
+    assert selection.plan((99, 99), 3).colour == Target("own", 3)
+    assert selection.plan((98, 99), 3) == DecodePlan(Target("photo", 3))
+    assert selection.plan((98, 99), 1) == DecodePlan(Target("photo", 3))
+    assert selection.plan((30, 99), 1) == DecodePlan(Target("mnist-transparent", 1))
+
+
+def test_an_image_is_brought_to_the_size_of_the_classifier_that_sees_it():
+    classifiers = [card("digits", "mnist", (1, 28, 28)), card("many", "photos", (3, 160, 160))]
+    sizes = sizes_of_classifiers(classifiers, (PHOTO, DIGITS, IDENTITY))
+    assert sizes == {"photo": (160, 160)}
+    selection = Selection((PHOTO, DIGITS), classified=sizes)
+    assert selection.plan((200, 300), 3).colour == Target("photo", 3, (160, 160), "crop")
+    assert selection.plan((160, 160), 3).colour == Target("photo", 3)
+    assert sizes_of_classifiers([*classifiers, card("more", "photos", (3, 224, 224))], (PHOTO,)) == {}

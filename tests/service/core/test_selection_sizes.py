@@ -58,8 +58,8 @@ def test_a_size_that_was_evaluated_goes_to_the_model_that_was(client):
 def test_many_large_images_go_through_a_few_at_a_time(client, path, monkeypatch):
     given = image(40, 40, count=5)
     sizes = []
-    step = engine._Step.forward
-    monkeypatch.setattr(engine._Step, "forward", lambda self, x: (sizes.append(len(x)), step(self, x))[1])
+    step = engine.Step.forward
+    monkeypatch.setattr(engine.Step, "forward", lambda self, x: (sizes.append(len(x)), step(self, x))[1])
     monkeypatch.setattr(engine, "_VALUES_A_PASS", 2 * 40 * 40 * 3)
     answer = client.post("/purify", content=codec.encode_npy(given), headers={"Content-Type": codec.NPY_TYPE})
     assert sizes == [2, 2, 1]

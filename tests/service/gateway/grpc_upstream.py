@@ -26,11 +26,11 @@ class GrpcUpstream(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def grpc_upstream():
+def grpc_upstream(port=0):
     """The server and its address."""
     server, handler = grpc.server(futures.ThreadPoolExecutor(4)), GrpcUpstream()
     server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield handler, f"127.0.0.1:{port}"

@@ -132,6 +132,7 @@ UNREADABLE_TEXTS = {
     "within other text": lambda data: json.dumps({"image": b64(data)}),
     "a file cut off": lambda data: b64(data[:60]),
     "within other bytes": lambda data: b64(b"\x0a\xff\x01" + data),
+    "behind other characters": lambda data: "!" * 700 + "!".join(b64(data)),
     **{name: (lambda data, file=file: b64(file)) for name, file in FOREIGN.items()},
 }
 UNREADABLE_FILES = {name: (lambda data, file=file: file) for name, file in FOREIGN.items()}
@@ -139,6 +140,7 @@ UNREADABLE_NUMBERS = {
     "BOOL": lambda data: Tensor("BOOL", picture(data)[None, None] > 99),
     "a GIF's bytes": lambda data: Tensor("UINT8", np.frombuffer(GIF, "u1")[None]),
     "a file cut off": lambda data: Tensor("UINT8", np.frombuffer(data[:60], "u1")),
+    "the letters of base64": lambda data: Tensor("UINT8", np.frombuffer(b64(data).encode(), "u1")[None]),
     "another order of axes": lambda data: Tensor("FP32", picture(data)[:, None, None, :, None] / 255),
     "too many axes": lambda data: Tensor("FP32", picture(data)[None, :, :, None, None] / 255),
 }

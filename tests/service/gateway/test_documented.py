@@ -63,7 +63,7 @@ def outcome(name, kind, value):
             codec.open_image(data, 10**6).decode(1)
     except ServiceError:
         return "refused"
-    return "purified" if len(images) == 2 else "as it came"
+    return "purified" if len(images) == 2 else "unchanged"
 
 
 def table():

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from arn_purify.models import Card, LisaCnn, LisaCnnConfig, checkpoint
 from arn_purify.service.core import codec
@@ -98,6 +98,27 @@ def test_the_classifier_behind_us_sees_the_purified_png_and_its_answer_comes_bac
     assert "downstream;dur=" in answer.headers["server-timing"]
     if path == "/busy":
         assert (answer.headers["retry-after"], failed) == ("17", 1)
+
+
+def test_an_image_is_forwarded_with_the_channels_that_it_came_with(upstream):
+    url, asked = upstream
+    asked.clear()
+    large = PngImagePlugin.PngInfo()
+    large.add_text("Comment", "a", zip=True)  # which another process decodes
+    sent = [
+        (mode, side, info) for mode in ("L", "LA", "RGB", "RGBA", "P") for side in (28, 32) for info in (None, large)
+    ]
+    with running(models="mnist-transparent,cifar10-transparent", downstream_url=url) as client:
+        for mode, side, info in sent:
+            body = io.BytesIO()
+            Image.linear_gradient("L").resize((side, side)).convert(mode).save(body, "PNG", pnginfo=info)
+            answer = post(client, body.getvalue(), path="/classify")
+            assert answer.headers["x-arn-purified"] == "true", answer.text
+        tensor = codec.encode_npy(np.zeros((1, 32, 32, 3), np.uint8))
+        assert post(client, tensor, codec.NPY_TYPE, "/classify").status_code == 200
+    forwarded = [Image.open(io.BytesIO(body)) for _, body in asked]
+    expected = [("L" if mode in ("L", "LA") else "RGB", (side, side)) for mode, side, _ in sent]
+    assert [(image.mode, image.size) for image in forwarded] == [*expected, ("RGB", (32, 32))]
 
 
 def test_a_classifier_that_is_down_or_slow_is_told_apart(upstream):

@@ -38,3 +38,10 @@ def test_an_exception_is_a_field_and_ids_are_left_out_where_there_is_no_request(
     assert "\n" not in text
     assert "ValueError: broken" in line["exception"]
     assert not {"request_id", "trace_id"} & line.keys()
+
+
+def test_a_worker_names_itself(caplog):
+    with caplog.at_level(logging.INFO):
+        logging.getLogger("x").info("up")
+    assert json.loads(JsonFormatter(2).format(caplog.records[-1]))["worker"] == 2
+    assert "worker" not in json.loads(JsonFormatter().format(caplog.records[-1]))

@@ -77,3 +77,9 @@ def test_provenance_tells_training_sets_from_testing_ones(split, classifier, tmp
     small = dataclasses.replace(split, images=split.images[:8], labels=split.labels[:8])
     slow, fast = make(small, classifier, tmp_path), make(small, classifier, tmp_path, fast=True)
     assert (slow.provenance["precision"], fast.provenance["precision"]) == ("fp32", "bf16")
+
+
+def test_photographs_are_attacked_fewer_at_once():
+    assert [craft.chunk_of(shape) for shape in [(1, 28, 28), (3, 64, 64), (3, 224, 224), (3, 9000, 9000)]] == [
+        500, 500, 50, 1,
+    ]  # fmt: skip

@@ -84,7 +84,7 @@ def test_a_run_learns_and_leaves_a_checkpoint(classifier, pictures, tmp_path):
     x = torch.rand(1, 3, 40, 40)
     assert not torch.equal(loaded(x), x)
     (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    assert {"l1", "feature", "logit", "att", "d_a"} <= set(row)
+    assert {"l1", "feature", "logit", "att", "d_a", "error/natural"} <= set(row)
 
 
 def test_a_run_that_was_stopped_continues(classifier, pictures, tmp_path, monkeypatch):

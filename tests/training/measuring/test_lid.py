@@ -65,8 +65,8 @@ def test_detect_writes_its_record_and_figures_their_pictures(tmp_path, monkeypat
 def test_a_plot_older_than_what_it_shows_is_stale(tmp_path):
     wanted = {"a.png": "one"}
     assert figures.stale(tmp_path, wanted) == [tmp_path / "a.png"]
-    figure, axis = figures._figure(1, 1)
+    figure, axis = figures.figure_of(1, 1)
     axis.plot([0, 1])
-    figures._save(figure, tmp_path / "a.png", "one")
+    figures.save(figure, tmp_path / "a.png", "one")
     assert figures.stale(tmp_path, wanted) == []
     assert figures.stale(tmp_path, {"a.png": "two"}) == [tmp_path / "a.png"]

@@ -24,6 +24,12 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
+def pages(checkout):
+    """The pages of results that a toy run wrote, one after the other."""
+    written = sorted((checkout / "runs/smoke/project/docs").glob("results-*.md"))
+    return "\n".join(path.read_text() for path in written)
+
+
 def test_the_plan_of_every_scale_names_what_it_measures(capsys, checkout):
     for flags in ([], ["--smoke"], ["--device", "cuda"]):
         assert reproduce.main(["mnist", "--list", *flags]) == 0
@@ -72,7 +78,7 @@ def test_what_is_trained_anew_is_exported_anew(checkout, monkeypatch):
 
 def test_the_smoke_run_goes_from_data_to_tables(checkout, capsys):
     assert reproduce.main(["mnist", "--smoke"]) == 0
-    page = (checkout / "runs/smoke/project/docs/results-digits.md").read_text()
+    page = pages(checkout)
     for row in (
         "AT_PGD",
         "DOA_7x7",
@@ -106,10 +112,10 @@ def test_the_hardened_plan_asks_what_a_sceptic_would(capsys, checkout):
 @pytest.mark.slow
 def test_the_hardened_smoke_run_goes_from_training_to_its_tables(checkout):
     assert reproduce.main(["mnist-hardened", "--smoke"]) == 0
-    page = (checkout / "runs/smoke/project/docs/results-digits.md").read_text()
+    page = pages(checkout)
     for part in (
         "The hardened profile",
-        "The hardened profile in front of other classifiers",
+        "In front of other classifiers",
         "| mlp |",
         "Image quality",
         "What each choice",
@@ -159,8 +165,7 @@ def test_the_colour_smoke_runs_go_from_data_to_tables(name, rows, checkout, caps
     """A toy network learns a toy set, a piece at a time: every run is cut short until nothing is left."""
     assert reproduce.main([name, "--smoke", "--seconds", "30"]) == reproduce.OUT_OF_TIME
     assert reproduce.main([name, "--smoke"]) == 0
-    pages = sorted((checkout / "runs/smoke/project/docs").glob("results-*.md"))
-    page = "\n".join(path.read_text() for path in pages)
+    page = pages(checkout)
     for row in rows:
         assert row in page, row
     capsys.readouterr()

@@ -11,25 +11,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from arn_purify.models import imagenet
 
-from ..image_files import TargetSize
+from ..image_files import TargetSize, fit_image, read_image
 from ..splits import DataError, Dataset, Split
 
 SIZE = 224
 
 
-def load(root: Path, _: TargetSize) -> Dataset:
-    """``root/photos/test``: JPEG or PNG files of 224x224, and ``labels.csv`` with the columns ``file`` and ``label``.
+def load(root: Path, size: TargetSize) -> Dataset:
+    """``root/photos/test``, or ``root`` itself: pictures, and ``labels.csv`` with the columns ``file`` and ``label``.
 
     Labels are ImageNet's class numbers, 0 to 999.
+    Pictures of other sizes than 224x224 are brought to it as ``size`` says.
     """
     folder = root / "photos" / "test"
+    if not folder.is_dir() and (root / "labels.csv").is_file():
+        folder = root
     table = folder / "labels.csv"
     if not table.is_file():
-        raise DataError(f"{table} is missing: a line of file,label for each photograph of {SIZE}x{SIZE} beside it")
+        raise DataError(f"{table} is missing: a line of file,label for each photograph beside it")
     names = imagenet.class_names()
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
@@ -37,13 +39,14 @@ def load(root: Path, _: TargetSize) -> Dataset:
         for row in csv.DictReader(file):
             try:
                 label = int(row["label"])
-                with Image.open(folder / row["file"]) as opened:
-                    image = np.asarray(opened.convert("RGB"))
-            except (KeyError, ValueError, OSError) as error:
+                image = read_image(folder / row["file"])
+            except (KeyError, TypeError, ValueError) as error:
                 raise DataError(f"{table}, line {len(labels) + 2}: {error}") from error
-            if image.shape != (SIZE, SIZE, 3) or not 0 <= label < len(names):
-                raise DataError(f"{table}, line {len(labels) + 2}: {row['file']} is no {SIZE}x{SIZE} image of a class")
-            images.append(image)
+            if not 0 <= label < len(names):
+                raise DataError(f"{table}, line {len(labels) + 2}: {label} is no class: 0 to {len(names) - 1}")
+            if image.size != (SIZE, SIZE):
+                image = fit_image(image, (SIZE, SIZE), size.fit)
+            images.append(np.asarray(image))
             labels.append(label)
     if not images:
         raise DataError(f"{table} names no photograph")

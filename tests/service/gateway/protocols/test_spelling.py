@@ -1,12 +1,15 @@
 """What is no image is never taken for one; what is one is written again as its client wrote it."""
 
 import base64
+import io
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from arn_purify.service.gateway.protocols.formats import format_of
 from arn_purify.service.gateway.protocols.spelling import read
@@ -82,3 +85,37 @@ def test_a_file_among_rows_that_are_none_is_named():
 )  # fmt: skip
 def test_formats_are_told_by_their_first_bytes(head, expected):
     assert format_of(head) == expected
+
+
+def picture(kind, header=b""):
+    buffer = io.BytesIO()
+    Image.fromarray(RANDOM.integers(0, 256, (28, 28), np.uint8)).save(buffer, kind, lossless=True)
+    return b"\xff\xd8" + header + buffer.getvalue()[20:] if header else buffer.getvalue()
+
+
+EXIF = b"\xff\xe1" + struct.pack(">H", 16) + b"Exif\0\0II*\0\x08\0\0\0"
+ADOBE = b"\xff\xee" + struct.pack(">H", 14) + b"Adobe\0d" + bytes(5)
+FILES = {
+    "PNG": PNG, "JFIF": picture("JPEG"), "Exif": picture("JPEG", EXIF), "Adobe": picture("JPEG", ADOBE),
+    "without": picture("JPEG")[:2] + picture("JPEG")[20:], "WebP": picture("WEBP"), "BMP": picture("BMP"),
+}  # fmt: skip
+HIDDEN = {
+    "a tf.Example": lambda data: b"\x0a\xf7\x01\x0a\x05image\x12" + data,
+    "its base64": lambda data: base64.b64encode(b"\x0a\xf7\x01\x0a\x05image\x12" + data).decode(),
+    "a form's part": lambda data: (
+        b"--c\r\nContent-Disposition: file; filename=z; more=abcdefghijklmnopq\r\n\r\n" + data
+    ),
+    "another text": lambda data: '{"image": "' + base64.b64encode(data).decode() + '"}',
+    "other characters": lambda data: "!" * 700 + "!".join(base64.b64encode(data).decode()),
+    "letters as numbers": lambda data: np.frombuffer(base64.b64encode(data), np.uint8)[None],
+    "letters of two": lambda data: np.tile(np.frombuffer(base64.b64encode(data), np.uint8), (2, 1)).astype(np.int64),
+    "four bytes a number": lambda data: np.frombuffer(data + bytes(-len(data) % 4), "<i4"),
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+@pytest.mark.parametrize("kind", FILES)
+def test_an_image_in_something_else_is_found_and_refused(kind, how):
+    found = read(HIDDEN[how](FILES[kind]))
+    assert found
+    assert found.reason

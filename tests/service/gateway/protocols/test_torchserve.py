@@ -9,7 +9,7 @@ from PIL import Image
 from arn_purify.service.errors import BrokenBody
 from arn_purify.service.gateway.protocols import Message, torchserve
 
-from ..helpers import FORM, through
+from ..helpers import FORM, PNG, through
 
 
 def test_a_form_keeps_its_other_parts_byte_for_byte_and_names_the_new_type():
@@ -70,3 +70,13 @@ def test_a_parts_own_length_is_that_of_the_new_image():
     found = torchserve.find(Message(b"--b\r\n" + head + image + b"\r\n--b--", FORM))
     part = email.message_from_bytes(found.replace_images({0: image + b"more"}).body.split(b"--b")[1].lstrip())
     assert (part["Content-Length"], part["Content-MD5"]) == (str(len(image) + 4), None)
+
+
+@pytest.mark.parametrize(
+    "behind", [PNG, b'--b\r\nContent-Disposition: form-data; name="y"\r\n\r\n' + PNG + b"\r\n--b--"]
+)
+def test_a_form_that_goes_on_behind_its_end_is_refused(behind):
+    form = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' + PNG + b"\r\n--b--\r\n"
+    assert len(torchserve.find(Message(form + b"\r\n", FORM)).slots) == 1
+    with pytest.raises(BrokenBody, match="behind its end"):
+        torchserve.find(Message(form + behind, FORM))

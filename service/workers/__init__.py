@@ -1,0 +1,1 @@
+"""Several processes at one port: the supervisor, its workers, and what they know of each other."""

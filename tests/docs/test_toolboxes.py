@@ -1,0 +1,81 @@
+"""The page on other toolboxes: every file it shows is run, and what it reports is what such an attack must find."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arn_purify.training.measuring.records import read_all
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "toolboxes.md").read_text()
+FILES = {re.match(r"# (\S+)\n", block)[1]: block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S)}
+needs = {
+    package: pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
+    for package in ("art", "foolbox", "pyautoattack")
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run Python in a folder with every file of the page; what it prints."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return run
+
+
+def reported(said):
+    """Of each threat model the errors without and with the purifier, n and eps."""
+    row = (
+        r"(?m)^.* (natural|oblivious|white box): ([\d.]+) % without, ([\d.]+) % with the purifier, n (\d+), eps (\S+)$"
+    )
+    return {name: tuple(map(float, numbers)) for name, *numbers in re.findall(row, said)}
+
+
+def test_every_file_of_the_page_is_run_here():
+    assert set(FILES) == {"problem.py", "with_foolbox.py", "with_art.py", "with_autoattack.py", "foolbox_attack.py"}
+
+
+def test_natural_images_are_not_attacked(run):
+    without, behind, n, eps = reported(run("problem.py"))["natural"]
+    assert (n, eps) == (100, 0)
+    assert max(without, behind) < 30
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param("with_foolbox.py", marks=needs["foolbox"]), pytest.param("with_art.py", marks=needs["art"]),
+     pytest.param("with_autoattack.py", marks=[needs["pyautoattack"], pytest.mark.slow])],
+)  # fmt: skip
+def test_an_attack_by_another_toolbox_wins_only_where_it_holds_the_purifier(file, run):
+    found = reported(run("-W", "ignore", file))
+    assert set(found) == {"oblivious", "white box"}
+    for _, _, n, eps in found.values():
+        assert (n, eps) == (100, 0.3)
+    assert found["oblivious"][0] > 90, "f alone falls"
+    assert found["oblivious"][1] < 40, "the purifier undoes what was made against f alone"
+    assert found["white box"][1] > 80, "not what was made against both"
+
+
+@needs["foolbox"]
+def test_an_attack_of_a_toolbox_becomes_records(run, tmp_path):
+    (line,) = re.findall(r"(?m)^arn-train (.*foolbox_attack:bim.*)$", PAGE)
+    run("-W", "ignore", "-m", "arn_purify.training", *line.split())
+    found = {record.threat_model: record for record in read_all(tmp_path / "mine")}
+    assert found.keys() == {"oblivious", "white_box"}
+    assert found["white_box"].attack == "foolbox_attack.bim"
+    assert not any(flag.startswith(("over budget", "budget not")) for r in found.values() for flag in r.flags)
+    assert found["white_box"].error_rate > found["oblivious"].error_rate
