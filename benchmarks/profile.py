@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.profile`` loads the service with wrk and 1 and 32 connections and subtracts the stages, as
 ``Server-Timing`` and ``arn_stage_seconds`` tell them, from wrk's mean latency: what remains is HTTP parsing, ASGI, the
-event loop's turns and the client. ``--py-spy`` also samples who holds the interpreter's lock, and leaves the stacks, as
-flame graphs are drawn from, under ``build/``.
+event loop's turns and the client. Processor time is that of the process, and of the event loop's thread, on which all
+runs that is in front of the device. ``--py-spy`` also samples who holds the interpreter's lock, and leaves the stacks,
+as flame graphs are drawn from, under ``build/``.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def measure(served: common.Served, png: bytes, connections: int, seconds: float)
     """Microseconds of each stage a request, of the rest, of all of it by wrk, and of the service's processor time."""
     url, headers = f"{served.url}/purify", {"Content-Type": "image/png"}
     common.load(url, png, headers, connections, 1)
-    before = served.metrics()
+    before, loop = served.metrics(), loop_seconds(served.pid)
     sample = common.load(url, png, headers, connections, seconds)
-    after = served.metrics()
+    after, loop = served.metrics(), loop_seconds(served.pid) - loop
 
     def grown(name: str) -> float:
         return after[name] - before[name]
@@ -44,8 +45,14 @@ def measure(served: common.Served, png: bytes, connections: int, seconds: float)
     total = 1000 * sample["mean_ms"]
     return {
         **row, "the rest": total - sum(row.values()), "all, by wrk": total,
-        "processor time": 1e6 * grown("process_cpu_seconds_total") / answered, "requests/s": sample["rps"],
+        "processor time": 1e6 * grown("process_cpu_seconds_total") / answered,
+        "of it the event loop's thread": 1e6 * loop / answered, "requests/s": sample["rps"],
     }  # fmt: skip
+
+
+def loop_seconds(pid: int) -> float:
+    """Processor time of a process's first thread, which runs the event loop (Linux)."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def spy(served: common.Served, png: bytes, connections: int, seconds: float, name: str) -> list[tuple[str, float]]:

@@ -205,6 +205,8 @@ class Connection(HttpToolsProtocol):
             _limit(_size(self.headers))
         self._within(None)
         super().on_message_complete()
+        if self.cycle is self._running:
+            self.flow.resume_reading()  # which a large body has paused, or a disconnect would go unnoticed
 
     def pause_writing(self) -> None:
         """The client reads an answer more slowly than it is written."""

@@ -209,7 +209,7 @@ def check(words, monkeypatch, whole=True):
     if module == "arn_purify.service" and flags.command == "serve":
         settings.from_flags(flags)
     for name in getattr(flags, "attacks", None) or ():
-        assert name == "none" or attacks.get(name, "mnist")
+        assert name == "none" or ":" in name or attacks.get(name, "mnist")  # module:function is the user's
 
 
 def commands(text):

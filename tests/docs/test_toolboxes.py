@@ -58,7 +58,7 @@ def test_natural_images_are_not_attacked(run):
 @pytest.mark.parametrize(
     "file",
     [pytest.param("with_foolbox.py", marks=needs["foolbox"]), pytest.param("with_art.py", marks=needs["art"]),
-     pytest.param("with_autoattack.py", marks=[needs["pyautoattack"], pytest.mark.slow])],
+     pytest.param("with_autoattack.py", marks=needs["pyautoattack"])],
 )  # fmt: skip
 def test_an_attack_by_another_toolbox_wins_only_where_it_holds_the_purifier(file, run):
     found = reported(run("-W", "ignore", file))

@@ -64,8 +64,18 @@ async def decoding(seconds=PATIENCE, wait_seconds=PATIENCE, max_pixels=100_000, 
         decoder.close()
 
 
+_others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def others():
+    """A service that other tests of this process share may have decoders of its own."""
+    _others.clear()
+    _others.update(decoders_of(os.getpid()))
+
+
 def children():
-    return decoders_of(os.getpid())
+    return decoders_of(os.getpid()) - _others
 
 
 async def test_where_no_process_can_be_started_it_is_told(monkeypatch):

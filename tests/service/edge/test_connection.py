@@ -94,6 +94,9 @@ class Server:
                 self.hung_up.append(body)
             for wait in waits:
                 wait.cancel()
+        if scope["path"] == "/left":
+            await scope["state"]["left"]
+            self.hung_up.append(body)
         said = b"x" * self.LARGE if scope["path"] == "/large" else json.dumps(self.told(scope, body)).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(said))]})
         await send({"type": "http.response.body", "body": said})
@@ -155,6 +158,21 @@ def post(path, body=b"", *lines):
 
 def get(path, *lines):
     return b"\r\n".join([b"GET %b HTTP/1.1" % path, b"Host: x", *lines, b"", b""])
+
+
+@pytest.mark.parametrize("size", [0, 2**24])  # of the larger one more arrives at once than is buffered
+def test_a_request_is_told_that_its_client_has_left(size):
+    async def scenario(server):
+        for _ in range(5):
+            server.asked.clear()
+            server.hung_up.clear()
+            _, writer = await server.connect()
+            writer.write(post(b"/left", bytes(size)))
+            await server.until(lambda: server.asked)
+            writer.close()
+            await server.until(lambda: server.hung_up)
+
+    served(scenario)
 
 
 # -- a head that offers another protocol ----------------------------------------------------------------------------
