@@ -83,12 +83,16 @@ class _Worker:
         with theirs, contextlib.ExitStack() as undone:
             undone.callback(self._channel.close)
             undone.callback(self._stream.close)
+            # Blocked until the process ignores them: they may come while it starts, sent to the whole group.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            undone.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
             self._process = subprocess.Popen(  # noqa: S603 (our own module)
                 [sys.executable, "-P", "-m", _WORKER, *map(str, (theirs.fileno(), *limits))],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
                 pass_fds=[theirs.fileno()],
             )
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             undone.pop_all()
 
     @property

@@ -276,7 +276,7 @@ class Engine:
         if self._buckets and (finish := self.begin(work, images)):
             return finish()
         most = _images_a_pass(images.shape[1:])
-        if len(images) > most:
+        if len(images) > most and any(self.card(work.model).input_shape):  # identity needs no memory of its own
             parts = range(0, len(images), most)
             return Purified.join([self.run(work, images[start : start + most], requests) for start in parts])
         threads = self._threads if requests <= _FEW_REQUESTS else self._threads - 1

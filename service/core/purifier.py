@@ -270,7 +270,7 @@ class Purifier:
             if not attack:  # which is no purification
                 linf, l2 = answer.result.linf.tolist(), answer.result.l2.tolist()
                 self._observer.observe_residuals(group[0].model, linf, l2)
-        return [Item(item.filename, item.model, item.images, results[id(item)]) for item in items]
+        return [Item(item.filename, item.model, item.images, results[id(item)], item.channels) for item in items]
 
     async def _submit(self, jobs: Sequence[tuple[Work, Images]]) -> list[Answer]:
         deadline = self._settings.deadline_seconds

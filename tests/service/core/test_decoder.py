@@ -143,6 +143,16 @@ def ended_by(number):
     return Planned(planner)
 
 
+async def test_a_signal_to_the_whole_group_does_not_end_a_process_that_starts():
+    async with decoding() as decoder:
+        decoded = asyncio.create_task(decoder.decode(PNG, AS_IT_IS))
+        while not children():
+            await asyncio.sleep(0)
+        os.kill(children().pop(), signal.SIGTERM)
+        _, pixels, _ = await decoded
+        assert np.array_equal(pixels[0], PIXELS)
+
+
 async def test_a_process_that_dies_takes_one_image_with_it_or_none():
     async with decoding() as decoder:
         await decoder.decode(PNG, AS_IT_IS)
