@@ -166,9 +166,12 @@ class AdaptiveSource(Source):
         natural = shift_images(images, offsets, recipe.shift)
         if recipe.flip:
             natural = flip_images(natural, torch.rand(len(indices), generator=generator) < 0.5)
-        # Attack.eps is what the ramp ends at.
+        # Attack.eps is what the ramp ends at, or the largest of the budgets.
         begin = recipe.eps_from / recipe.eps_to
         share = begin + (1 - begin) * min(1.0, (step + 1) / max(1.0, recipe.ramp * self.steps))
+        if recipe.budgets:
+            lowest = recipe.budgets[0] / recipe.budgets[1]
+            share = lowest + (1 - lowest) * float(torch.rand((), generator=generator))
         target = self.through()
         return [
             natural,

@@ -54,7 +54,6 @@ def test_a_classifier_that_does_not_fit_is_refused(digits, tmp_path):
         {"inner_steps": -1},
         {"ema": 1.0},
         {"eps_to": 0.0},
-        {"inner_steps": 5, "refresh_epochs": 0, "budgets": (0.1, 0.2)},
         {"joint": 1.0, "weights": recipes.LossWeights(l1=1, adv=1)},
     ],
 )

@@ -47,6 +47,17 @@ def test_hardening_mirrors_half_of_the_images_where_its_recipe_does(digits, clas
     assert torch.equal(found, trainer.source().batch(indices, 0, 0)[0])
 
 
+def test_hardening_at_many_budgets_draws_one_for_each_batch(digits, classifier, tmp_path):
+    start = models.load("mnist-transparent")
+    chosen = config("hardened-wide", seen=("PGD_N",), shift=0, inner_steps=4, batch_size=8)
+    source = make(chosen, small(digits, 64), classifier, tmp_path, initial=start).source()
+    indices = torch.arange(8)
+    batches = [source.batch(indices, 0, step) for step in range(16)]
+    spent = torch.stack([(attacked - natural).abs().max() for natural, attacked in batches])
+    assert 0.03 <= spent.min() < 0.2 and 0.3 < spent.max() <= 0.42 + 1e-6
+    assert torch.equal(batches[3][1], source.batch(indices, 0, 3)[1])
+
+
 def test_hardening_lowers_the_error_of_the_pair(digits, classifier, tmp_path):
     chosen = hardened(epochs=5, eps_from=0.3, eps_to=0.3, ramp=0.0, ema=0.9)
     start = models.load("mnist-transparent")
