@@ -29,6 +29,8 @@ from .workers.table import Worker
 
 logger = logging.getLogger("service")
 
+_V1 = "/v1"
+
 
 def create_app(settings: Settings | None = None, worker: Worker | None = None) -> FastAPI:
     """The ASGI app. Checkpoints are read here, so that a broken one stops the start with its own message.
@@ -86,28 +88,29 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
     return app
 
 
-def _add_routes(app: FastAPI, state: State) -> list[Route]:
-    """Add every route; returns those that take images, which are asked often."""
+def _add_routes(app: FastAPI, state: State) -> list[tuple[str, Route]]:
+    """Add every route; returns those that take images, which are asked often, with their paths."""
     settings, purifier = state.settings, state.purifier
     with_heads(app.router)  # of the documentation
-    hot = [purify.router(settings, purifier), classify.router(settings, purifier, state.gateway)]
-    for router in hot:
+    often: list[tuple[str, Route]] = []
+    for router in (purify.router(settings, purifier), classify.router(settings, purifier, state.gateway)):
         app.include_router(with_heads(router))
-        app.include_router(router, prefix="/v1", include_in_schema=False)  # the same, under a name that stays
+        app.include_router(router, prefix=_V1, include_in_schema=False)  # the same, under a name that stays
+        own = [route for route in router.routes if isinstance(route, Route)]
+        often += [(prefix + route.path, route) for prefix in ("", _V1) for route in own]
     for router in (
         page.router(settings, purifier),
         status.router(settings, state.engine, state.lifecycle, state.metrics.scraped),
     ):
         app.include_router(with_heads(router))
-    often = [route for router in hot for route in router.routes]
     if settings.downstream_url:
         served = rest.routes(settings.downstream_protocol, state.gateway)
         app.router.routes.extend(served)
-        often += served
+        often += [(route.path, route) for route in served]
     if settings.admin_token:
         swap = admin.Swapper(settings, purifier, state.batcher, state.lifecycle, state.metrics, state.siblings)
         app.router.routes.append(swap.route())
-    return [route for route in often if isinstance(route, Route) and route.methods and "POST" in route.methods]
+    return [(path, route) for path, route in often if route.methods and "POST" in route.methods]
 
 
 def _error_handlers(state: State) -> Handlers:

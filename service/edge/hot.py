@@ -23,16 +23,17 @@ class HotRoutes:
 
     Args:
         app: FastAPI's router with its layers, which has the same routes.
-        routes: endpoints map a request to a response; of two that match, the first is taken.
+        routes: each with its path, which may have a prefix that the route itself lacks. Endpoints map a request to a
+            response; of two templates that match, the first is taken.
         handlers: ``app``'s own for the errors that endpoints raise.
     """
 
-    def __init__(self, app: ASGIApp, routes: Iterable[Route], handlers: Handlers) -> None:
+    def __init__(self, app: ASGIApp, routes: Iterable[tuple[str, Route]], handlers: Handlers) -> None:
         self.app, self._handlers = app, handlers
         self._caught = tuple(handlers)
         every = tuple(routes)
-        self._fixed = {(method, route.path): route for route in every for method in route.methods or ()}
-        self._templates = [route for route in every if "{" in route.path]
+        self._fixed = {(method, path): route for path, route in every for method in route.methods or ()}
+        self._templates = [route for path, route in every if "{" in path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""

@@ -69,6 +69,10 @@ def requests():
     for path in ("/purify/", "//purify", "/Purify", "/%70urify", "/purify;a=b", "/pre/purify", "/pre/pre/purify",
                  "/pre", "/prepurify", "/v2/models/m/infer", "/demo/attack", "/health/ready", "/nowhere"):  # fmt: skip
         yield "POST", path, PNG, TYPED
+    for path in ("/v1/purify", "/v1/classify", "/pre/v1/purify"):
+        yield "POST", path, PNG, TYPED
+        yield "POST", path, b"junk", {}
+        yield "GET", path, b"", {}
     for headers in (
         {"X-Request-ID": "mine-1"}, {"X-Request-ID": "no spaces"}, {"X-Request-ID": "a" * 129},
         {"X-Request-ID": b"\xe9"}, {"Origin": "https://a.example"}, {"Origin": "https://other.example"},
@@ -182,6 +186,11 @@ def test_every_request_to_the_model_server_too(gateway, caplog, monkeypatch):  #
     short, statuses = compare(gateway, caplog, monkeypatch, list(gateway_requests()))
     assert short > 100
     assert {200, 400, 404, 405, 422} <= set(statuses)
+
+
+def test_the_path_that_stays_goes_the_short_way_too(limited, caplog, monkeypatch):
+    table = [("POST", path, PNG, KEY) for path in ("/purify", "/classify", "/v1/purify", "/v1/classify")]
+    assert compare(limited, caplog, monkeypatch, table) == (4, [200] * 4)
 
 
 @pytest.mark.parametrize("error", [MemoryError("none"), RuntimeError("a fault"), ValueError("another")])
