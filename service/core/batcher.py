@@ -20,8 +20,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-import numpy as np
-
 from ..errors import (
     DeadlineExceeded,
     Draining,
@@ -33,7 +31,7 @@ from ..errors import (
     Warming,
 )
 from .codec import Images
-from .engine import Purified, Work
+from .engine import Purified, Work, stacked
 from .pieces import Pieces, checked
 
 logger = logging.getLogger(__name__)
@@ -247,7 +245,8 @@ class Batcher:
         """Start a batch; a call that waits for its outcomes. What fails on the way is run from the start."""
         if self._begin is None:
             return None
-        started, images, most = time.perf_counter(), _stacked(batch), self._pieces.most(batch[0].key)
+        started, most = time.perf_counter(), self._pieces.most(batch[0].key)
+        images = stacked([entry.images for entry in batch])
         pieces = [images[start : start + most] for start in range(0, len(images), most)]
         waits: list[Callable[[], Purified]] = []
         try:
@@ -374,7 +373,7 @@ class Batcher:
         def abandoned() -> bool:
             return all(entry.future.done() for entry in batch)
 
-        result = self._pieces.run(batch[0].key, _stacked(batch), run, abandoned)
+        result = self._pieces.run(batch[0].key, stacked([entry.images for entry in batch]), run, abandoned)
         return result.split([len(entry.images) for entry in batch])
 
     def _deliver(self, outcomes: _Outcomes) -> None:
@@ -391,7 +390,3 @@ class Batcher:
 
         if outcomes and self._event_loop is not None and not self._event_loop.is_closed():
             self._event_loop.call_soon_threadsafe(resolve)
-
-
-def _stacked(batch: Sequence[_Entry]) -> Images:
-    return batch[0].images if len(batch) == 1 else np.concatenate([entry.images for entry in batch])

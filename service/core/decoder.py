@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ Decoded = tuple[Target, NDArray[np.uint8], int]
 """The model that an image was decoded for, its pixels ``(1, H, W, C)``, and the channels that it came with."""
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """For a process that is started: signals to the whole group may come before it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Worker:
     """A process, and the parent's end of the channel to it."""
 
@@ -80,19 +91,15 @@ class _Worker:
             "OPENBLAS_NUM_THREADS": "1",  # each thread's buffers would use up the address space
             "MALLOC_TRIM_THRESHOLD_": str(32 * 2**20),  # glibc: return memory after a large image
         }
-        with theirs, contextlib.ExitStack() as undone:
+        with theirs, contextlib.ExitStack() as undone, _signals_blocked():
             undone.callback(self._channel.close)
             undone.callback(self._stream.close)
-            # Blocked until the process ignores them: they may come while it starts, sent to the whole group.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-            undone.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
             self._process = subprocess.Popen(  # noqa: S603 (our own module)
                 [sys.executable, "-P", "-m", _WORKER, *map(str, (theirs.fileno(), *limits))],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
                 pass_fds=[theirs.fileno()],
             )
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             undone.pop_all()
 
     @property

@@ -109,6 +109,11 @@ class Purified:
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
 
+def stacked(parts: Sequence[Images]) -> Images:
+    """The images of several entries as one batch."""
+    return parts[0] if len(parts) == 1 else np.concatenate([*parts])
+
+
 def _images_a_pass(shape: tuple[int, ...]) -> int:
     return max(1, _VALUES_A_PASS // math.prod(shape))
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ParamSpec, Protocol, Self, TypeVar
 
-import numpy as np
-
 from arn_purify.models import Card
 
 from ..errors import DeadlineExceeded, TooManyPixels
@@ -20,7 +18,7 @@ from .attack import Attack
 from .batcher import Answer, Batcher
 from .codec import Images
 from .decoder import Decoder
-from .engine import Engine, Purified, Work
+from .engine import Engine, Purified, Work, stacked
 from .fit import Fit
 from .lifecycle import Lifecycle
 from .limits import Reservation
@@ -101,6 +99,10 @@ class Item:
         """The result; there is one once the queue has answered."""
         assert self.result is not None
         return self.result
+
+    def with_result(self, result: Purified) -> Item:
+        """A copy that has its result; by hand, which takes a tenth of the time of ``dataclasses.replace``."""
+        return Item(self.filename, self.model, self.images, result, self.channels)
 
 
 def _alike(items: Sequence[Item]) -> Iterable[list[Item]]:
@@ -249,7 +251,7 @@ class Purifier:
         jobs = [
             (
                 Work(group[0].model, classify, compare, attack),
-                group[0].images if len(group) == 1 else np.concatenate([item.images for item in group]),
+                stacked([item.images for item in group]),
             )
             for group in groups
         ]
@@ -263,14 +265,12 @@ class Purifier:
             begun = answer.submitted + answer.queue_seconds
             timings.stage("queue", answer.submitted, begun)
             timings.stage("infer", begun, begun + answer.infer_seconds)
-            start = 0
-            for item in group:
-                results[id(item)] = answer.result.part(start, start + len(item.images))
-                start += len(item.images)
+            parts = answer.result.split(len(item.images) for item in group)
+            results |= {id(item): part for item, part in zip(group, parts, strict=True)}
             if not attack:  # which is no purification
                 linf, l2 = answer.result.linf.tolist(), answer.result.l2.tolist()
                 self._observer.observe_residuals(group[0].model, linf, l2)
-        return [Item(item.filename, item.model, item.images, results[id(item)], item.channels) for item in items]
+        return [item.with_result(results[id(item)]) for item in items]
 
     async def _submit(self, jobs: Sequence[tuple[Work, Images]]) -> list[Answer]:
         deadline = self._settings.deadline_seconds

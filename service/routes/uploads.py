@@ -125,7 +125,7 @@ class Uploads:
                 item = await decoding.decode(data, selection)
                 if classify:
                     engine.classifier_of(item.model, channels_first(item.images))
-                items.append(Item(filename, item.model, item.images, channels=item.channels))
+                items.append(item if filename is None else dataclasses.replace(item, filename=filename))
             except ServiceError as error:
                 if filename is not None:
                     error.args = (f"{filename}: {error}",)
