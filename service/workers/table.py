@@ -115,10 +115,10 @@ class Worker:
         """Tell the others how far this one is and how many connections it has; None leaves it as it was."""
         self._stage = self._stage if stage is None else stage
         self._connections = self._connections if connections is None else connections
-        self.table.write(self.number, self._stage, self._connections, os.getpid())
         if self._starting is not None and self._stage == Stage.READY:
-            os.close(self._starting)
+            os.close(self._starting)  # first: whoever then sees that all are ready can swap
             self._starting = None
+        self.table.write(self.number, self._stage, self._connections, os.getpid())
 
     def check_others(self) -> None:
         """Check that every other worker serves.

@@ -10,17 +10,17 @@ from arn_purify.training.learning.recipes import RECIPES
 from arn_purify.training.run_name import RunName, describe, from_json, parse_legacy
 
 ROOT = Path(__file__).parents[2]
-RECORDED = sorted({
-    fields["recipe"]
-    for path in (ROOT / "results").rglob("*.json")
-    if isinstance(fields := json.loads(path.read_text()), dict) and fields.get("recipe")
-})  # fmt: skip
+FIELDS = [json.loads(path.read_text()) for path in sorted((ROOT / "results").rglob("*.json"))]
+RUNS = {
+    fields["recipe"]: from_json(fields["run"]) if fields.get("run") else parse_legacy(fields["recipe"])
+    for fields in FIELDS
+    if isinstance(fields, dict) and fields.get("recipe")
+}
 
 
 def test_every_recorded_name_is_read_and_named_again():
-    assert len(RECORDED) > 30
-    for name in RECORDED:
-        run = parse_legacy(name)
+    assert len(RUNS) > 30
+    for name, run in RUNS.items():
         assert describe(run) == name
         assert run.recipe in {*RECIPES, "photos"}, name  # photographs have a recipe of another kind
 
