@@ -8,7 +8,6 @@ import runpy
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from PIL import Image
 
 from arn_purify.service import settings
 from arn_purify.training import attacks
+from examples.servers import free_port
 from tests.docs.test_docs import PAGES
 from tests.e2e.conftest import serving
 
@@ -101,9 +101,7 @@ def test_the_readmes_calls_work_on_the_service_as_it_starts(tmp_path):
 def test_a_fresh_clone_serves_as_the_readme_says(tmp_path, capsys):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = time.monotonic()
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(

@@ -16,6 +16,15 @@ import pytest
 from ..conftest import PATIENCE, PATIENT
 
 
+def until(condition):
+    """What ``condition`` answers, once that is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
 class Served:
     """A running ``arn serve``."""
 

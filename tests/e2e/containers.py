@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
+from examples.servers import free_port
 
 from ..conftest import PATIENCE, PATIENT
 
@@ -90,12 +91,6 @@ def build(base, volumes, target, tag):
         "buildah", "bud", "--layers", "--pull-never", "--format", "docker", "--file", DOCKERFILE, "--target", target,
         "--tag", tag, *(f"--build-arg={argument}" for argument in arguments), *volumes, ROOT,
     )  # fmt: skip
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Container:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from ..conftest import PATIENCE
+from ..upstreams import Handler, listening
 from .conftest import serving
 
 ROOT = Path(__file__).parents[2]
@@ -118,33 +119,21 @@ def test_a_refusal_is_told_in_the_services_words(program, service, tmp_path, ima
     assert "401 unauthorized" in without.stdout + without.stderr
 
 
-class Careless(http.server.BaseHTTPRequestHandler):
+class Careless(Handler):
     """A proxy that passes images on as they came, or is busy for ever, as the path says."""
 
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+    def reply(self):
+        body = self.asked()
         if self.path.startswith("/busy"):
-            self.send_response(503)
-            self.send_header("Retry-After", "0")
-            body = b'{"error": "warming up", "code": "warming"}'
+            self.answer(b'{"error": "warming up", "code": "warming"}', 503, Retry_After="0")
         else:
-            self.send_response(200)
-            self.send_header("X-ARN-Purified", "false")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+            self.answer(body, X_ARN_Purified="false")
 
 
 @pytest.fixture
 def careless():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Careless)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with listening(Careless) as server:
+        yield server.url
 
 
 @each
@@ -192,17 +181,11 @@ def test_a_page_of_another_origin_purifies_a_file(open_service, tmp_path):
     shutil.copy(CLIENTS / "arn.mjs", tmp_path)
     (tmp_path / "index.html").write_text(BLOCKS["html"].replace("http://localhost:8000", open_service.url))
     Quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})  # noqa: N806
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page()
-            page.goto(f"http://127.0.0.1:{server.server_port}/")
-            page.set_input_files("#file", ROOT / "examples" / "adversarial_3.png")
-            sync_api.expect(page.locator("#said")).to_contain_text("mnist-transparent@fp32: changed by", timeout=60_000)
-            assert page.eval_on_selector("#purified", "image => image.decode().then(() => image.naturalWidth)") == 28
-            browser.close()
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(functools.partial(Quiet, directory=tmp_path)) as server, sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.goto(f"{server.url}/")
+        page.set_input_files("#file", ROOT / "examples" / "adversarial_3.png")
+        sync_api.expect(page.locator("#said")).to_contain_text("mnist-transparent@fp32: changed by", timeout=60_000)
+        assert page.eval_on_selector("#purified", "image => image.decode().then(() => image.naturalWidth)") == 28
+        browser.close()

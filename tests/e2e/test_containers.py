@@ -15,8 +15,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from examples.servers import free_port
+
 from ..conftest import PATIENCE
-from .containers import ROOT, SLOW_CLOCKS, Container, base_image, build, free_port, pip_settings, run, started, succeeds
+from .containers import ROOT, SLOW_CLOCKS, Container, base_image, build, pip_settings, run, started, succeeds
 
 missing = [program for program in ("buildah", "podman") if shutil.which(program) is None]
 pytestmark = [

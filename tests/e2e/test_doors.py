@@ -18,7 +18,7 @@ import pytest
 from arn_purify.service.core import codec
 
 from ..conftest import PATIENCE
-from .conftest import most_resident, serving
+from .conftest import most_resident, serving, until
 
 MIB = 2**20
 CLOCKS = ("--head-seconds", "1", "--body-seconds", "2")
@@ -54,14 +54,6 @@ def dripped(connection, piece):
 def answer(said):
     top, _, body = said.partition(b"\r\n\r\n")
     return int(top.split()[1]), json.loads(body)["code"]
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return value
 
 
 def sample(served, name):

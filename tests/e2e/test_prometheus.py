@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
@@ -22,6 +21,7 @@ from arn_purify import models
 from arn_purify.service.core import codec
 
 from ..conftest import PATIENCE
+from ..upstreams import Handler, listening
 from .conftest import serving
 
 ROOT = Path(__file__).parents[2]
@@ -128,31 +128,18 @@ def classifier():
     """A LeNet-5 that answers KServe V1, and is out of order every tenth time."""
     network, asked = models.load("mnist-lenet5"), []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            images = json.loads(self.rfile.read(int(self.headers["content-length"])))["instances"]
+    class Classifier(Handler):
+        def reply(self):
+            images = json.loads(self.asked())["instances"]
             asked.append(1)
             with torch.no_grad():
                 labels = network(torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 28, 28)).argmax(1).tolist()
-            body = json.dumps({"predictions": labels}).encode()
-            self.send_response(503 if len(asked) % 10 == 0 else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            body, status = json.dumps({"predictions": labels}).encode(), 503 if len(asked) % 10 == 0 else 200
+            self.answer(body, status, Content_Type="application/json")
 
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with listening(Classifier) as server:
         server.handle_error = lambda *_: None  # it hangs up on an image of the wrong size
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+        yield server.url
 
 
 def expressions():

@@ -8,10 +8,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc.aio
@@ -20,6 +18,7 @@ import pytest
 from arn_purify.service.gateway.protocols import v2_grpc
 
 from ..conftest import PATIENCE
+from ..upstreams import Handler, listening
 from .conftest import behind_grpc, serving
 
 trace_service = pytest.importorskip(
@@ -32,44 +31,32 @@ CLIENTS = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
 SERVER, CLIENT, ERROR = 2, 3, 2
 
 
-class Kept(BaseHTTPRequestHandler):
+class Kept(Handler):
     """Keeps every request's path, headers and body, and answers an empty JSON object."""
 
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.kept.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    def log_message(self, *_):
-        pass
+    def reply(self):
+        self.server.kept.append((self.path, {k.lower(): v for k, v in self.headers.items()}, self.asked()))
+        self.answer(b"{}")
 
 
 @contextmanager
-def listening():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Kept) as server:
-        server.daemon_threads, server.kept = True, []
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        server.url = f"http://127.0.0.1:{server.server_port}"
+def keeping():
+    with listening(Kept) as server:
+        server.kept = []
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
 def receiver():
-    with listening() as server:
+    with keeping() as server:
         yield server
 
 
 @pytest.fixture
 def behind():
-    with listening() as server:
+    with keeping() as server:
         yield server
 
 

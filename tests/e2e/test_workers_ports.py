@@ -3,19 +3,18 @@
 import json
 import re
 import ssl
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 
 from arn_purify.service.gateway.protocols import v2_grpc
 
 from ..conftest import PATIENCE
-from .conftest import serving
+from ..upstreams import Handler, listening
+from .conftest import serving, until
 from .test_doors import certificate  # noqa: F401 (a fixture)
-from .test_workers import EXAMPLES, ONE_MODEL, start, until
+from .test_workers import EXAMPLES, ONE_MODEL, start
 
 METADATA = f"/{v2_grpc.SERVICE}/ModelMetadata"
 
@@ -25,24 +24,13 @@ def model_server(shape):
     """A model server's V2 metadata; gives its address and a list of the paths that were asked for."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
+    class Metadata(Handler):
+        def reply(self):
             asked.append(self.path)
-            body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": shape}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": shape}]}).encode())
 
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", asked
-        finally:
-            server.shutdown()
+    with listening(Metadata) as server:
+        yield server.url, asked
 
 
 @contextmanager

@@ -2,24 +2,18 @@
 
 import socketserver
 import threading
-from http.server import ThreadingHTTPServer
 
 import pytest
 
 from ...conftest import running
+from ...upstreams import listening
 from .helpers import Says, Upstream
 
 
 @pytest.fixture(scope="module")
 def upstream():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Upstream) as server:
+        yield server.url
 
 
 @pytest.fixture

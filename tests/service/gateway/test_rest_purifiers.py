@@ -1,9 +1,7 @@
 """``ARN_PURIFIERS``: which of several purifiers of one size serves an input, or a model of the server."""
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import numpy as np
@@ -13,6 +11,7 @@ from arn_purify.service.core import codec
 from arn_purify.service.core.engine import Engine, Work
 from arn_purify.service.gateway.protocols import v2_grpc
 from tests.conftest import PATIENCE, running
+from tests.upstreams import Handler, listening
 
 SIGN = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
 MODELS = "cifar10-transparent,lisa-transparent"
@@ -23,24 +22,13 @@ def upstream():
     """A server of V2 that remembers the requests."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
+    class Server(Handler):
+        def reply(self):
+            asked.append(json.loads(self.asked()))
+            self.answer(b"{}")
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Server) as server:
+        yield server.url, asked
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from arn_purify.service.core import codec
 from arn_purify.service.core.engine import Engine
 from tests.conftest import running
 from tests.service.images import PIXELS, PNG, post, sample
+from tests.upstreams import Handler, listening
 
 
 def test_classify_names_the_label_and_compares(client):
@@ -39,37 +39,20 @@ def upstream():
     """A classifier over real HTTP that remembers what it was asked and answers as told."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Classifier(Handler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append((dict(self.headers), body))
+        def reply(self):
+            asked.append((dict(self.headers), self.asked()))
             if self.path == "/slow":
                 threading.Event().wait(2)
             answer = gzip.compress(b'{"label": 7}') if self.path == "/gzip" else b'{"label": 7}'
-            self.send_response(503 if self.path == "/busy" else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer)))
-            if self.path == "/busy":
-                self.send_header("Retry-After", "17")
-            if self.path == "/gzip":
-                self.send_header("Content-Encoding", "gzip")
+            headers = {"/busy": {"Retry_After": "17"}, "/gzip": {"Content_Encoding": "gzip"}}.get(self.path, {})
             with contextlib.suppress(ConnectionError):  # the impatient client of /slow has left
-                self.end_headers()
-                self.wfile.write(answer)
+                self.answer(answer, 503 if self.path == "/busy" else 200, Content_Type="application/json", **headers)
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Classifier) as server:
+        yield server.url, asked
 
 
 @pytest.mark.parametrize("path", ["/ok", "/gzip", "/busy"])
