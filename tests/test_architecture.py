@@ -3,6 +3,7 @@
 import ast
 import json
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -151,6 +152,17 @@ def test_tests_lie_where_their_module_does(path):
     assert folder.is_dir()
     homes = {module.parent for module in OURS if module.stem == path.stem.removeprefix("test_")}
     assert not homes or folder in homes
+
+
+def test_nothing_that_a_command_wrote_is_committed():
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    folders = {line.split("/")[0] for line in listed.splitlines() if "/" in line}
+    assert folders == {
+        ".ci", "arn_purify", "benchmarks", "docker", "docs", "examples", "models", "results", "scripts", "service",
+        "tests", "training",
+    }  # fmt: skip
 
 
 # -- safety -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,17 @@
-"""``python -m arn_purify.training`` is ``arn-train``."""
+"""``arn-train``, which is ``python -m arn_purify.training``."""
 
 import sys
 
-from .cli import main
 
-sys.exit(main())
+def main() -> int:
+    """The command line; returns the exit status."""
+    try:
+        from .cli import main as run
+    except ModuleNotFoundError as error:
+        print(f"arn-train: needs the extra train, as in: pip install '.[train]' ({error})", file=sys.stderr)
+        return 2
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from arn_purify import models
-from arn_purify.models import Card, any_size, checkpoint
+from arn_purify.models import Card, any_size, checkpoint, for_photographs, imagenet
+from arn_purify.models.checkpoint import SMALLEST_PHOTOGRAPH
 from arn_purify.models.files import write_atomically
 
 from .attacks import get
@@ -120,7 +122,8 @@ def _use(card: Card, model: nn.Module) -> str:
         limits += " It changes natural images a little. Other kinds of images were not measured."
     spec = DATASETS.get(card.dataset)
     title, shape = spec.title if spec and spec.title else card.dataset, "x".join(map(str, card.input_shape))
-    images = "Pictures without labels" if spec and spec.from_disk else f"The training split of {title}"
+    pictures = "[Pictures without labels](../../docs/photos.md#train)"
+    images = pictures if spec and spec.from_disk else f"The training split of {title}"
     seen = " and ".join(dict.fromkeys(str(attack["attack"]) for attack in card.seen_attacks))
     page = f" [Results](../../docs/results-{card.dataset}.md)." if spec and spec.kept_records and spec.title else ""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -137,19 +140,24 @@ def _use(card: Card, model: nn.Module) -> str:
 def model_card(card: Card, model: nn.Module) -> str:
     """The card as Markdown."""
     parameters = sum(p.numel() for p in model.parameters())
+    sizes = "by `ARN_SIZES=any`, padded and cropped back; not evaluated" if any_size(card) else ""
+    error = "validation error" + (", oblivious" if card.profile == "transparent" else "")
+    if for_photographs(card):
+        sizes = f"as they are, from {SMALLEST_PHOTOGRAPH} pixels on; smaller ones by `ARN_SIZES=any`"
+        error = "error on pictures that it did not learn from, against the classifier's own answer"
     rows = {
         "kind": f"{card.kind}, profile {card.profile}" if card.profile else card.kind,
         "architecture": f"{card.architecture} {dict(card.config)}, {parameters:,} parameters, weights rounded to fp16",
         "input": "x".join(map(str, card.input_shape)) + " (C, H, W), float32 in [0, 1]",
-        "other sizes": "by `ARN_SIZES=any`, padded and cropped back; not evaluated" if any_size(card) else "",
+        "other sizes": sizes,
         "data set": f"{card.dataset}, training split",
         "recipe": ", ".join(
             part for part in (card.recipe, f"{card.step:,} steps" if card.step else "", f"seed {card.seed}") if part
         ),
         "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),
         "seen attacks": ", ".join(" ".join([str(a["attack"]), *_budget(a)]) for a in card.seen_attacks),
-        "trained in front of": card.classifier_sha256,
-        "validation error" + (", oblivious" if card.profile == "transparent" else ""): ", ".join(
+        "trained in front of": ", ".join(map(_classifier_of, filter(None, card.classifier_sha256.split(", ")))),
+        error: ", ".join(
             f"{name.removeprefix('error/')} {rate:.2f} %" if name != "images" else f"n {rate:,}"
             for name, rate in sorted(card.metrics.items(), key=lambda item: (*_after(item[0]), item[0]))
         ),
@@ -162,6 +170,19 @@ def model_card(card: Card, model: nn.Module) -> str:
     if figures.has_sheet(card):
         sheet = f"\n![Digits, attacked and purified]({card.name}.png)\n\n*scikit-learn's digits.*\n"
     return f"# {card.name}\n\n{_use(card, model)}\n\n{table}\n{_learned(card)}{sheet}"
+
+
+@functools.cache
+def _released() -> dict[str, str]:
+    """The names of released models by their hashes."""
+    cards = [models.card_of(models.load(name)) for name in (*models.available(), imagenet.NAME)]
+    return {card.sha256: card.name for card in cards}
+
+
+def _classifier_of(sha256: str) -> str:
+    """A classifier's name beside the hash, where it is a released one."""
+    name = _released().get(sha256)
+    return f"`{name}` ({sha256})" if name else sha256
 
 
 def _after(name: str) -> tuple[bool, bool]:

@@ -104,8 +104,9 @@ def test_arn_models_needs_no_extra(python, elsewhere):
     assert [line.split()[0] for line in listed.splitlines()][-1] == "mnist-transparent"
 
 
-def test_arn_serve_says_which_extra_it_needs(python, elsewhere):
-    done = subprocess.run([python.with_name("arn"), "serve"], capture_output=True, text=True, cwd=elsewhere)
+@pytest.mark.parametrize(("command", "extra"), [(["arn", "serve"], "serve"), (["arn-train", "--help"], "train")])
+def test_a_command_says_which_extra_it_needs(command, extra, python, elsewhere):
+    done = subprocess.run([python.with_name(command[0]), *command[1:]], capture_output=True, text=True, cwd=elsewhere)
     assert done.returncode == 2
-    assert "needs the extra serve" in done.stderr
+    assert f"needs the extra {extra}" in done.stderr
     assert "Traceback" not in done.stderr
