@@ -130,7 +130,8 @@ def evaluate(
     """One number: the error rate under one attack (``None`` for natural images) and one threat model."""
     started = time.monotonic()
     labels = split.labels
-    failures, flags = 0, red_flags(subject, split.batch(slice(0, 32), device)[0])
+    differentiated = attack is not None and threat_model.name in ("white_box", "bpda")
+    failures, flags = 0, red_flags(subject, split.batch(slice(0, 32), device)[0], differentiated)
     target = threat_model.target(subject)
     natural = split.batch(slice(None))[0]
     if attack is None:

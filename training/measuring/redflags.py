@@ -20,12 +20,17 @@ _LARGE_EPS = 0.5
 _AUTOATTACK_MARGIN = 5
 
 
-def of_model(defended: Defended, images: Tensor) -> tuple[str, ...]:
-    """Flags of a defence alone: a random answer, or a zero gradient at some of ``images`` ``(N, C, H, W)``."""
+def of_model(defended: Defended, images: Tensor, differentiated: bool) -> tuple[str, ...]:
+    """Flags of a defence alone: a random answer, or a zero gradient at some of ``images`` ``(N, C, H, W)``.
+
+    The gradient counts where the attacker has ``differentiated`` through the defence.
+    """
     flags = []
     with torch.no_grad():
         if not torch.equal(defended.purifier(images), defended.purifier(images)):
             flags.append("random: two purifications of the same images differ")
+    if not differentiated:
+        return tuple(flags)
     x = images.clone().requires_grad_(True)
     moved = defended.deployed(defended.purifier(x)).logsumexp(1).sum()
     # Not the cross-entropy: in float32 it is 0 where a classifier is sure. There is no gradient where g detaches.

@@ -17,7 +17,8 @@ def test_a_random_purifier_is_flagged(split):
         def forward(self, x):
             return (x + 0.01 * torch.randn_like(x)).clamp(0, 1)
 
-    assert any(flag.startswith("random") for flag in redflags.of_model(subject(Noisy()), split.batch(slice(0, 8))[0]))
+    flags = redflags.of_model(subject(Noisy()), split.batch(slice(0, 8))[0], differentiated=False)
+    assert any(flag.startswith("random") for flag in flags)
 
 
 def test_a_purifier_that_hides_its_gradient_is_flagged(split):
@@ -26,13 +27,15 @@ def test_a_purifier_that_hides_its_gradient_is_flagged(split):
             return x.detach()
 
     for purifier in (Quantiser(), Detached()):
-        flags = redflags.of_model(subject(purifier), split.batch(slice(0, 8))[0])
+        chosen, images = subject(purifier), split.batch(slice(0, 8))[0]
+        flags = redflags.of_model(chosen, images, differentiated=True)
         assert any(flag.startswith("zero gradient") for flag in flags)
+        assert redflags.of_model(chosen, images, differentiated=False) == ()
 
 
 def test_the_shipped_purifier_raises_no_flag(split):
     chosen = subject(models.load("mnist-transparent"))
-    assert redflags.of_model(chosen, split.batch(slice(0, 8))[0]) == ()
+    assert redflags.of_model(chosen, split.batch(slice(0, 8))[0], differentiated=True) == ()
 
 
 @pytest.mark.parametrize(
