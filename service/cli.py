@@ -67,7 +67,9 @@ def _models(flags: argparse.Namespace) -> int:  # noqa: ARG001 (as every command
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # torch's, where the extra is not installed
         from arn_purify import models
-    for name in models.available():
+        from arn_purify.models import imagenet
+    packaged = [imagenet.NAME] if imagenet.weights_file() else []
+    for name in (*models.available(), *packaged):
         card = models.card_of(models.load(name))
         print(f"{card.name:24} {card.kind:11} {card.dataset:8} {card.sha256[:12]}", flush=True)
     return 0

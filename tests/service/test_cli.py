@@ -11,6 +11,7 @@ from PIL import Image
 
 import arn_purify
 from arn_purify import models
+from arn_purify.models import imagenet
 from arn_purify.service.cli import main
 from tests.networks import save_photo
 
@@ -31,7 +32,7 @@ def arn(*arguments):
 def test_models_are_listed_without_any_extra():
     done = arn("models")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == models.available()
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [*models.available(), imagenet.NAME]
 
 
 def test_the_version_is_the_packages():
