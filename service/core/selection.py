@@ -120,7 +120,8 @@ class Selection:
         cards: the loaded purifiers, in the order in which they are tried.
         sizes: the sizes that are taken.
         wanted: the name that the request asks for; None takes the first that fits.
-        fit: an image that no purifier takes is brought to the size of one; None refuses it.
+        fit: an image is brought to the size that its purifier was evaluated at; None refuses one of another size,
+            unless the purifier takes any.
         channels: by (height, width), the channels to decode to where a purifier takes any number of them.
         hint: what a refusal for an image's size ends with.
         classified: by the name of a purifier of photographs, the (height, width) to bring an image to before it is
@@ -180,7 +181,7 @@ class Selection:
             fixed, height, width = card.input_shape
             wide = fixed or self.channels.get(size) or channels
             if wide >= channels or self.wanted:
-                own = (height, width) if resized else self.classified.get(card.name, size)
+                own = self.classified.get(card.name) or ((height, width) if resized else size)
                 return Target(card.name, wide, None if own == size else own, self.fit or "crop")
         return None
 
@@ -189,7 +190,7 @@ class Selection:
         cards = self._cards()
         alike = [card for card in cards if card.input_shape[0] == channels]
         yield from ((card, False) for card in cards if takes_exactly(card, size))
-        yield from ((card, False) for card in cards if takes(card, size))
+        yield from ((card, bool(self.fit) and for_photographs(card)) for card in cards if takes(card, size))
         if self.fit:
             yield from ((card, bool(card.input_shape[1])) for card in (*alike, *cards))
         elif self.sizes == "any":

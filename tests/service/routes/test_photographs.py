@@ -71,6 +71,14 @@ def test_small_images_go_to_their_own_purifiers(client):
     assert named.headers["x-arn-model"] == "cifar10-transparent@fp32"
 
 
+@pytest.mark.parametrize("fit", ["crop", "fit"])
+def test_resize_brings_a_photograph_to_the_size_that_its_purifier_was_evaluated_at(fit, client, path):
+    image = photograph(size=(300, 200))
+    back = np.asarray(Image.open(io.BytesIO(post(client, encoded(image), path=f"/purify?resize={fit}").content)))
+    wanted = purified(path, fit_image(image, (224, 224), fit))[0].permute(1, 2, 0).numpy()
+    assert np.abs(back - wanted).max() <= 1
+
+
 def test_a_tensor_goes_by_its_shape_as_an_image_does(client):
     for shape, status in (((2, 70, 80, 3), 200), ((1, 70, 80, 1), 422)):
         answer = post(client, codec.encode_npy(np.zeros(shape, np.uint8)), codec.NPY_TYPE)
