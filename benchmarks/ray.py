@@ -57,9 +57,10 @@ def told(record: dict[str, Any]) -> str:
     """The record as the line of the page."""
     alone, one, two = (record["medians"][way]["rps"] for way in WAYS)
     return (
-        f"On {record['cores']} cores, with Ray's default settings, its own processes and the load generator included,\n"
-        f"Ray Serve with one replica answered {one / alone:.2f} times as many requests a second as one `arn serve`,\n"
-        f"with two {two / alone:.2f} times ([record](../results/benchmarks/ray.json), `python -m benchmarks.ray`).\n"
+        f"With Ray's default settings, Ray Serve with one replica answered {one / alone:.2f} times as many\n"
+        f"requests a second as one `arn serve`, with two replicas {two / alone:.2f} times. Ray's processes and the\n"
+        f"load generator shared the machine's {record['cores']} cores\n"
+        "([record](../results/benchmarks/ray.json), `python -m benchmarks.ray`).\n"
     )
 
 

@@ -15,15 +15,15 @@ from .tables import Column, by_row, stress_tests
 
 _HARDENED = (
     "The hardened profile is trained on attacks that go through the purifier g and the frozen classifier f. The\n"
-    "transparent profile stands beside it. Oblivious attacks are with [every defence]({page})."
+    "tables show the transparent profile too. Oblivious attacks are on [another page]({page})."
 )
 _REACH = (
     "A purifier could learn to write the class into the image for the one classifier that it was trained with. The\n"
     "classifiers in this table were trained independently of it. A white-box attack goes through each of them."
 )
 _QUALITY = (
-    "Purified images compared with the natural ones: PSNR of the mean squared error over all images, and mean SSIM\n"
-    "(Gaussian window of 11 pixels). Higher is better for both."
+    "How close purified images are to the natural ones. PSNR is computed from the mean squared error of all images\n"
+    "together; SSIM (Gaussian window of 11 pixels) is the mean of all images. Higher is better for both."
 )
 _CHOICES = (
     "Each row is a short run that changes one thing of the recipe. The recipe was fixed before any was measured.\n\n"

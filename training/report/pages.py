@@ -27,7 +27,8 @@ _WHITE_BOX = ("PGD_N", "AA_N")
 _PICTURES = """\
 ## Pictures
 
-scikit-learn's digits in MNIST's frame, with the released LeNet-5 and `mnist-transparent`; neither was trained on them.
+These are scikit-learn's digits, placed in 28x28 pixels as in MNIST, with the released LeNet-5 and `mnist-transparent`.
+Neither was trained on these digits.
 The small number is the predicted class. `arn-train figures` draws them.
 
 The attacker sees the classifier alone:
@@ -199,14 +200,14 @@ def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) ->
         f"{_READ}\n"
         "*Oblivious* attacks see the classifier alone. In the columns *white box* they see the purifier too.\n\n"
         f"{_overview(records, results, papers=True)}\n\n"
-        "The released models with all attacks and 95 % intervals, and from there every comparison:\n\n"
+        "These pages have all attacks on the released models with 95 % intervals, and link to every comparison:\n\n"
         f"{links}\n\n"
         "## Where the numbers come from\n\n"
         "A cell is measured on all test images (MNIST 10,000, CIFAR-10 9,980) unless it states another number, *n*.\n"
-        "Each is a record under `results/` with its [command](results-commands.md), settings, seed, versions, and the\n"
-        "hashes of classifier and checkpoint. ⚑ marks a number with a [red flag](evaluation.md#red-flags).\n"
+        "Each number is a record under `results/` with its [command](results-commands.md), settings, seed, versions,\n"
+        "and the hashes of classifier and checkpoint. ⚑ marks a number with a [red flag](evaluation.md#red-flags).\n"
         "`arn-train tables` writes these pages. The paper's numbers are in `results/paper/tables.json`.\n\n"
-        "How the networks were trained, and what was tried on the way: [notes](notes.md).\n"
+        "[The notes](notes.md) say how the networks were trained and what else was tried.\n"
     )
 
 

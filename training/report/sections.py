@@ -23,34 +23,38 @@ _TRANSFER = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "STA_N", "STA_T"
 _THREATS = {
     "oblivious": (
         "Oblivious: the attack sees the classifier alone",
-        "AT_PGD and DOA are classifiers. In this table they are attacked through the ordinary classifier too. The\n"
-        "paper's rows of these two look like attacks on the robust classifier itself: compare them with the white-box\n"
-        "rows.",
+        "AT_PGD and DOA are robust classifiers, not purifiers. In this table the attacks on them were made on the\n"
+        "ordinary classifier. The paper seems to have attacked the robust classifiers themselves, so compare its\n"
+        "numbers for these two with our white-box numbers.",
     ),
     "white_box": (
-        "White box: the attack sees everything that answers",
+        "White box: the attack sees purifier and classifier",
         "A purifier that was trained on attacks against the classifier alone fails when the attacker differentiates\n"
         "through it. Do not rely on it against an attacker who has it or can query it.",
     ),
 }
 _ROBUST = ("AT_PGD", "DOA_7x7", "DOA_9x5")
 _ABLATION = (
-    "All runs are trained on PGD_N and PGD_T, and every attack is oblivious. Rows that begin with `paper-` have the\n"
-    "paper's recipe; `transparent-` and `cifar10-` are ours. The number is that of training steps. A cell is the mean\n"
-    "over the training seeds. The bars of the plot show the best and the worst seed."
+    "All runs are trained on PGD_N and PGD_T, and every attack is oblivious. A row's name begins with the recipe:\n"
+    "`paper` is the paper's, `transparent` and `cifar10` are ours. After it comes the number of training steps.\n"
+    "A cell is the mean over the training seeds. The bars of the plot show the best and the worst seed."
 )
-_TRANSFERRED = "The purifiers were trained with the target alone. The attack sees the classifier named here."
+_TRANSFERRED = (
+    "The purifiers were trained in front of the target only. Here another classifier is attacked, and the purifier\n"
+    "stands in front of it. The attack sees that classifier alone."
+)
 _DETECTION = (
-    "The detector is fitted on the validation split to tell adversarial images from natural and noisy ones, and\n"
-    "measured on the test split. Where it calls no more purified images adversarial than natural ones, purification\n"
-    "has removed what it looks for. An image's own source is excluded from its neighbours; otherwise purified images\n"
-    "would look more natural than natural ones. An attacker who knows the detector evades it without any purifier\n"
-    "(Athalye, Carlini & Wagner, ICML 2018)."
+    "The detector learns on the validation split to distinguish adversarial images from natural and noisy ones. It is\n"
+    "measured on the test split. If it reports no more purified images than natural ones, purification has\n"
+    "removed what it looks for. The detector compares an image with its nearest neighbours. The natural image from\n"
+    "which it was made is left out of these, because purified images would otherwise look too natural. An attacker\n"
+    "who knows the detector evades it without any purifier (Athalye, Carlini & Wagner, ICML 2018)."
 )
 _RECIPES = (
-    "The name of a run begins with its `train --recipe` (`training/learning/recipes.py`), followed by each change and\n"
-    "by the training steps where they differ from the recipe's own. The hash is that of the checkpoint's file. The\n"
-    "card beside the checkpoint (`models/zoo`, `results/checkpoints`) states data, seed and command."
+    "The name of a run begins with its recipe (`train --recipe`, `training/learning/recipes.py`). After it come the\n"
+    "number of training steps and other settings, if they differ from the recipe's. The hash is that of the\n"
+    "checkpoint's file. The card beside the checkpoint (`models/zoo`, `results/checkpoints`) states data, seed and\n"
+    "command."
 )
 
 

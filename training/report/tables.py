@@ -49,11 +49,11 @@ def comparison(records: Sequence[Record], attacks: Sequence[str], paper: Rates) 
     tables = [_compared(cells, group, paper) for group in groups(columns, WIDTH - 1)]
     gaps = not_comparable(columns, cells, paper)
     if gaps:
-        named = (
-            f"{attack_title(attack)} (undefended {gap:+.1f} points: a {'stronger' if gap > 0 else 'weaker'} attack)"
-            for attack, gap in gaps.items()
+        named = (f"{attack_title(a)} ({'stronger' if gap > 0 else 'weaker'}, {gap:+.1f})" for a, gap in gaps.items())
+        tables.append(
+            f"Not comparable with the paper's rows: {', '.join(named)}. These attacks are stronger or weaker\n"
+            "than the paper's. The number says by how many points the error of the classifier alone differs."
         )
-        tables.append(f"Not comparable with the paper's rows: {', '.join(named)}.")
     return "\n\n".join(tables)
 
 

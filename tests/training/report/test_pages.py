@@ -60,7 +60,7 @@ def test_a_column_whose_attack_is_not_the_papers_is_named(project):
     pages.update(root / "results")
     page = (root / "docs" / "results-mnist-comparison.md").read_text()
     assert page.count("Not comparable") == 1
-    assert "paper's rows: FWA_N (undefended -1.6 points: a weaker attack)." in page
+    assert "paper's rows: FWA_N (weaker, -1.6)." in page
 
 
 def test_a_record_edited_by_hand_is_caught(project):

@@ -18,7 +18,7 @@ def test_the_papers_row_stands_below_ours_and_another_attack_is_named():
     assert "| *the paper's ARN_PP* | 1.50 |" in text
     assert "Not comparable" not in text
     weaker = comparison(records, ("PGD_N",), {**paper, ("none", "PGD_N"): 100.5})
-    assert "PGD_N (undefended -1.5 points: a weaker attack)" in weaker
+    assert "PGD_N (weaker, -1.5)" in weaker
 
 
 def test_attacks_are_in_the_order_of_their_numbers():
