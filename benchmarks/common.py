@@ -43,7 +43,7 @@ RESULTS = ROOT / "results" / "benchmarks"
 NETWORKS = ("mnist-transparent", "colour32", "cifar10-transparent")
 """25 MFLOP an image of 28x28x1, as shipped; of 32x32x3 89 MFLOP with random weights, and 143 as shipped."""
 
-PHOTOGRAPHS = "results/checkpoints/photo-preview.safetensors"
+PHOTOGRAPHS = "photo-preview"
 """The purifier of photographs, from the repository's folder."""
 
 _COLOUR32 = ArnConfig(channels=3, size=32, width=64, code_channels=176, blocks=0)

@@ -113,7 +113,7 @@ def draw(pictures: dict[str, torch.Tensor], right: int, path: Path) -> None:
 def main() -> None:
     """Write all of them, or with ``--only-photos`` those of 224x224."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", default=str(ROOT / "results" / "checkpoints" / "photo-preview.safetensors"))
+    parser.add_argument("--photos", default="photo-preview")
     parser.add_argument("--only-photos", action="store_true")
     flags = parser.parse_args()
     make_photos(flags.photos)

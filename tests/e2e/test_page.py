@@ -32,8 +32,7 @@ def service(tmp_path_factory):
 @pytest.fixture(scope="module")
 def photo_service(tmp_path_factory):
     """Without attacks, as it is unless they are asked for."""
-    models = f"mnist-transparent,{ROOT / 'results' / 'checkpoints' / 'photo-preview.safetensors'}"
-    flags = ("--models", models, "--classifier", "mnist-lenet5,photo-efficientnet-lite0")
+    flags = ("--models", "mnist-transparent,photo-preview", "--classifier", "mnist-lenet5,photo-efficientnet-lite0")
     with serving(tmp_path_factory.mktemp("photos"), *flags) as served:
         yield served
 
