@@ -82,7 +82,7 @@ def test_one_version_is_named_everywhere():
         "CITATION.cff": r"(?m)^version: (.*)$",
         "CHANGELOG.md": r"(?m)^## \[([0-9.]+)\]",
         "docker-compose.yml": r"arn-purify[\w-]*:([0-9.]+)",
-        "docker/kubernetes/base/kustomization.yaml": r"newTag: (.*)",
+        "docker/kubernetes/base/kustomization.yaml": r"newTag: (\S+)",
         "docker/kubernetes/classifier/kustomization.yaml": r"newTag: (.*)",
         "docker/kubernetes/kserve/inference-service.yaml": r"arn-purify:(.*)",
         "docs/scaling.md": r"arn-purify:([0-9.]+\d)",
