@@ -57,6 +57,17 @@ def test_the_readmes_python_runs(monkeypatch):
     assert names["logits"].shape == (1, 1000)
 
 
+def test_the_comparison_of_two_versions_runs(tmp_path):
+    """Upgrading's: what it prints of images that differ by three levels and by none."""
+    (block,) = re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / "docs" / "upgrading.md").read_text())
+    for folder, level in (("old", 5), ("new", 8)):
+        (tmp_path / folder / "below").mkdir(parents=True)
+        Image.new("L", (4, 4), level).save(tmp_path / folder / "below" / "a.png")
+        Image.new("RGB", (4, 4), (200, 0, 1)).save(tmp_path / folder / "b.png")
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0 old/b.png\n3 old/below/a.png\n", "")
+
+
 def curl(address, folder):
     """The README's calls, in an empty folder that has the examples; what they print."""
     if shutil.which("curl") is None:

@@ -55,14 +55,18 @@ def test_every_metric_is_documented_with_its_labels():
 def test_every_alert_is_documented_as_it_is():
     groups = yaml.safe_load((ROOT / "docker" / "prometheus" / "rules.yml").read_text())["groups"]
     alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
-    rows = re.findall(r"^\| `(Arn\w+)` \| (\w+) \| (.*?) \| (.+) \|$", text("metrics.md"), re.MULTILINE)
-    assert [name for name, *_ in rows] == list(alerts)
-    for name, severity, when, _ in rows:
+    page = text("on-call.md")
+    rows = re.findall(r"^\| \[`(Arn\w+)`\]\(#(\w+)\) \| (\w+) \| (.*?) \|$", page, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(alerts) == re.findall(r"(?m)^## (Arn\w+)$", page)
+    for name, anchor, severity, when in rows:
         rule = alerts[name]
         assert severity == rule["labels"]["severity"]
-        assert rule["for"].replace("m", " min") in when, name
+        assert rule.get("for", "").replace("m", " min") in when, name
         (threshold,) = re.findall(r" [><] ([\d.]+)$", rule["expr"]) or ("0",)
         assert threshold == "0" or threshold in when, name
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert rule["annotations"]["runbook_url"].endswith(f"#{anchor}")
+        assert anchor == name.lower()
 
 
 def subclasses(kind):

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,14 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,passwd"  # of a stand-in for the base image
 SLOW_CLOCKS = {f"ARN_{name.upper()}": f"{seconds:g}" for name, seconds in PATIENT.items()}
-LOCKED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+
+
+def shown():
+    """The flags of the page's `docker run`, without the port and the image."""
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    words = shlex.split(re.search(r"(?ms)^docker run (.*?)^```", page)[1].replace("\\\n", " "))
+    published = words.index("-p")
+    return [*words[:published], *words[published + 2 : -1]]
 
 
 def run(*command, **how):
@@ -136,14 +144,14 @@ class Container:
 
 @contextmanager
 def started(folder, image, *flags, name="arn-test"):
-    """A container of the serving image, with loopback's port of the host; removed afterwards."""
+    """A container of the serving image, started as the page says, at a port of its own; removed afterwards."""
     port = free_port()
     settings = (f"--env={name}={value}" for name, value in {**SLOW_CLOCKS, "ARN_PORT": port}.items())
     where = ("--publish", f"127.0.0.1:{port}:{port}", *settings)
     subprocess.run(["podman", "rm", "--force", "--time", "0", name], capture_output=True)
     try:
         # Its monitor leaves a file in the current folder.
-        run("podman", "run", "--detach", "--name", name, *where, *LOCKED, *flags, image, cwd=folder)
+        run("podman", "run", "--detach", "--name", name, *where, *shown(), *flags, image, cwd=folder)
         with Container(name, port) as container:
             yield container
     finally:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from arn_purify.service.settings import Settings
 from examples.servers import free_port
 
 from ..conftest import PATIENCE
@@ -29,7 +30,6 @@ DIGIT = (ROOT / "examples" / "adversarial_3.png").read_bytes()
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 TAGS = {name: f"localhost/arn-purify{tail}:{VERSION}" for name, tail in
         (("serving", ""), ("classifier", "-classifier"), ("training", "-training"))}  # fmt: skip
-LIMITS = ("--memory", "1g", "--memory-swap", "1g", "--cpus", "1")
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def test_every_image_holds_what_it_needs_and_no_more(images, said):
 
 
 def test_the_service_runs_locked_in_and_stops_when_asked(images, said, tmp_path):
-    with started(tmp_path, images["serving"], *LIMITS) as container:
+    with started(tmp_path, images["serving"]) as container:
         said(f"ready after {container.wait_until_ready():.1f} s")
         assert succeeds("podman", "healthcheck", "run", container.name)
         answer = container.client.post("/v1/purify", content=DIGIT)
@@ -95,6 +95,7 @@ def test_the_service_runs_locked_in_and_stops_when_asked(images, said, tmp_path)
         assert "CapEff:\t0000000000000000" in process
         assert "CapBnd:\t0000000000000000" in process
         assert not succeeds("podman", "exec", container.name, "touch", "/home/arn/file")
+        assert container.state["Config"]["StopTimeout"] > Settings.model_fields["drain_seconds"].default
         asked = time.monotonic()
         run("podman", "stop", "--time", f"{PATIENCE:.0f}", container.name)
         assert container.state["State"]["ExitCode"] == 0, "killed once its grace period was over"
@@ -104,7 +105,7 @@ def test_the_service_runs_locked_in_and_stops_when_asked(images, said, tmp_path)
 
 def test_where_memory_runs_out_a_decoder_ends_and_the_service_goes_on(images, said, tmp_path):
     """docs/security.md says so."""
-    little = ("--memory", "512m", "--memory-swap", "512m", "--cpus", "1")
+    little = ("--memory", "512m", "--memory-swap", "512m")
     with started(tmp_path, images["serving"], *little) as container:
         container.wait_until_ready()
         before = container.state["State"]["StartedAt"]
@@ -118,7 +119,7 @@ def test_where_memory_runs_out_a_decoder_ends_and_the_service_goes_on(images, sa
 
 
 def test_a_service_that_is_killed_comes_back(images, said, tmp_path):
-    with started(tmp_path, images["serving"], *LIMITS, "--restart", "on-failure:3") as container:
+    with started(tmp_path, images["serving"], "--restart", "on-failure:3") as container:
         container.wait_until_ready()
         os.kill(container.state["State"]["Pid"], signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE

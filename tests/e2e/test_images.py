@@ -17,6 +17,7 @@ import yaml
 from arn_purify.service.core.decoder import memory
 from arn_purify.service.settings import Settings
 from tests.e2e.conftest import serving
+from tests.e2e.containers import shown
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -61,13 +62,27 @@ def test_every_port_of_the_compose_file_is_on_loopback_and_memory_is_limited():
     assert 500e6 + 3 * settings.bodies_bytes <= half
 
 
+def test_the_container_of_the_page_has_the_memory_and_the_time_that_it_takes():
+    flags = shown()
+    given = dict(flags[i + 1].split("=") for i, flag in enumerate(flags) if flag == "--env")
+    settings = Settings(**{name.removeprefix("ARN_").lower(): value for name, value in given.items()})
+    limits = {name: flags[flags.index(f"--{name}") + 1] for name in ("memory", "memory-swap", "cpus", "stop-timeout")}
+    assert limits["memory"] == limits["memory-swap"] == "1g"
+    assert 320e6 + 3 * settings.bodies_bytes <= 2**30 // 2  # what the page measured; the other half is for a decoder
+    assert settings.threads == int(limits["cpus"])
+    assert int(limits["stop-timeout"]) >= settings.drain_seconds + 5
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["purifier"]
+    assert int(composed["stop_grace_period"].removesuffix("s")) >= settings.drain_seconds + 5
+    assert composed["memswap_limit"] == composed["mem_limit"]
+
+
 def test_one_version_is_named_everywhere():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     named = {
         "CITATION.cff": r"(?m)^version: (.*)$",
         "CHANGELOG.md": r"(?m)^## \[([0-9.]+)\]",
         "docker-compose.yml": r"arn-purify[\w-]*:([0-9.]+)",
-        "docker/kubernetes/base/kustomization.yaml": r"newTag: (.*)",
+        "docker/kubernetes/base/kustomization.yaml": r"newTag: (\S+)",
         "docker/kubernetes/classifier/kustomization.yaml": r"newTag: (.*)",
         "docker/kubernetes/kserve/inference-service.yaml": r"arn-purify:(.*)",
         "docs/scaling.md": r"arn-purify:([0-9.]+\d)",

@@ -22,7 +22,7 @@ def built(name):
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.mark.parametrize("name", ["base", "classifier", "queue-scaling", "monitoring"])
+@pytest.mark.parametrize("name", ["base", "classifier", "clients", "queue-scaling", "monitoring"])
 def test_every_manifest_fits_its_schema(name):
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     for manifest in built(name):
@@ -34,6 +34,8 @@ def test_one_way_to_scale_at_a_time():
     kinds = {name: {m["kind"] for m in built(name)} for name in ("base", "queue-scaling")}
     assert "HorizontalPodAutoscaler" in kinds["base"]
     assert "HorizontalPodAutoscaler" not in kinds["queue-scaling"]
+    for name in kinds:  # an apply would set back what the autoscaler has set
+        assert not [m for m in built(name) if m["kind"] == "Deployment" and "replicas" in m["spec"]]
     assert {"ScaledObject", "ServiceMonitor"} <= kinds["queue-scaling"]  # which brings it its metric
 
 
@@ -74,6 +76,24 @@ def test_only_the_purifier_reaches_the_classifier():
     assert pod["spec"]["containers"][0]["ports"][0]["name"] == rule["ports"][0]["port"]
 
 
+def test_prometheus_and_labelled_namespaces_reach_the_purifier():
+    (policy,) = built("clients")
+    pod = next(manifest for manifest in built("base") if manifest["kind"] == "Deployment")["spec"]["template"]
+    namespace = next(manifest for manifest in built("base") if manifest["kind"] == "Namespace")
+    assert policy["metadata"]["namespace"] == namespace["metadata"]["name"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    clients, prometheus = policy["spec"]["ingress"]
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert {port["port"] for port in clients["ports"]} == ports
+    ((label, value),) = clients["from"][0]["namespaceSelector"]["matchLabels"].items()
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert f"kubectl label namespace NAME {label}={value}" in page
+    (scraped,) = (m["spec"]["endpoints"][0]["port"] for m in built("monitoring") if m["kind"] == "ServiceMonitor")
+    assert [port["port"] for port in prometheus["ports"]] == [scraped]
+    scaled = next(manifest for manifest in built("queue-scaling") if manifest["kind"] == "ScaledObject")
+    assert scaled["spec"]["triggers"][0]["metadata"]["serverAddress"] in page
+
+
 def test_what_the_operator_selects_is_labelled_and_the_rules_are_prometheus_own():
     by_kind = {manifest["kind"]: manifest for manifest in built("monitoring")}
     for kind in ("ServiceMonitor", "PrometheusRule"):
@@ -104,7 +124,9 @@ def test_the_memory_that_a_container_may_have_holds_what_it_takes(name):
     settings = Settings(**{key.removeprefix("ARN_").lower(): value for key, value in environment.items()})
     half = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30 // 2
     assert 2 * memory(settings.max_pixels, settings.max_body_bytes) <= half  # the decoders', of which one may be slow
-    assert 500e6 + 3 * settings.bodies_bytes <= half  # the service's: docs/scaling.md, docs/security.md
+    service = 500e6 + 3 * settings.bodies_bytes  # docs/scaling.md, docs/security.md
+    assert service <= half
+    assert service <= int(container["resources"]["requests"]["memory"].removesuffix("Gi")) * 2**30
 
 
 def test_kserve_starts_the_transformer_with_flags_that_it_takes():
