@@ -74,6 +74,34 @@ def serving(
         process.wait()
 
 
+def seen_by(served):
+    """The worker of every ``GET /models`` that was answered."""
+    return re.findall(r"\[worker (\d)\] service.access: \w+ GET /models", served.said)
+
+
+@contextmanager
+def connections(served, count):
+    """Clients with a connection each that stays open, some to either of two workers."""
+    clients = []
+
+    def to_both():
+        before = len(seen_by(served))
+        for client in clients:
+            client.close()
+        clients[:] = [httpx2.Client(base_url=served.url, timeout=PATIENCE) for _ in range(count)]
+        for client in clients:
+            client.get("/models")
+        until(lambda: len(seen_by(served)) == before + count)
+        return len(set(seen_by(served)[before:])) == 2
+
+    try:
+        until(to_both)
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
 def most_resident(served):
     """The most memory that it has had, in bytes (Linux)."""
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{served.process.pid}/status").read_text())[1])

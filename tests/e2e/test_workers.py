@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -19,7 +18,7 @@ from arn_purify import models
 from arn_purify.service.core import codec
 
 from ..conftest import PATIENCE
-from .conftest import serving, until
+from .conftest import connections, serving, until
 from .test_serve import bulk, gone, slow_purifier  # noqa: F401 (a fixture)
 from .test_steady import load, metric, two  # noqa: F401 (a fixture)
 
@@ -40,34 +39,6 @@ def workers_of(served):
 def ready(served):
     """The status on a new connection, which a worker that is stopped or busy leaves to another."""
     return httpx2.get(f"{served.url}/health/ready", timeout=PATIENCE).status_code
-
-
-def seen_by(served):
-    """The worker of every ``GET /models`` that was answered."""
-    return re.findall(r"\[worker (\d)\] service.access: \w+ GET /models", served.said)
-
-
-@contextmanager
-def connections(served, count):
-    """Clients with a connection each that stays open, some to either worker."""
-    clients = []
-
-    def to_both():
-        before = len(seen_by(served))
-        for client in clients:
-            client.close()
-        clients[:] = [httpx2.Client(base_url=served.url, timeout=PATIENCE) for _ in range(count)]
-        for client in clients:
-            client.get("/models")
-        until(lambda: len(seen_by(served)) == before + count)
-        return len(set(seen_by(served)[before:])) == 2
-
-    try:
-        until(to_both)
-        yield clients
-    finally:
-        for client in clients:
-            client.close()
 
 
 @pytest.fixture
