@@ -81,8 +81,12 @@ def test_a_recipe_of_ones_own_is_trained_by(tmp_path):
 
 def test_a_data_set_of_ones_own_is_measured_and_learned_from(tmp_path):
     follow("A data set", tmp_path)
-    found = {r.attack: r for r in read_all(tmp_path / "mine")}
+    measured = list(read_all(tmp_path / "mine"))
+    found = {r.attack: r for r in measured if r.classifier == "mnist-lenet5"}
     assert (found["PGD_N"].dataset, found["PGD_N"].eps, found["PGD_N"].n) == ("scans", 0.2, 130)
+    assert {(r.classifier, r.attack) for r in measured if r.classifier != "mnist-lenet5"} == {
+        ("lenet5", "none"), ("lenet5", "PGD_N")
+    }  # fmt: skip
     assert found["none"].error_rate < 30
     card = models.card_of(models.load(tmp_path / "runs" / "scans" / "purifier.safetensors"))
     assert card.dataset == "scans"

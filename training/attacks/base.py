@@ -57,6 +57,7 @@ class Attack(abc.ABC):
     ``eps`` is the budget in ``norm`` on [0, 1]. It is ``None`` for a minimum-norm attack, which returns the natural
     image where it fails, and for an attack whose budget is its patch. ``source`` names the code and the paper.
     ``sha256`` is the hash of the source code of an attack of the user's own, and empty for those of this package.
+    ``packages`` are those whose versions a record names beside the usual ones.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Attack(abc.ABC):
     settings: Settings
     source: str
     sha256: str = dataclasses.field(default="", kw_only=True)
+    packages: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     # Each image's perturbation depends on the others of its batch, so a restart must attack all of them again.
     whole_batch: ClassVar[bool] = False

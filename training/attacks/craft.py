@@ -37,10 +37,10 @@ def chunk_of(shape: Sequence[int]) -> int:
     return max(1, min(CHUNK, _VALUES_A_CHUNK // math.prod(shape)))
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that a measured number depends on."""
+def versions(attack: Attack | None = None) -> dict[str, str]:
+    """Versions of the packages that a measured number depends on, those of the attack among them."""
     found = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "scipy", "advertorch", "pyautoattack"):
+    for package in ("torch", "numpy", "scipy", "advertorch", "pyautoattack", *(attack.packages if attack else ())):
         found[package] = metadata.version(package)
     return found
 
@@ -81,7 +81,7 @@ def crafted_set(
         "seed": seed,
         "device": torch.device(device).type,
         "precision": "bf16" if fast else "fp32",
-        "versions": versions(),
+        "versions": versions(attack),
     }
     identity = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
     folder = root / f"{attack.name}-{identity[:16]}"
@@ -93,7 +93,7 @@ def crafted_set(
     images = np.lib.format.open_memmap(images_path, mode, np.float32, tuple(split.images.shape))
     succeeded = np.lib.format.open_memmap(succeeded_path, mode, np.bool_, (len(split),))
     target, chunk = for_crafting(classifier, fast), chunk_of(split.shape)
-    progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2)
+    progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2, delay=2)
     started, first = time.monotonic(), state["done"]
     with progress:
         for start in range(first, len(split), chunk):

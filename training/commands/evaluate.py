@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from .. import attacks
 from ..attacks import Attack
@@ -42,6 +46,8 @@ def run(flags: argparse.Namespace, command: str) -> None:
     chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
     threat_models = [_threat_model(name, flags, split.shape) for name in flags.threat_models]
     records = list(read_all(results)) if flags.split == "test" else []
+    standing = {record.path(results): record for record in records}
+    folders: dict[Path, None] = {}
     for threat_model in threat_models:
         beside = {**threat_model.target(subject).settings, "transport": subject.transport}
         for attack in chosen:
@@ -49,22 +55,39 @@ def run(flags: argparse.Namespace, command: str) -> None:
                 continue  # natural images have no attacker
             known = _measured(records, subject, split, attack, threat_model, beside, flags.dataset)
             if known and spec_of(flags.dataset).kept_records and not flags.force:
-                other = "" if known.seed == flags.seed else f", with seed {known.seed}"
-                print(f"{known.attack} {threat_model.name}: measured already, n {known.n}{other}")
+                _say(_line(known) + ("" if known.seed == flags.seed else f"  seed {known.seed}"))
+                _say(f"  measured already: {known.path(results)}; use --force or --out to measure again")
                 continue
             record = evaluate(
                 subject, split, attack, threat_model,
                 dataset=flags.dataset, crafted=flags.crafted, seed=flags.seed, device=flags.device, command=command,
             )  # fmt: skip
-            low, high = record.ci95
-            print(
-                f"{record.defence:8} {record.attack:12} {record.threat_model:10} {record.error_rate:6.2f} % "
-                f"[{low:.2f}, {high:.2f}]  n {record.n}  {' '.join(record.flags)}"
-            )
+            _say(_line(record))
             if flags.split == "test":
-                record.write(results)
+                path = record.path(results)
+                if path in standing:
+                    _say(f"  replaces {standing[path].error_rate:.2f} %, n {standing[path].n}")
+                folders[record.write(results).parent] = None
     if flags.split == "test":
         annotate(results)
+    for folder in folders:
+        # The default depends on where the command was started, so the whole path is shown.
+        _say(f"records: {folder if flags.out else folder.resolve()}")
+
+
+def _line(record: Record) -> str:
+    """One number as it is printed: what was attacked, the error with its interval, n and the flags."""
+    low, high = record.ci95
+    return (
+        f"{record.defence:8} {record.attack:12} {record.threat_model:10} {record.error_rate:6.2f} % "
+        f"[{low:.2f}, {high:.2f}]  n {record.n}  {' '.join(record.flags)}"
+    ).rstrip()
+
+
+def _say(text: str) -> None:
+    """Print a line that no progress bar writes over."""
+    tqdm.write(text)
+    sys.stdout.flush()
 
 
 def _subject(flags: argparse.Namespace, split: Split) -> Subject:
@@ -105,10 +128,7 @@ def _measured(
     records: Sequence[Record], subject: Subject, split: Split, attack: Attack | None, threat_model: ThreatModel,
     beside: Mapping[str, Any], dataset: str,
 ) -> Record | None:  # fmt: skip
-    """The record that makes measuring superfluous, if there is one.
-
-    Fewer images or other random numbers do not replace it. As many images do where it is older than the measures.
-    """
+    """The record that makes measuring superfluous, if there is one: of as many images, whatever its seed."""
     name, eps, settings = (attack.name, attack.eps, attack.settings) if attack else ("none", None, {})
     hashes = {
         "classifier": subject.classifier_card.sha256,
@@ -123,6 +143,5 @@ def _measured(
         )
         # The oldest records have no hash of their data.
         if same and (record.n != len(split) or record.sha256.get("data") in (None, split.sha256())):
-            enough = record.n > len(split) or (record.n == len(split) and bool(record.measures))
-            return record if enough else None
+            return record if record.n >= len(split) else None
     return None

@@ -103,7 +103,8 @@ def measure(
     errors, loss, squared, similar = 0, 0.0, 0.0, 0.0
     chunk = chunk_of(images.shape[1:])
     parts = zip(images.split(chunk), natural.split(chunk), labels.split(chunk), strict=True)
-    for x, x_natural, y in tqdm(list(parts), desc=f"purify {subject.transport}", mininterval=2, leave=False):
+    # A short pass shows no bar, so that a log of both streams holds none.
+    for x, x_natural, y in tqdm(list(parts), desc=f"purify {subject.transport}", mininterval=2, delay=2, leave=False):
         purified = (subject.purify or subject.purifier)(x.to(device)).to(device)
         logits, target = subject.deployed(purified).float(), x_natural.to(device)
         errors += int((logits.argmax(1) != y.to(device)).sum())
@@ -169,7 +170,7 @@ def evaluate(
         sha256=_hashes(subject, split, attack),
         seconds=round(time.monotonic() - started, 1),
         device=device,
-        versions=versions(),
+        versions=versions(attack),
         command=command,
         flags=flags,
         measures=measures,

@@ -15,11 +15,14 @@ from ..measuring.records import Record, read_all
 from ..measuring.redflags import annotate, with_flags
 from . import figures, plots
 from .hardened import hardened_sections
+from .listing import commands_page
 from .markdown import ERROR, markdown_table
 from .paper import paper_rates
 from .rows import Row, attack_title, cell_text, row_of, row_order
 from .sections import ablation_sections, comparison_sections, released_sections
 from .selection import in_page_order, missing_target, of_target, released_names, target_of
+from .subsets import subsets
+from .weakest import WEAKEST, weakest
 
 _BEGIN, _END = "<!-- results: written by `arn-train tables` -->", "<!-- /results -->"
 # The white-box columns of the tables of released models.
@@ -184,10 +187,18 @@ def _pages(records: Sequence[Record], dataset: str, results: Path) -> dict[str, 
     links = "\n".join(f"- [{head.removeprefix(f'{title}, ')}]({name})" for name, (head, _) in others.items())
     more = f"More tables:\n\n{links}"
     pictures = _PICTURES if (results.parent / "docs" / "figures" / "oblivious.png").is_file() else ""
-    body = [_WHERE, *released_sections(records, dataset), pictures if dataset == "mnist" else "", more]
+    worst = weakest(records, [dataset])
+    body = [
+        _WHERE,
+        f"## Weakest numbers\n\n{WEAKEST}\n\n{worst}" if worst else "",
+        *released_sections(records, dataset),
+        pictures if dataset == "mnist" else "",
+        more,
+    ]
+    note = subsets([r for r in records if r.in_process])
     pages = {first: (title, [instead, *body]), **others}
     return {
-        name: "\n\n".join(part for part in (f"# Results: {head}", _READ, *body) if part) + "\n"
+        name: "\n\n".join(part for part in (f"# Results: {head}", _READ, note, *body) if part) + "\n"
         for name, (head, body) in pages.items()
     }
 
@@ -200,24 +211,23 @@ def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) ->
         f"{_READ}\n"
         "*Oblivious* attacks see the classifier alone. In the columns *white box* they see the purifier too.\n\n"
         f"{_overview(records, results, papers=True)}\n\n"
+        f"## Weakest numbers\n\n{WEAKEST}\n\n{weakest(records, datasets)}\n\n"
+        "## All numbers\n\n"
         "These pages have all attacks on the released models with 95 % intervals, and link to every comparison:\n\n"
         f"{links}\n\n"
         "## Where the numbers come from\n\n"
         "A cell is measured on all test images (MNIST 10,000, CIFAR-10 9,980) unless it states another number, *n*.\n"
-        "Each number is a record under `results/` with its [command](results-commands.md), settings, seed, versions,\n"
-        "and the hashes of classifier and checkpoint. ⚑ marks a number with a [red flag](evaluation.md#red-flags).\n"
-        "`arn-train tables` writes these pages. The paper's numbers are in `results/paper/tables.json`.\n\n"
+        "Those are every k-th image, so numbers with different *n* are of different images.\n"
+        "Each number is a record with its command, settings, seed, versions, and the hashes of classifier and\n"
+        "checkpoint. Its file is\n\n"
+        "```\nresults/DATASET/CLASSIFIER/DEFENCE-RUN/ATTACK-THREAT.json\n```\n\n"
+        "For example, `results/mnist/lenet5/ARN_W-hardened/PGD_N-white_box.json` is the white-box error of\n"
+        "`mnist-hardened` under PGD_N. The page *every defence* of a data set ends with the run of each checkpoint;\n"
+        "without a defence the folder is `none`. The [commands](results-commands.md) are sorted by model, and\n"
+        "[Reproduce one cell](evaluation.md#reproduce-one-cell) has an example.\n\n"
+        "⚑ marks a number with a [red flag](evaluation.md#red-flags). `arn-train tables` writes these pages.\n"
+        "The paper's numbers are in `results/paper/tables.json`.\n\n"
         "[The notes](notes.md) say how the networks were trained and what else was tried.\n"
-    )
-
-
-def _commands(records: Sequence[Record]) -> str:
-    listing = "\n".join(sorted({record.command for record in records if record.command}))
-    return (
-        "# Results: commands\n\n"
-        "The command of each record. Checkpoints under `runs/` are not part of the repository. To train one again,\n"
-        "use `scripts/reproduce mnist --only NAME`, or the same with another data set.\n\n"
-        f"```sh\n{listing}\n```\n"
     )
 
 
@@ -255,7 +265,7 @@ def update(results: Path, check: bool = False) -> list[Path]:
     datasets = in_page_order({record.dataset for record in records})
     wanted = {
         docs / "results.md": _front(records, results, datasets),
-        docs / "results-commands.md": _commands(records),
+        docs / "results-commands.md": commands_page(records, results),
         **{
             docs / name: text
             for dataset in datasets

@@ -86,7 +86,10 @@ def not_comparable(attacks: Iterable[str], cells: Mapping[tuple[Row, str], Recor
 
 
 def adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) -> str:
-    """Tables 3 and 4: for each row of the paper ours that saw the same attacks, under it our other released models."""
+    """Tables 3 and 4: for each row of the paper ours that saw the same attacks, under it our other released models.
+
+    The latter have no number of the paper's beside them: it did not train on what they saw.
+    """
     rows = []
     for cell in published:
         found = [r for r in records if is_of_cell(r, cell) and not r.run_name.is_hardened_variant]
@@ -97,7 +100,8 @@ def adaptive(records: Sequence[Record], published: Sequence[dict[str, Any]]) -> 
             label = row_label(row_of(record)) if record else cell["defence"]
             threat = THREAT_TITLES[cell["threat_model"]]
             threat += f", through {through}" if cell["threat_model"] == "gray_box" else ""
-            ours = rate_text(record), interval_text(record), f"{cell['error_rate']:.2f}"
+            papers = f"{cell['error_rate']:.2f}" if record is None or record in same else ""
+            ours = rate_text(record), interval_text(record), papers
             rows.append([label, adaptive_attack(cell), threat, *ours])
     return markdown_table([ERROR, "attack", "threat model", "ours", "95 % interval", "the paper's"], rows, left=3)
 

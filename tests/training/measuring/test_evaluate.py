@@ -60,26 +60,74 @@ def test_rows_are_named_by_what_was_seen(seen, defence):
     assert subject(models.Identity(), card).name == defence
 
 
-def test_evaluating_the_users_own_classifier(tmp_path, monkeypatch, capsys):
+ARGUMENTS = "evaluate --dataset digits --classifier mine:load --purifier identity --attacks none,PGD_N --every 30"
+
+
+@pytest.fixture
+def own_classifier(tmp_path, monkeypatch):
+    """A working folder with a classifier of the user's own."""
     (tmp_path / "mine.py").write_text("import arn_purify\n\ndef load():\n    return arn_purify.load('mnist-lenet5')\n")
     monkeypatch.chdir(tmp_path)
-    arguments = "evaluate --dataset digits --classifier mine:load --purifier identity --attacks none,PGD_N --every 30"
-    assert main(arguments.split()) == 0
-    assert "PGD_N" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("own_classifier")
+def test_evaluating_the_users_own_classifier(tmp_path, capsys):
+    assert main(ARGUMENTS.split()) == 0
+    said = capsys.readouterr().out
+    assert "none     PGD_N        oblivious  100.00 % [72.25, 100.00]  n 10\n" in said
     (path,) = (tmp_path / "results").rglob("PGD_N-oblivious.json")
+    assert said.endswith(f"records: {path.parent}\n"), "the default depends on the folder, so all of it is shown"
     assert json.loads(path.read_text())["classifier"] == "mine.load"
-    assert main(arguments.split()) == 0
-    assert "measured already" in capsys.readouterr().out
-    assert main([*arguments.replace("--every 30", "--every 60").split(), "--seed", "1"]) == 0
-    assert "PGD_N oblivious: measured already, n 10, with seed 0" in capsys.readouterr().out
-    older = next(r for r in records.read_all(tmp_path / "results") if r.attack == "PGD_N")
-    dataclasses.replace(older, measures={}).write(tmp_path / "results")
-    assert main(arguments.replace("--every 30", "--every 60").split()) == 0
-    assert "PGD_N oblivious: measured already, n 10" in capsys.readouterr().out
-    assert main(arguments.split()) == 0
-    assert "PGD_N oblivious: measured already" not in capsys.readouterr().out
+    assert main([*ARGUMENTS.split(), "--out", "elsewhere"]) == 0
+    assert capsys.readouterr().out.endswith("records: elsewhere/digits/mine.load/none\n")
+
+
+@pytest.mark.usefixtures("own_classifier")
+@pytest.mark.parametrize(
+    ("more", "seed"), [("", ""), (" --seed 1", "  seed 0"), (" --every 60", ""), (" --every 60 --seed 1", "  seed 0")]
+)
+def test_a_record_of_as_many_images_is_printed_and_kept(more, seed, tmp_path, capsys):
+    assert main(ARGUMENTS.split()) == 0
+    record = next(r for r in records.read_all(tmp_path / "results") if r.attack == "PGD_N")
+    path = dataclasses.replace(record, measures={}).write(tmp_path / "results")  # as the oldest records are
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert main([*ARGUMENTS.split(), *more.split()]) == 0
+    said = capsys.readouterr().out
+    assert f"oblivious  100.00 % [72.25, 100.00]  n 10{seed}\n  measured already: " in said
+    assert f"{path.relative_to(tmp_path)}; use --force or --out to measure again" in said
+    assert "records:" not in said
+    assert path.read_bytes() == before
+
+
+@pytest.mark.usefixtures("own_classifier")
+@pytest.mark.parametrize("change", ["--force", "more images", "other settings"])
+def test_a_record_is_replaced_by_force_by_more_images_or_by_another_attack(change, tmp_path, capsys, monkeypatch):
+    assert main([*ARGUMENTS.split(), "--every", "60"]) == 0
+    assert "replaces" not in capsys.readouterr().out
     digits = DATASETS["digits"]
-    changed = dataclasses.replace(digits, attacks=dataclasses.replace(digits.attacks, step=0.02))
-    monkeypatch.setitem(DATASETS, "digits", changed)
-    assert main(arguments.split()) == 0
-    assert "PGD_N oblivious: measured already" not in capsys.readouterr().out
+    if change == "other settings":
+        changed = dataclasses.replace(digits, attacks=dataclasses.replace(digits.attacks, step=0.02))
+        monkeypatch.setitem(DATASETS, "digits", changed)
+    more = {"--force": ["--every", "60", "--force"], "other settings": ["--every", "60"]}.get(change, [])
+    assert main([*ARGUMENTS.split(), *more]) == 0
+    said = capsys.readouterr().out
+    assert "PGD_N        oblivious  100.00 %" in said
+    assert "  replaces 100.00 %, n 5\n" in said
+
+
+@pytest.mark.usefixtures("own_classifier")
+def test_no_progress_bar_stands_in_the_line_of_a_result(capfd):
+    assert main(ARGUMENTS.split()) == 0
+    said, beside = capfd.readouterr()
+    assert "\r" not in said
+    assert "purify" not in beside, "a short pass shows no bar"
+    for line in beside.splitlines():
+        assert "oblivious" not in line
+
+
+def test_a_record_names_the_version_of_the_attacks_toolbox(split, tmp_path):
+    chosen = subject(models.Identity(), Card("identity", "purifier", "x", {}, "", (0, 0, 0)))
+    attack = dataclasses.replace(attacks.get("PGD_N"), packages=("pytest",))
+    assert measure(chosen, split, tmp_path, attack).versions["pytest"] == pytest.__version__
+    assert "pytest" not in measure(chosen, split, tmp_path).versions

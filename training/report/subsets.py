@@ -1,0 +1,32 @@
+"""Which images a number of images stands for: records of a part of the test split are of every k-th image."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from ..measuring.records import Record
+
+
+def subsets(records: Sequence[Record]) -> str:
+    """A remark that names the images behind each n of one data set; empty where all records are of the same."""
+    strides = {r.n: _stride(r) for r in records}
+    parts = [f"n {n:,} every {_ordinal(k)}" for n, k in sorted(strides.items(), reverse=True) if k > 1]
+    if not parts or len(strides) == 1:
+        return ""
+    return (
+        f"A part of the test split is every k-th image:\n{', '.join(parts)}.\n"
+        "Numbers with different *n* are of different images. So a stronger attack may show the lower error if its *n*\n"
+        "is another; compare numbers of the same *n*, or their intervals."
+    )
+
+
+def _stride(record: Record) -> int:
+    """``--every`` of the command that wrote the record."""
+    words = [part for word in shlex.split(record.command) for part in word.split("=")]
+    return int(words[words.index("--every") + 1]) if "--every" in words else 1
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
