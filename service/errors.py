@@ -10,7 +10,7 @@ ServiceError
 │   ├── NotAcceptable        406  nothing in Accept can be produced
 │   ├── BodyTimeout          408  the body took longer than ARN_BODY_SECONDS; the connection is closed
 │   ├── SwapUnderWay         409  one model is being swapped already
-│   ├── BodyTooLarge         413  more bytes than ARN_MAX_BODY_BYTES
+│   ├── BodyTooLarge         413  more bytes than ARN_MAX_BODY_BYTES, or too many once it is parsed
 │   ├── HeadTooLarge         431  a request's line and headers, or trailers, without end; the connection is closed
 │   ├── TooManyImages        413  more images than the whole queue holds
 │   ├── UnsupportedMedia     415  neither an image nor a tensor that is read
@@ -124,7 +124,7 @@ class SwapUnderWay(BadRequest):
 
 
 class BodyTooLarge(BadRequest):
-    """More bytes than ``ARN_MAX_BODY_BYTES``."""
+    """More bytes than ``ARN_MAX_BODY_BYTES``, or a body that takes too much memory once it is parsed."""
 
     status, code = 413, "body_too_large"
 
