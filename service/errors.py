@@ -40,6 +40,8 @@ ServiceError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class ServiceError(Exception):
     """An answer that is not 200. ``status`` and ``code`` belong to the class, the sentence to the instance."""
@@ -295,3 +297,16 @@ class DownstreamTimeout(DownstreamError):
     """No answer in time."""
 
     status, code = 504, "downstream_timeout"
+
+
+# Our own troubles, and images that no purifier here takes. Never a body or an image that cannot be read: a broken one
+# would be the way past the purifier.
+BYPASSABLE = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
+
+
+def kinds(of: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """The errors that are answered: those without subclasses, and the internal one and ``BadRequest`` themselves."""
+    if of in (ServiceError, BadRequest) or not of.__subclasses__():
+        yield of
+    for child in of.__subclasses__():
+        yield from kinds(child)

@@ -28,18 +28,7 @@ from ..core.lifecycle import Lifecycle
 from ..core.limits import Limits, Reservation
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
 from ..edge.inflate import inflate
-from ..errors import (
-    BodyTooLarge,
-    BrokenImage,
-    Busy,
-    DeadlineExceeded,
-    Draining,
-    EngineFailure,
-    NoImage,
-    ServiceError,
-    TooManyImages,
-    WrongSize,
-)
+from ..errors import BYPASSABLE, BodyTooLarge, BrokenImage, Draining, NoImage, ServiceError, TooManyImages
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .downstream import Downstream, DownstreamAnswer
@@ -48,9 +37,6 @@ from .protocols import Message, ParsedRequest, Reserve, Slot, Value
 
 logger = logging.getLogger("service.gateway")
 
-# Our own troubles, and images that no purifier here takes. Never a body or an image that cannot be read: a broken one
-# would be the way past the purifier.
-BYPASSABLE_ERRORS = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
 COMPARE = "x-arn-compare"
 """The header, or metadata, in which a client asks for both labels."""
 _UNPRINTABLE = re.compile(r"[^ -~]")
@@ -134,7 +120,7 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
         pixels = len(message.body) // BYTES_PER_PIXEL
         request = await run_off_loop(pixels, transport.protocol.find, message)
         purified, items = await purify(gateway, request, timings, transport.memory, message.reserve, transport.model)
-    except BYPASSABLE_ERRORS as error:
+    except BYPASSABLE as error:
         if settings.on_failure == "reject" or isinstance(error, Draining):
             raise
         logger.warning("%s forwarded unpurified: %s", transport.id, error)
