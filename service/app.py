@@ -13,12 +13,12 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from .edge.admission import Admission
 from .edge.hot import Handlers, HotRoutes
-from .edge.http import QUIET, RequestContext, error_body, refusal, route_path
+from .edge.http import QUIET, Refusal, RequestContext, error_body, refusal, route_path
 from .errors import OutOfMemory, ServiceError
 from .gateway import rest
 from .routes import admin, classify, page, purify, status
@@ -123,6 +123,6 @@ def _error_handlers(state: State) -> Handlers:
 
     async def refuse_route(request: Request, error: Any) -> Response:  # noqa: ARG001 (Starlette's signature)
         code = error.detail.lower().replace(" ", "_")
-        return JSONResponse(error_body(error.detail, code), error.status_code, error.headers)
+        return Refusal(error_body(error.detail, code), error.status_code, error.headers or {}, code)
 
     return {ServiceError: refuse, MemoryError: refuse_for_memory, HTTPException: refuse_route}

@@ -10,7 +10,7 @@ ServiceError
 │   ├── NotAcceptable        406  nothing in Accept can be produced
 │   ├── BodyTimeout          408  the body took longer than ARN_BODY_SECONDS; the connection is closed
 │   ├── SwapUnderWay         409  one model is being swapped already
-│   ├── BodyTooLarge         413  more bytes than ARN_MAX_BODY_BYTES
+│   ├── BodyTooLarge         413  more bytes than ARN_MAX_BODY_BYTES, or too many once it is parsed
 │   ├── HeadTooLarge         431  a request's line and headers, or trailers, without end; the connection is closed
 │   ├── TooManyImages        413  more images than the whole queue holds
 │   ├── UnsupportedMedia     415  neither an image nor a tensor that is read
@@ -39,6 +39,8 @@ ServiceError
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 
 class ServiceError(Exception):
@@ -124,7 +126,7 @@ class SwapUnderWay(BadRequest):
 
 
 class BodyTooLarge(BadRequest):
-    """More bytes than ``ARN_MAX_BODY_BYTES``."""
+    """More bytes than ``ARN_MAX_BODY_BYTES``, or a body that takes too much memory once it is parsed."""
 
     status, code = 413, "body_too_large"
 
@@ -295,3 +297,16 @@ class DownstreamTimeout(DownstreamError):
     """No answer in time."""
 
     status, code = 504, "downstream_timeout"
+
+
+# Our own troubles, and images that no purifier here takes. Never a body or an image that cannot be read: a broken one
+# would be the way past the purifier.
+BYPASSABLE = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
+
+
+def kinds(of: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """The errors that are answered: those without subclasses, and the internal one and ``BadRequest`` themselves."""
+    if of in (ServiceError, BadRequest) or not of.__subclasses__():
+        yield of
+    for child in of.__subclasses__():
+        yield from kinds(child)

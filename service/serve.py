@@ -15,6 +15,7 @@ import uvicorn
 from .app import create_app
 from .edge.connection import Connection, check_uvicorn
 from .edge.server import Server, WorkerServer
+from .environment import warn
 from .gateway import rest
 from .settings import Settings
 from .state import State
@@ -53,6 +54,8 @@ def serve(settings: Settings, seat: Seat | None = None) -> int:
     _few_arenas()
     worker = seat.worker if seat else None
     configure(settings.log_level, settings.log_format, worker.number if worker else 0)
+    if seat is None:  # of several workers the supervisor does so
+        warn(settings, os.environ)
     app = create_app(settings, worker)
     state: State = app.state.service
     if worker is None or worker.speaks:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+from contextlib import suppress
 from importlib import metadata
 
 from .core.background import Background
@@ -13,7 +15,7 @@ from .core.engine import Engine
 from .core.lifecycle import Lifecycle
 from .core.limits import Limits
 from .core.purifier import Purifier
-from .errors import Warming
+from .errors import EngineFailure, Warming
 from .gateway.downstream import Downstream
 from .gateway.grpc import GrpcGateway
 from .gateway.preprocessing import Preprocessing
@@ -24,6 +26,8 @@ from .telemetry.metrics import Metrics
 from .telemetry.together import Together
 from .workers.siblings import Siblings
 from .workers.table import Worker
+
+logger = logging.getLogger("service")
 
 VERSION = metadata.version("arn-purify")
 
@@ -81,6 +85,7 @@ class State:
             settings, self.purifier, self.lifecycle, self.limits, self.metrics, self.background, preprocessing
         )
         self.grpc: GrpcGateway | None = None
+        self._announcement: asyncio.Task[None] | None = None
         self.siblings = Siblings(worker) if worker and settings.admin_token else None
         self.metrics.set_models(self.engine.cards(), self.engine.device)
         self.metrics.watch(self.metrics.queue_images, lambda: self.batcher.waiting_images)
@@ -95,6 +100,8 @@ class State:
     async def start(self) -> None:
         """Start the device's thread, which warms up first, and what needs the event loop."""
         self.batcher.start()
+        if self.worker is None or self.worker.speaks:
+            self._announcement = asyncio.create_task(self._announce())
         if self.worker and self.worker.successor:  # the others serve meanwhile
             await self._until_warm()
         if self.siblings:
@@ -104,6 +111,18 @@ class State:
         if self.settings.downstream_grpc:
             self.grpc = GrpcGateway(self.gateway, shares_port=self.worker is not None)
             await self.grpc.start()
+
+    async def _announce(self) -> None:
+        """Log what serves, once it does."""
+        with suppress(EngineFailure):
+            await self._until_warm()
+            engine = self.engine
+            purifiers, classifiers = (
+                ", ".join(f"{card.name} {card.sha256[:12]}".strip() for card in cards) or "none"
+                for cards in (engine.cards(), engine.classifier_cards())
+            )
+            text = "ready: version %s, purifiers %s, classifiers %s, on %s in %s, %d threads"
+            logger.info(text, VERSION, purifiers, classifiers, engine.device, engine.precision, engine.threads)
 
     async def _until_warm(self) -> None:
         while True:
@@ -117,6 +136,8 @@ class State:
     async def stop(self) -> None:
         """Finish what is queued and release everything."""
         self.lifecycle.draining = True
+        if self._announcement:
+            self._announcement.cancel()
         if self.siblings:
             self.siblings.stop()
         await asyncio.to_thread(self.batcher.close, self.lifecycle.seconds_left)

@@ -141,7 +141,7 @@ class Engine:
         threads: int = 0,
         backend: Callable[[], Backend] | None = None,
     ) -> None:
-        self._threads = threads or torch.get_num_threads()
+        self.threads = threads or torch.get_num_threads()
         self._steps: dict[tuple[str, torch.dtype, bool], nn.Module] = {}
         self._inline: set[str] = set()
         self.device = resolve_device(device)
@@ -284,7 +284,7 @@ class Engine:
         if len(images) > most and any(self.card(work.model).input_shape):  # identity needs no memory of its own
             parts = range(0, len(images), most)
             return Purified.join([self.run(work, images[start : start + most], requests) for start in parts])
-        threads = self._threads if requests <= _FEW_REQUESTS else self._threads - 1
+        threads = self.threads if requests <= _FEW_REQUESTS else self.threads - 1
         torch.set_num_threads(max(1, threads) if images.size >= _VALUES_WORTH_THREADS else 1)
         if work.attack:
             return self._attacked(work.model, work.attack, images)

@@ -7,6 +7,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import Self
 
 from ..errors import BodiesFull, ClientLimit, Unauthorized
@@ -21,6 +22,7 @@ class MemoryBudget:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.reserved_bytes = 0
+        self.lock = Lock()  # bodies are parsed in threads
 
     def reserve(self, size: int = 0) -> Reservation:
         """``size`` bytes, reserved from when a ``with`` block begins until it ends."""
@@ -37,25 +39,31 @@ class Reservation:
     def __init__(self, budget: MemoryBudget, size: int) -> None:
         self._budget, self._at_first = budget, size
         self.size = 0
+        self._ended = False
 
     def __enter__(self) -> Self:
         self.grow_to(self._at_first)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._budget.reserved_bytes -= self.size
+        with self._budget.lock:
+            self._budget.reserved_bytes -= self.size
+            self._ended = True
 
     def grow_to(self, size: int, *, allocated: bool = False) -> None:
         """Make it ``size`` bytes in all; never fewer than before.
 
         Raises:
-            BodiesFull: the budget is used up. Not where ``allocated`` says that the bytes are in memory already.
+            BodiesFull: the budget is used up, or the block has ended. Not where ``allocated`` says that the bytes are
+                in memory already.
         """
-        more = max(0, size - self.size)
-        if more and not allocated and self._budget.reserved_bytes + more > self._budget.max_bytes:
-            raise BodiesFull("the requests under way fill the memory that there is for bodies")
-        self._budget.reserved_bytes += more
-        self.size += more
+        budget = self._budget
+        with budget.lock:
+            more = max(0, size - self.size)
+            if self._ended or (more and not allocated and budget.reserved_bytes + more > budget.max_bytes):
+                raise BodiesFull("the requests under way fill the memory that there is for bodies")
+            budget.reserved_bytes += more
+            self.size += more
 
     def add(self, size: int) -> None:
         """Make it ``size`` bytes larger; raises as :meth:`grow_to` does."""

@@ -11,7 +11,7 @@ from typing import ParamSpec, Protocol, Self, TypeVar
 
 from arn_purify.models import Card
 
-from ..errors import DeadlineExceeded, TooManyPixels
+from ..errors import ClientGone, DeadlineExceeded, TooManyPixels
 from ..settings import Settings
 from . import codec
 from .attack import Attack
@@ -116,8 +116,26 @@ def _alike(items: Sequence[Item]) -> Iterable[list[Item]]:
 
 
 async def run_off_loop(pixels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function``, which works on so many pixels, in a thread; few pixels on the loop, where that is quicker."""
-    return function(*args, **kwargs) if pixels <= _INLINE_PIXELS else await asyncio.to_thread(function, *args, **kwargs)
+    """Call ``function``, which works on so many pixels, in a thread; few pixels on the loop, where that is quicker.
+
+    A caller that is cancelled waits for its end: until then it uses memory that the request has reserved.
+    """
+    if pixels <= _INLINE_PIXELS:
+        return function(*args, **kwargs)
+    cancelled = False
+
+    def unless_cancelled() -> T:
+        if cancelled:
+            raise ClientGone("the client hung up before its turn")
+        return function(*args, **kwargs)
+
+    work = asyncio.ensure_future(asyncio.to_thread(unless_cancelled))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        cancelled = True
+        await asyncio.gather(work, return_exceptions=True)
+        raise
 
 
 class Purifier:

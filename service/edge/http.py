@@ -186,6 +186,19 @@ def error_body(sentence: str, code: str) -> dict[str, str]:
     return {"error": sentence, "code": code}
 
 
+class Refusal(JSONResponse):
+    """An error as an answer; the log has its code too."""
+
+    def __init__(self, content: Mapping[str, object], status: int, headers: Mapping[str, str], code: str) -> None:
+        super().__init__(content, status, headers)
+        self._code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope.setdefault("state", {})["code"] = self._code
+        await super().__call__(scope, receive, send)
+
+
 def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
     """An error as an answer, counted, in the form of the protocol that ``path`` belongs to."""
     metrics.rejected.labels(error.code).inc()
@@ -193,7 +206,7 @@ def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
         content: Mapping[str, object] = {"code": error.status, "type": type(error).__name__, "message": str(error)}
     else:
         content = error_body(str(error), error.code)
-    return JSONResponse(content, error.status, error.headers)
+    return Refusal(content, error.status, error.headers, error.code)
 
 
 class RequestContext:
@@ -255,4 +268,5 @@ class RequestContext:
             seconds = time.perf_counter() - started
             self.metrics.answered(route, status, seconds)
             level = logging.DEBUG if route in QUIET else logging.INFO
-            access(level, request_id, scope["method"], route, status, seconds)
+            client, code = (scope.get("client") or ("-",))[0], scope["state"].get("code", "")
+            access(level, request_id, scope["method"], route, status, seconds, client, code)

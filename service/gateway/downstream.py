@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ..errors import DownstreamOpen, DownstreamTimeout, DownstreamUnreachable
+
+logger = logging.getLogger("service.gateway")
 
 # RFC 9110 section 7.6.1: these belong to one connection. A body's length is its sender's own business.
 HOP_BY_HOP = frozenset(
@@ -76,6 +79,8 @@ class Breaker:
 
     def succeeded(self) -> None:
         """The server answered."""
+        if self._failures >= _FAILURES_TO_OPEN:
+            logger.warning("the model server answers again, after %d failures in a row", self._failures)
         self._failures, self._pause, self._probing = 0, _FIRST_PAUSE_SECONDS, False
 
     def unsettled(self) -> None:
@@ -86,6 +91,8 @@ class Breaker:
     def failed(self) -> None:
         """The server did not."""
         self._failures += 1
+        if self._failures == _FAILURES_TO_OPEN:
+            logger.warning("the model server failed %d times in a row: it is tried again now and then", self._failures)
         if self._failures == _FAILURES_TO_OPEN or self._probing:  # of those under way by then one alone doubles it
             self._probing = False
             self._until = time.monotonic() + self._pause

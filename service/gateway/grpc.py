@@ -153,7 +153,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         route = method.rpartition("/")[2]
 
         async def call(request: bytes, context: Any) -> bytes:
-            gateway, started, status = self._gateway, time.perf_counter(), "UNKNOWN"
+            gateway, started, status, code = self._gateway, time.perf_counter(), "UNKNOWN", ""
             gateway.lifecycle.in_flight += 1
             arrived = _Call.of(context)
             REQUEST_ID.set(arrived.id)
@@ -174,6 +174,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 raise AssertionError from error
             except Exception as caught:
                 refusal = _refusal(caught)
+                code = refusal.code
                 status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL).name
                 gateway.metrics.rejected.labels(refusal.code).inc()
                 headers = [(name.lower(), value) for name, value in refusal.headers.items()]
@@ -184,7 +185,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 seconds = time.perf_counter() - started
                 gateway.metrics.answered(f"grpc:{route}", status, seconds)
                 level = logging.DEBUG if method in _OPEN else logging.INFO  # probes
-                access(level, arrived.id, "gRPC", route, status, seconds)
+                access(level, arrived.id, "gRPC", route, status, seconds, _address(context.peer()), code)
                 tracing.outcome(status, status in _OUR_FAULTS)
 
         async def traced(request: bytes, context: Any) -> bytes:

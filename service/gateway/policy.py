@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -27,28 +28,15 @@ from ..core.lifecycle import Lifecycle
 from ..core.limits import Limits, Reservation
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
 from ..edge.inflate import inflate
-from ..errors import (
-    BrokenImage,
-    Busy,
-    DeadlineExceeded,
-    Draining,
-    EngineFailure,
-    NoImage,
-    ServiceError,
-    TooManyImages,
-    WrongSize,
-)
+from ..errors import BYPASSABLE, BodyTooLarge, BrokenImage, Draining, NoImage, ServiceError, TooManyImages
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .downstream import Downstream, DownstreamAnswer
 from .preprocessing import Image, Preprocessing, PurifierInput
-from .protocols import Message, ParsedRequest, Slot, Value
+from .protocols import Message, ParsedRequest, Reserve, Slot, Value
 
 logger = logging.getLogger("service.gateway")
 
-# Our own troubles, and images that no purifier here takes. Never a body or an image that cannot be read: a broken one
-# would be the way past the purifier.
-BYPASSABLE_ERRORS = (Busy, DeadlineExceeded, EngineFailure, NoImage, TooManyImages, WrongSize)
 COMPARE = "x-arn-compare"
 """The header, or metadata, in which a client asks for both labels."""
 _UNPRINTABLE = re.compile(r"[^ -~]")
@@ -128,11 +116,11 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
     if random.random() >= settings.purify_share:
         return await _bypass(gateway, transport, timings, "canary")
     try:
-        message = await transport.message()
+        message = dataclasses.replace(await transport.message(), reserve=partial(_reserve, gateway, transport))
         pixels = len(message.body) // BYTES_PER_PIXEL
         request = await run_off_loop(pixels, transport.protocol.find, message)
-        purified, items = await purify(gateway, request, timings, transport.memory, transport.model)
-    except BYPASSABLE_ERRORS as error:
+        purified, items = await purify(gateway, request, timings, transport.memory, message.reserve, transport.model)
+    except BYPASSABLE as error:
         if settings.on_failure == "reject" or isinstance(error, Draining):
             raise
         logger.warning("%s forwarded unpurified: %s", transport.id, error)
@@ -163,6 +151,20 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
     return Outcome(answer, headers)
 
 
+def _reserve(gateway: Gateway, transport: Transport[Answer], size: int) -> None:
+    """Reserve so many bytes for what a body is parsed to.
+
+    Raises:
+        BodyTooLarge: the request alone takes more than there is for all.
+        BodiesFull: it takes more than there is now.
+    """
+    most, memory = gateway.limits.memory.max_bytes, transport.memory
+    if len(transport.body) + memory.size + size > most:
+        reason = "send tensors in binary, or fewer at once"
+        raise BodyTooLarge(f"parsed, the body takes more than the {most} bytes that there are for all: {reason}")
+    memory.add(size)
+
+
 async def _bypass(gateway: Gateway, transport: Transport[Answer], timings: Timings, reason: str) -> Outcome[Answer]:
     """The request as it came, marked and counted."""
     gateway.metrics.bypassed.labels(reason).inc()
@@ -183,9 +185,11 @@ class _Entered:
 
 
 async def purify(
-    gateway: Gateway, request: ParsedRequest, timings: Timings, memory: Reservation, model: str
+    gateway: Gateway, request: ParsedRequest, timings: Timings, memory: Reservation, reserve: Reserve, model: str
 ) -> tuple[Message, list[Item]]:
-    """The request to the server's ``model`` with its images purified; ``memory`` grows by what is decoded.
+    """The request to the server's ``model`` with its images purified.
+
+    ``memory`` grows by what is decoded; ``reserve`` is told what tensors take.
 
     Raises:
         NoImage: there is none.
@@ -194,7 +198,7 @@ async def purify(
     """
     started = time.perf_counter()
     images = await run_off_loop(_size(request.slots) // BYTES_PER_PIXEL, _find, gateway, request)
-    items, entered = await _decode(gateway, request.slots, images, memory, model)
+    items, entered = await _decode(gateway, request.slots, images, memory, reserve, model)
     timings.stage("decode", started)
     items = await gateway.purifier.purify(items, timings)
     started = time.perf_counter()
@@ -232,7 +236,12 @@ def _find(gateway: Gateway, request: ParsedRequest) -> list[Image]:
 
 
 async def _decode(
-    gateway: Gateway, slots: Sequence[Slot], images: Sequence[Image], memory: Reservation, model: str
+    gateway: Gateway,
+    slots: Sequence[Slot],
+    images: Sequence[Image],
+    memory: Reservation,
+    reserve: Reserve,
+    model: str,
 ) -> tuple[list[Item], list[_Entered]]:
     purifier, preprocessing = gateway.purifier, gateway.preprocessing
     decoding = purifier.decoding(memory)
@@ -251,6 +260,7 @@ async def _decode(
             size = slot.value.size if isinstance(slot.value, np.ndarray) else 0
             tensor = await run_off_loop(size // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, purifier.takes)
             card = selection.choose(tensor.size, tensor.channels)
+            reserve(2 * tensor.images.nbytes)  # its own, and those of what is written of it
             items.append(Item(slot.name, card.name, tensor.images))
             entered.append(_Entered(image, tensor))
     return items, entered

@@ -42,13 +42,19 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps({**line, **getattr(record, "fields", {})}, default=str).decode()
 
 
-def access(level: int, request_id: str, method: str, route: str, status: int | str, seconds: float) -> None:
-    """One line for an answered request."""
+def access(
+    level: int, request_id: str, method: str, route: str, status: int | str, seconds: float, client: str, code: str = ""
+) -> None:
+    """One line for an answered request; ``code`` is that of the error that the service answered."""
     if not _access.isEnabledFor(level):
         return
     milliseconds = 1000 * seconds
-    fields = {"method": method, "route": route, "status": status, "ms": round(milliseconds, 1)}
-    _access.log(level, "%s %s %s %s %.1fms", request_id, method, route, status, milliseconds, extra={"fields": fields})
+    fields = {"method": method, "route": route, "status": status, "ms": round(milliseconds, 1), "client": client}
+    if code:
+        fields["code"] = code
+    said = f"{status} {code}" if code else str(status)
+    text = "%s %s %s %s %.1fms %s"
+    _access.log(level, text, request_id, method, route, said, milliseconds, client, extra={"fields": fields})
 
 
 def configure(level: str, form: str, worker: int = 0) -> None:

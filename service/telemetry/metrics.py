@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 
 from arn_purify.models import Card
 
+from .. import errors
+
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series beside each, which nothing here reads
 
 # 15 microseconds upward by 1.5, to about 10 s: fine enough for stages that take less than a millisecond.
@@ -83,6 +85,19 @@ class Metrics:
         self._of_answer = cache(lambda route, status: (self.requests.labels(route, status), self.request.labels(route)))
         self._of_stage = cache(self.stage.labels)
         self._of_model = cache(lambda model: (self.residual_linf.labels(model), self.residual_l2.labels(model)))
+        self._at_zero()
+
+    def _at_zero(self) -> None:
+        """Make the series of known labels: of one that first appears at 5, ``rate()`` would not see the five."""
+        self.bypassed.labels("canary")
+        for kind in errors.kinds():
+            self.rejected.labels(kind.code)
+            if issubclass(kind, errors.BYPASSABLE) and kind is not errors.Draining:
+                self.bypassed.labels(kind.code)
+            if issubclass(kind, errors.DownstreamError):
+                self.downstream_requests.labels(kind.code)
+        for outcome in ("agree", "disagree", "error", "unreadable", "dropped"):
+            self.shadowed.labels(outcome)
 
     def answered(self, route: str, status: int | str, seconds: float) -> None:
         """A request to ``route``, which is a template, was answered after so long."""
@@ -112,6 +127,7 @@ class Metrics:
         self._models = [(card.name, card.sha256, card.profile, device) for card in cards]
         for labels in self._models:
             self.model_info.labels(*labels).set(1)
+            self.label_flips.labels(labels[0])
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Read a gauge's value at each scrape; where several workers count together, at each :meth:`refresh`."""

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..environment import warn
 from ..settings import Settings, as_json, shares
 from ..telemetry.log import configure
 from ..telemetry.together import forget_gauges
@@ -54,6 +55,7 @@ def supervise(settings: Settings) -> int:
         ValueError: a worker cannot start; the sentence says why.
     """
     configure(settings.log_level, settings.log_format)
+    warn(settings, os.environ)
     folder = Path(tempfile.mkdtemp(prefix="arn-"))
     try:
         with contextlib.ExitStack() as ports:

@@ -248,3 +248,30 @@ def test_http_and_grpc_speak_tls(tmp_path, certificate):
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert served.stop() == 0
         assert "Traceback" not in served.said
+
+
+@pytest.mark.parametrize("last", [b"[1]", b"[1,2]", b"[NaN]"], ids=["regular", "ragged", "NaN"])
+def test_json_of_many_small_lists_takes_no_more_memory_than_the_page_on_security_says(tmp_path, last):
+    room = 32 * MIB
+    flags = ("--max-body-bytes", str(16 * MIB), "--bodies-bytes", str(room), "--downstream-url", "http://127.0.0.1:9")
+    body = b'{"instances":[[' + b"[1]," * 3_500_000 + last + b"]]}"  # 14 MB, as lists 400 MB
+    with serving(tmp_path, *flags, "--downstream-protocol", "v1") as served:
+        assert served.client.post("/purify", content=BODY, headers=NPY).status_code == 200
+        before, said = most_resident(served), []
+
+        def ask():
+            with httpx2.Client(base_url=served.url, timeout=PATIENCE) as client:
+                said.append(client.post("/v1/models/digits:predict", content=body))
+
+        clients = [threading.Thread(target=ask) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert {(answer.status_code, answer.json()["code"]) for answer in said} <= {
+            (413, "body_too_large"),
+            (429, "bodies_full"),
+        }
+        assert most_resident(served) - before < 3 * room
+        until(lambda: not sample(served, "arn_body_bytes"))
+        assert served.client.post("/purify", content=BODY, headers=NPY).status_code == 200

@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import BrokenBody
 from .spelling import Numbers, Value
 
-__all__ = ["MAX_PLACES", "Message", "Numbers", "ParsedRequest", "Slot", "Value", "shaped"]
+__all__ = ["MAX_PLACES", "Message", "Numbers", "ParsedRequest", "Reserve", "Slot", "Value", "shaped", "unlimited"]
 
 # Values, elements, inputs or parts of one request that are looked at one by one; a body of millions of empty ones would
 # take minutes and gigabytes. A full queue of images is far less.
@@ -20,13 +20,24 @@ MAX_PLACES = 2**16
 # Axes of a tensor. A list of numbers that stands for a shape is multiplied together without giving the others a turn.
 _MAX_AXES = 32
 
+Reserve = Callable[[int], object]
+"""Reserves so many bytes of memory until the request ends."""
+
+
+def unlimited(size: int) -> None:
+    """Reserves nothing."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """A body and the headers that belong to it, by lower-case name."""
+    """A body and the headers that belong to it, by lower-case name.
+
+    ``reserve`` is told of memory before it is taken, in bytes beside those of the body; it may raise, which ends all.
+    """
 
     body: bytes | bytearray
     headers: Mapping[str, str]
+    reserve: Reserve = dataclasses.field(default=unlimited, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

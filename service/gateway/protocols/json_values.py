@@ -41,6 +41,8 @@ def scan(text: str, name: str, node: Node | None) -> Iterator[tuple[Node, Slot]]
             yield from scan(text, name, element)
     elif isinstance(node.leaf, str):
         yield node, Slot(name, node.leaf)
+    elif isinstance(node.leaf, np.ndarray):
+        yield node, Slot(name, node.leaf, typed=False)
     elif isinstance(node.leaf, (list, dict)):
         # Of one string among numbers numpy would make as long a string of each: gigabytes of a small body.
         quoted = isinstance(node.leaf, dict) or text.find('"', node.start, node.end) >= 0

@@ -335,11 +335,11 @@ def _in_letters(rows: Numbers) -> str:
 
 
 def _formats(rows: Numbers, sure: bool) -> list[str | None]:
-    """The format that each row's numbers, as bytes, begin as."""
-    found: list[str | None] = [None] * len(rows)
+    """The format that each row's numbers, as bytes, begin as; of rows too short for any, None once."""
     start = rows[:, :12]
     if start.shape[1] < 12:
-        return found
+        return [None]
+    found: list[str | None] = [None] * len(rows)
     # Few rows begin with two bytes with which an image begins: only those are looked at one by one.
     likely: NDArray[np.bool_] = (start != 0).any(axis=1)
     if start.dtype.kind == "f":

@@ -41,7 +41,7 @@ def find(message: Message) -> ParsedRequest:
         return _find_in_form(message)
     if kind == "application/json" or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
         try:
-            text, root = parse(body)
+            text, root = parse(body, message.reserve)
             return v1.in_json(text, root, message.headers)
         except BrokenBody:
             if kind == "application/json":

@@ -21,7 +21,7 @@ def find(message: Message) -> ParsedRequest:
     Raises:
         BrokenBody: no JSON object, or one with neither or both of ``instances`` and ``inputs``.
     """
-    text, root = parse(message.body)
+    text, root = parse(message.body, message.reserve)
     if (root.get("instances") is None) == (root.get("inputs") is None):
         raise BrokenBody("a predict request has either 'instances' or 'inputs'")
     return in_json(text, root, message.headers)

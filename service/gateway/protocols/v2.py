@@ -65,7 +65,7 @@ def find(message: Message) -> ParsedRequest:
     if declared is not None and int(declared) == 0:
         return _raw(message)
     split_at = length if declared is None else int(declared)
-    text, root = parse(message.body[:split_at])
+    text, root = parse(message.body[:split_at], message.reserve)
     request = _Request(text, memoryview(message.body)[split_at:])
     request.read(root)
     if len(request.rest):
@@ -90,7 +90,7 @@ class _Request:
 
     def read(self, root: Node) -> None:
         inputs = root.get("inputs")
-        if inputs is None or (inputs.elements is None and inputs.leaf != []):
+        if inputs is None or (inputs.elements is None and not (isinstance(inputs.leaf, list) and not inputs.leaf)):
             raise BrokenBody("an infer request has a list of 'inputs'")
         for node in inputs.elements or []:
             self._read_input(node)
@@ -168,9 +168,9 @@ def _reshaped(read: _Input, value: Value) -> list[tuple[Node, str]]:
 def _described(node: Node) -> tuple[str, str, tuple[int, ...]]:
     """Name, datatype and shape of an input."""
     name, datatype, shape = ((node.get(key) or Node(0, 0)).leaf for key in ("name", "datatype", "shape"))
-    if not isinstance(name, str) or not isinstance(datatype, str) or not isinstance(shape, list):
+    if not isinstance(name, str) or not isinstance(datatype, str) or not isinstance(shape, (list, np.ndarray)):
         raise BrokenBody("every input has a 'name', a 'datatype' and a 'shape'")
-    return name, datatype, shaped(name, shape)
+    return name, datatype, shaped(name, list(shape))
 
 
 def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memoryview) -> list[tuple[int, Slot]]:
@@ -241,12 +241,23 @@ def _from_json(text: str, name: str, datatype: str, shape: tuple[int, ...], data
     if any(text.find(letter, data.start, data.end) >= 0 for letter in foreign):
         raise BrokenBody(f"input {name!r}: its data are no {datatype} tensor")
     try:
-        array = np.array(data.leaf, dtype=dtype) if isinstance(data.leaf, list) else None
+        array = _typed(data.leaf, dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise BrokenBody(f"input {name!r}: its data are no {datatype} tensor") from error
     if array is None or array.size != math.prod(shape):
         raise BrokenBody(f"input {name!r}: the data do not fill the shape {list(shape)}")
     return Slot(name, array.reshape(shape)) if array.size else None
+
+
+def _typed(leaf: Any, dtype: np.dtype[Any]) -> Numbers | None:
+    """A leaf's numbers; raises as numpy does for lists whose numbers the type does not hold."""
+    if isinstance(leaf, list):
+        return np.array(leaf, dtype=dtype)
+    if not isinstance(leaf, np.ndarray):
+        return None
+    if dtype.kind != "f" and not np.iinfo(dtype).min <= leaf.min() <= leaf.max() <= np.iinfo(dtype).max:
+        raise OverflowError
+    return leaf.astype(dtype)
 
 
 def _raw(message: Message) -> ParsedRequest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from google.protobuf.message import DecodeError
 from ...errors import BrokenBody
 from . import MAX_PLACES, Message, ParsedRequest, Slot, Value, shaped
 from .v2 import DTYPES, READ_TYPES, binary, from_bytes, join, top_classes, unread
+from .wire import parsed_bytes
 
 SERVICE = "inference.GRPCInferenceService"
+_PIECE = 2**16
 _DESCRIPTORS = Path(__file__).with_name("open_inference.binpb")
 
 # datatype -> the member of InferTensorContents that holds it; FP16 has none and travels raw only
@@ -61,7 +63,9 @@ def find(message: Message) -> ParsedRequest:
 
     Raises:
         BrokenBody: no such message, or tensors that contradict their shapes.
+        BodyTooLarge: of too many fields.
     """
+    message.reserve(parsed_bytes(message.body))
     request = parse("ModelInferRequest", message.body)
     raw: Sequence[bytes] = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -109,7 +113,9 @@ def _write(request: Any, index: int, values: Mapping[int, Value]) -> None:
         return
     contents = getattr(tensor.contents, _CONTENTS[tensor.datatype])
     if isinstance(whole, np.ndarray):
-        contents[:] = whole.reshape(-1).tolist()
+        del contents[:]
+        for piece in _pieces(whole.reshape(-1)):
+            contents.extend(piece.tolist())
         return
     for element, value in values.items():
         contents[element] = value
@@ -139,11 +145,21 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
         if len(held) > MAX_PLACES:
             raise BrokenBody(f"input {tensor.name!r}: more than {MAX_PLACES} elements")
         return [(i, Slot(tensor.name, element)) for i, element in enumerate(held)]
-    wide, dtype = np.array(held), np.dtype(DTYPES[tensor.datatype])
-    array = wide.astype(dtype)
-    if dtype.kind in "iu" and (array != wide).any():
-        raise BrokenBody(f"input {tensor.name!r}: a value that is no {tensor.datatype}")
+    dtype = np.dtype(DTYPES[tensor.datatype])
+    array, filled = np.empty(len(held), dtype), 0
+    for piece in _pieces(held):
+        wide = np.array(piece)
+        narrow = array[filled : filled + len(wide)]
+        narrow[:] = wide.astype(dtype)
+        if dtype.kind in "iu" and (narrow != wide).any():
+            raise BrokenBody(f"input {tensor.name!r}: a value that is no {tensor.datatype}")
+        filled += len(wide)
     return [(-1, Slot(tensor.name, array.reshape(shape)))] if len(held) else []
+
+
+def _pieces(values: Any) -> Iterator[Any]:
+    """Some values at a time: Python's number takes up to 32 bytes."""
+    return (values[begin : begin + _PIECE] for begin in range(0, len(values), _PIECE))
 
 
 def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:  # noqa: ARG001 (the protocols' signature)

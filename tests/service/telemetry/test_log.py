@@ -2,11 +2,16 @@
 
 import json
 import logging
+import re
+import time
 from datetime import datetime
 
 import pytest
 
+from arn_purify.service.gateway.downstream import Breaker
 from arn_purify.service.telemetry.log import REQUEST_ID, TRACE_ID, JsonFormatter, access
+from tests.conftest import PATIENCE, running
+from tests.service.images import post
 
 
 @pytest.fixture
@@ -19,13 +24,49 @@ def request_id():
 
 def test_a_line_is_one_json_object_with_its_requests_ids(request_id, caplog):
     with caplog.at_level(logging.INFO):
-        access(logging.INFO, request_id, "POST", "/purify", 200, 0.01234)
+        access(logging.INFO, request_id, "POST", "/purify", 200, 0.01234, "192.0.2.1")
     line = json.loads(JsonFormatter().format(caplog.records[-1]))
     assert datetime.fromisoformat(line.pop("time")).utcoffset().total_seconds() == 0
     assert line == {
-        "level": "info", "logger": "service.access", "message": "r-1 POST /purify 200 12.3ms", "request_id": "r-1",
-        "trace_id": "t-1", "method": "POST", "route": "/purify", "status": 200, "ms": 12.3,
+        "level": "info", "logger": "service.access", "message": "r-1 POST /purify 200 12.3ms 192.0.2.1",
+        "request_id": "r-1", "trace_id": "t-1", "method": "POST", "route": "/purify", "status": 200, "ms": 12.3,
+        "client": "192.0.2.1",
     }  # fmt: skip
+
+
+def test_a_refused_request_s_line_has_the_error_s_code_and_the_client(client, caplog):
+    with caplog.at_level(logging.INFO):
+        post(client, b"junk")
+        client.get("/nowhere")
+    refused, missing = (record for record in caplog.records if record.name == "service.access")
+    assert re.fullmatch(r"\w+ POST /purify 4\d\d \w+ [\d.]+ms testclient", refused.getMessage())
+    assert refused.fields["code"] == "broken_image"
+    assert (missing.fields["code"], missing.fields["client"]) == ("not_found", "testclient")
+
+
+def test_the_breaker_says_when_it_opens_and_closes(caplog):
+    breaker = Breaker()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(7):
+            breaker.failed()
+        breaker.succeeded()
+        breaker.succeeded()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the model server failed 5 times in a row: it is tried again now and then",
+        "the model server answers again, after 7 failures in a row",
+    ]
+
+
+def test_what_serves_is_said_once_it_does(caplog):
+    def lines():
+        return [record.getMessage() for record in caplog.records if record.getMessage().startswith("ready: ")]
+
+    with caplog.at_level(logging.INFO), running(models="identity"):
+        end = time.monotonic() + PATIENCE
+        while not lines() and time.monotonic() < end:
+            time.sleep(0.02)
+    (said,) = lines()
+    assert re.fullmatch(r"ready: version \S+, purifiers identity, classifiers .*, on cpu in fp32, \d+ threads", said)
 
 
 def test_an_exception_is_a_field_and_ids_are_left_out_where_there_is_no_request(caplog):

@@ -49,6 +49,20 @@ def test_a_request_is_timed_from_its_first_byte_to_the_last_of_its_answer():
     assert registry.get_sample_value("arn_request_seconds_bucket", {"route": "unmatched", "le": "0.1"}) == 0
 
 
+def test_counters_of_known_reasons_begin_at_zero():
+    """Of a series that first appears at 5, ``rate()`` does not see the five."""
+    registry = Metrics("0").registry
+    for metric, label, values in (
+        ("arn_rejected_total", "reason", ("queue_full", "unauthorized", "internal", "bad_request", "body_too_large")),
+        ("arn_bypassed_total", "reason", ("canary", "queue_full", "no_image", "warming")),
+        ("arn_shadowed_total", "outcome", ("agree", "disagree", "error", "unreadable", "dropped")),
+        ("arn_downstream_requests_total", "status", ("downstream_timeout", "downstream_open")),
+    ):
+        for value in values:
+            assert registry.get_sample_value(metric, {label: value}) == 0, (metric, value)
+    assert registry.get_sample_value("arn_bypassed_total", {"reason": "broken_image"}) is None  # never bypassed
+
+
 def test_routes_are_templates():
     with running(models="identity") as client:
         for path in ("/purify", "/no/such", "/nor/this"):
