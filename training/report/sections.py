@@ -37,8 +37,8 @@ _ROBUST = ("AT_PGD", "DOA_7x7", "DOA_9x5")
 # What the rows of one defence differ in.
 _CHECKPOINTS = {
     "mnist-arn-pp-paper": (
-        "**the paper's recipe** without any term of ours, on our smaller network, for 2,745 of the recipe's 8,800 steps.\n"
-        "  Compare this row with the paper's ARN_PP"
+        "**the paper's recipe** without any term of ours, on our smaller network, for 2,745 of the recipe's 8,800\n"
+        "  steps. Compare this row with the paper's ARN_PP"
     ),
     "mnist-arn-pp": "our recipe for 1,065 steps over every third training image, the same length as most rows here",
     "mnist-transparent-plain": "our recipe for 3,210 steps over all training images",
@@ -63,8 +63,8 @@ _TRANSFERRED = (
     "stands in front of it. The attack sees that classifier alone."
 )
 _ADAPTIVE = (
-    "The paper has numbers only for purifiers trained on PGD_N and PGD_T. In the rows of our other purifiers its column\n"
-    "is empty. [Fidelity](fidelity.md#where-our-numbers-differ-from-the-papers) discusses the differences."
+    "The paper has numbers only for purifiers trained on PGD_N and PGD_T. In the rows of our other purifiers its\n"
+    "column is empty. [Fidelity](fidelity.md#where-our-numbers-differ-from-the-papers) discusses the differences."
 )
 _DETECTION = (
     "The detector learns on the validation split to distinguish adversarial images from natural and noisy ones. It is\n"

@@ -16,8 +16,8 @@ def subsets(records: Sequence[Record]) -> str:
         return ""
     return (
         f"Some attacks use only every k-th image of the test split:\n{', '.join(parts)}.\n"
-        "Numbers with different *n* come from different images, so a stronger attack may show less error than a weaker\n"
-        "one. Compare numbers of the same *n*, or their intervals."
+        "Numbers with different *n* come from different images, so a stronger attack may show less error than a\n"
+        "weaker one. Compare numbers of the same *n*, or their intervals."
     )
 
 
