@@ -66,7 +66,8 @@ def tables(records: dict[str, Record]) -> str:
             ours.append(f"| {link} | {count} | {own['rps']:,.0f} | {own['p50_ms']:.1f} |")
             ratios = " | ".join(f"{own['rps'] / medians[peer][count]['rps']:.2f}x" for peer in peers)
             others.append(f"| {size}, {count} | {ratios} |")
-    return "\n".join(["", *ours, "", "How many times as many requests a second as the others:", "", *others, "", ""])
+    caption = "Requests a second of this service, divided by those of each other server:"
+    return "\n".join(["", *ours, "", caption, "", *others, "", ""])
 
 
 def soak(record: Record) -> Figure:

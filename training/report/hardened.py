@@ -26,7 +26,7 @@ _QUALITY = (
     "together; SSIM (Gaussian window of 11 pixels) is the mean of all images. Higher is better for both."
 )
 _CHOICES = (
-    "Each row is a short run that changes one thing of the recipe. The recipe was fixed before any was measured.\n\n"
+    "Each row is a short run that changes one thing of the recipe. The recipe was fixed before these were measured.\n\n"
     "- `-base` changes nothing.\n"
     "- `-from-nothing` starts from random weights, without `--init`.\n"
     "- `-trades` has TRADES' divergence instead of cross-entropy.\n"

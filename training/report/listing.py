@@ -20,9 +20,9 @@ _FIRST = (
 _LEFT_OUT = ("--out", "--force")
 _HEAD = (
     "# Results: commands\n\n"
-    "The commands that measured each model, as they would be given today: with the flags that were left to their\n"
-    "defaults, and with the file's present place. Add `--out mine`; without it, a command prints the stored numbers.\n"
-    "A record holds the command as it was given. [How to reproduce one cell](evaluation.md#reproduce-one-cell).\n\n"
+    "These commands measure each model again. They also name flags that the original command left at their\n"
+    "defaults, and the present path of each file. Add `--out mine`; without it, a command prints the stored numbers.\n"
+    "A record holds the original command. [How to reproduce one cell](evaluation.md#reproduce-one-cell).\n\n"
     "Checkpoints under `runs/` are not part of the repository. To train one again, use\n"
     "`scripts/reproduce mnist --only NAME`, or the same with another data set."
 )

@@ -217,7 +217,7 @@ def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) ->
         f"{links}\n\n"
         "## Where the numbers come from\n\n"
         "A cell is measured on all test images (MNIST 10,000, CIFAR-10 9,980) unless it states another number, *n*.\n"
-        "Those are every k-th image, so numbers with different *n* are of different images.\n"
+        "These *n* are every k-th image, so numbers with different *n* come from different images.\n"
         "Each number is a record with its command, settings, seed, versions, and the hashes of classifier and\n"
         "checkpoint. Its file is\n\n"
         "```\nresults/DATASET/CLASSIFIER/DEFENCE-RUN/ATTACK-THREAT.json\n```\n\n"

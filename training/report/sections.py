@@ -37,10 +37,10 @@ _ROBUST = ("AT_PGD", "DOA_7x7", "DOA_9x5")
 # What the rows of one defence differ in.
 _CHECKPOINTS = {
     "mnist-arn-pp-paper": (
-        "**the paper's recipe**, no term of ours, but our smaller network and 2,745 of its 8,800 steps. This is the\n"
-        "  row to compare with the paper's ARN_PP"
+        "**the paper's recipe** without any term of ours, on our smaller network, for 2,745 of the recipe's 8,800\n"
+        "  steps. Compare this row with the paper's ARN_PP"
     ),
-    "mnist-arn-pp": "our recipe for 1,065 steps over every third training image, as long as most rows here",
+    "mnist-arn-pp": "our recipe for 1,065 steps over every third training image, the same length as most rows here",
     "mnist-transparent-plain": "our recipe for 3,210 steps over all training images",
     "mnist-transparent": (
         "the released model. It is `mnist-transparent-plain`, fine-tuned with half of its inputs damaged at random\n"
@@ -50,7 +50,7 @@ _CHECKPOINTS = {
         "the same with other damage, which was chosen by the errors under JSMA_T, STA and FWA_N on the validation split"
     ),
     "cifar10-arn-pp": "a strict network, 980 steps of 64 images over every fifth training image",
-    "cifar10-plain": "a network with skips, as long",
+    "cifar10-plain": "a network with skips, trained for the same number of steps",
 }
 _WHICH = "The checkpoints that are called ARN_PP all learned from PGD_N and PGD_T at ε. They differ in the rest:"
 _ABLATION = (
@@ -63,8 +63,8 @@ _TRANSFERRED = (
     "stands in front of it. The attack sees that classifier alone."
 )
 _ADAPTIVE = (
-    "The paper has numbers for purifiers trained on PGD_N and PGD_T only, so its column is empty beside ours that saw\n"
-    "other attacks. [Fidelity](fidelity.md#where-our-numbers-differ-from-the-papers) discusses the differences."
+    "The paper has numbers only for purifiers trained on PGD_N and PGD_T. In the rows of our other purifiers its\n"
+    "column is empty. [Fidelity](fidelity.md#where-our-numbers-differ-from-the-papers) discusses the differences."
 )
 _DETECTION = (
     "The detector learns on the validation split to distinguish adversarial images from natural and noisy ones. It is\n"

@@ -11,13 +11,13 @@ from ..measuring.records import Record
 def subsets(records: Sequence[Record]) -> str:
     """A remark that names the images behind each n of one data set; empty where all records are of the same."""
     strides = {r.n: _stride(r) for r in records}
-    parts = [f"n {n:,} every {_ordinal(k)}" for n, k in sorted(strides.items(), reverse=True) if k > 1]
+    parts = [f"n {n:,} is every {_ordinal(k)}" for n, k in sorted(strides.items(), reverse=True) if k > 1]
     if not parts or len(strides) == 1:
         return ""
     return (
-        f"A part of the test split is every k-th image:\n{', '.join(parts)}.\n"
-        "Numbers with different *n* are of different images. So a stronger attack may show the lower error if its *n*\n"
-        "is another; compare numbers of the same *n*, or their intervals."
+        f"Some attacks use only every k-th image of the test split:\n{', '.join(parts)}.\n"
+        "Numbers with different *n* come from different images, so a stronger attack may show less error than a\n"
+        "weaker one. Compare numbers of the same *n*, or their intervals."
     )
 
 

@@ -12,12 +12,12 @@ from .selection import of_target, released_names
 
 WEAKEST = (
     "The largest error of each released model, with the attack that caused it. *Larger budgets* are those above ε.\n"
-    "*Other attacks that see it* have no l∞ budget (DDN_N, ROA_N, ...), or are gray box or BPDA.\n"
+    "*Other attacks that see the purifier* have no l∞ budget (DDN_N, ROA_N, ...), or are gray box or BPDA.\n"
     "An empty cell means that no such attack was tried."
 )
 _HEADS = (
     "[largest error, %](glossary.md)", "oblivious, up to ε", "oblivious, larger budgets", "white box, l∞ up to ε",
-    "other attacks that see it",
+    "other attacks that see the purifier",
 )  # fmt: skip
 
 

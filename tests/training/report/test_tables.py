@@ -73,5 +73,5 @@ def test_the_weakest_numbers_are_the_largest_errors_of_each_kind():
 def test_numbers_of_different_images_are_named():
     few = a_record(n=304, errors=9, command="arn-train evaluate --every=33")
     half = a_record(command="arn-train evaluate --every 10")
-    assert "n 1,000 every 10th, n 304 every 33rd.\n" in subsets([few, half, few])
+    assert "n 1,000 is every 10th, n 304 is every 33rd.\n" in subsets([few, half, few])
     assert subsets([half, half]) == ""
