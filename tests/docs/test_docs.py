@@ -104,6 +104,11 @@ def test_the_tables_of_speed_are_what_the_records_say():
     assert f"{plot.BEGIN}{plot.tables(plot.read(plot.common.RESULTS))}{plot.END}" in plot.PAGE.read_text()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_no_merge_is_left_half_done(page):
+    assert not re.findall(r"(?m)^(?:<{7}|={7}|>{7})(?: |$)", page.read_text())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
