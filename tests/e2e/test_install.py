@@ -101,7 +101,7 @@ def test_one_import_and_one_call_purify(python, elsewhere):
 
 def test_arn_models_needs_no_extra(python, elsewhere):
     listed = run(python.with_name("arn"), "models", cwd=elsewhere)
-    assert [line.split()[0] for line in listed.splitlines()][-1] == "mnist-transparent"
+    assert [line.split()[0] for line in listed.splitlines()][-1] == "photo-preview"
 
 
 @pytest.mark.parametrize(("command", "extra"), [(["arn", "serve"], "serve"), (["arn-train", "--help"], "train")])

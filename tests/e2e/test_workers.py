@@ -354,7 +354,7 @@ def start(*flags, **how):
     ],
 )
 def test_a_start_that_cannot_be_ends_with_one_line_status_2_and_nothing_left(flags, message, tmp_path):
-    finished = start(*flags, env={**os.environ, "TMPDIR": str(tmp_path)})
+    finished = start(*flags, env={**os.environ, "TMPDIR": str(tmp_path), "ARN_API_KEY": "k"})
     assert finished.returncode == 2
     (line,) = [line for line in finished.stderr.splitlines() if "uvicorn.error" not in line]
     assert line.startswith("arn: ")
