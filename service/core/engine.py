@@ -36,8 +36,10 @@ logger = logging.getLogger(__name__)
 # With fewer pixel values (64 digits) one thread is faster: the others would take longer to wake than to compute, and
 # then spin and take the cores from the event loop.
 _VALUES_WORTH_THREADS = 64 * 28 * 28
-# A batch of more requests leaves one core to the event loop, which reads and answers other requests meanwhile.
+# A batch of more requests leaves one core to the event loop, which reads and answers other requests meanwhile. It would
+# idle half of the time beside images of more values than this: their networks cost more than all the rest.
 _FEW_REQUESTS = 4
+_VALUES_OF_SMALL_IMAGE = 3 * 64 * 64
 # Large images go through the network in passes of so many pixel values: 20 of 224x224x3.
 _VALUES_A_PASS = 3 * 2**20
 # The size at which a purifier of any size is warmed up and timed.
@@ -284,7 +286,8 @@ class Engine:
         if len(images) > most and any(self.card(work.model).input_shape):  # identity needs no memory of its own
             parts = range(0, len(images), most)
             return Purified.join([self.run(work, images[start : start + most], requests) for start in parts])
-        threads = self.threads if requests <= _FEW_REQUESTS else self.threads - 1
+        leave_one = requests > _FEW_REQUESTS and images[0].size <= _VALUES_OF_SMALL_IMAGE
+        threads = self.threads - 1 if leave_one else self.threads
         torch.set_num_threads(max(1, threads) if images.size >= _VALUES_WORTH_THREADS else 1)
         if work.attack:
             return self._attacked(work.model, work.attack, images)
