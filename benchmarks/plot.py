@@ -1,12 +1,15 @@
 """The records as plots and tables.
 
-``python -m benchmarks.plot`` writes ``speed.png`` and ``soak.png`` in ``docs/figures``, and tables in its README.
+``python -m benchmarks.plot`` writes ``speed.png`` and ``soak.png`` in ``docs/figures``, and, from the project's own
+records, tables in its README and in two pages of the documentation.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,26 +27,41 @@ Record = dict[str, Any]
 PAGE = common.ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- http: written by `python -m benchmarks.plot` -->\n", "<!-- /http -->\n"
 
+SCALING = common.ROOT / "docs" / "scaling.md"
+REPLICA = "<!-- replica: written by `python -m benchmarks.plot` -->\n", "<!-- /replica -->\n"
+
+ARCHITECTURE = common.ROOT / "docs" / "architecture.md"
+STAGES = "<!-- profile: written by `python -m benchmarks.plot` -->\n", "<!-- /profile -->\n"
+
 OURS = "arn"
+_WORKERS = (1, 4, 16)
 _COLOURS = ("#222222", "#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
 
 
-def speed(records: Sequence[Record]) -> Figure:
-    """Requests a second of each server relative to this service, a panel each network and number of threads."""
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """This service beside others in one run: ``medians`` by server and by connections."""
+
+    label: str
+    file: str
+    medians: dict[str, dict[str, dict[str, float]]]
+
+
+def speed(compared: Sequence[Comparison]) -> Figure:
+    """Requests a second of each server relative to this service, a panel each comparison."""
     figure, grid = plt.subplots(
-        1, len(records), figsize=(1 + 3.4 * len(records), 3.8), layout="constrained", squeeze=False, sharey=True
+        1, len(compared), figsize=(1 + 2.4 * len(compared), 3.8), layout="constrained", squeeze=False, sharey=True
     )
-    for axis, record in zip(grid[0], records, strict=True):
-        ours = record["medians"][OURS]
-        for colour, (server, by_connections) in zip(_COLOURS, record["medians"].items(), strict=False):
+    for axis, comparison in zip(grid[0], compared, strict=True):
+        ours = comparison.medians[OURS]
+        for colour, (server, by_connections) in zip(_COLOURS, comparison.medians.items(), strict=False):
             counts = sorted(by_connections, key=int)
             relative = [by_connections[count]["rps"] / ours[count]["rps"] for count in counts]
             axis.plot(
                 range(len(counts)), relative, "o-", label="this service" if server == OURS else server, color=colour
             )
-        threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
         axis.set_xticks(range(len(counts)), counts)
-        axis.set(xlabel="connections", title=f"{record['network']}, {threads}")
+        axis.set(xlabel="connections", title=comparison.label)
         axis.grid(axis="y", alpha=0.3)
     grid[0][0].set_ylim(bottom=0)
     grid[0][0].set_ylabel("requests a second, this service = 1")
@@ -53,19 +71,19 @@ def speed(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def tables(records: dict[str, Record]) -> str:
-    """Requests a second of this service, and how many times those of the others, from records by their file's name."""
-    ours = ["| network | connections | requests/s | p50, ms |", "| --- | ---: | ---: | ---: |"]
-    peers = [server for server in next(iter(records.values()))["medians"] if server != OURS]
-    others = [f"| network, connections | {' | '.join(peers)} |", f"| --- |{' ---: |' * len(peers)}"]
-    for file, record in records.items():
-        size = re.findall(r"\d+x\d+", record["what"])[0] + (", one thread each" if record["threads"] == 1 else "")
-        medians = record["medians"]
-        for count, own in medians[OURS].items():
-            link = f"[{size}](../results/benchmarks/{file})"
+def tables(compared: Sequence[Comparison]) -> str:
+    """Requests a second of this service, and how many times those of the others."""
+    ours = ["| image, arithmetic | connections | requests/s | p50, ms |", "| --- | ---: | ---: | ---: |"]
+    peers = [server for server in compared[0].medians if server != OURS]
+    others = [f"| image, arithmetic, connections | {' | '.join(peers)} |", f"| --- |{' ---: |' * len(peers)}"]
+    for comparison in compared:
+        for count, own in comparison.medians[OURS].items():
+            link = f"[{comparison.label}](../results/benchmarks/{comparison.file})"
             ours.append(f"| {link} | {count} | {own['rps']:,.0f} | {own['p50_ms']:.1f} |")
-            ratios = " | ".join(f"{own['rps'] / medians[peer][count]['rps']:.2f}x" for peer in peers)
-            others.append(f"| {size}, {count} | {ratios} |")
+            # Empty where the other answered nothing in the time.
+            others_rps = (comparison.medians[peer][count]["rps"] for peer in peers)
+            ratios = (f"{own['rps'] / rps:.2f}x" if rps else "" for rps in others_rps)
+            others.append(f"| {comparison.label}, {count} | {' | '.join(ratios)} |")
     caption = "Requests a second of this service, divided by those of each other server:"
     return "\n".join(["", *ours, "", caption, "", *others, "", ""])
 
@@ -104,11 +122,60 @@ def soak(record: Record) -> Figure:
     return figure
 
 
-def read(results: Path) -> dict[str, Record]:
-    """The records of the comparison with other servers, by their file's name, the smallest network first."""
-    found = {path.name: json.loads(path.read_text()) for path in results.glob("http-*-*.json")}
-    chosen = {name: r for name, r in found.items() if OURS in r["medians"] and "network" in r}
-    return dict(sorted(chosen.items(), key=lambda item: (item[1]["megaflops"], -item[1]["threads"])))
+def read(results: Path) -> list[Comparison]:
+    """The records of the comparison with other servers, the smallest image first."""
+    found = []
+    for path in sorted(results.glob("http-*.json")):
+        record = json.loads(path.read_text())
+        by_image = record["medians"]
+        if "body_bytes" not in record:  # of one network's PNGs
+            by_image = {re.findall(r"\d+x\d+", record["what"])[0]: by_image}
+        threads = "" if record["threads"] == 2 else f", {record['threads']} thread"
+        for image, medians in by_image.items():
+            order = int(image.partition("x")[0]), record["precision"] != "fp32", -record["threads"]
+            label = f"{image}, {record['precision']}{threads}"
+            found += [(order, Comparison(label, path.name, medians))] if OURS in medians else []
+    return [comparison for _, comparison in sorted(found, key=lambda item: item[0])]
+
+
+def capacity(results: Path) -> str:
+    """What one replica answers, and what the event loops of several workers can feed a device with."""
+    http, profile = ("http-mnist-transparent-2-fp32.json", "profile-mnist-transparent.json")
+    rps = json.loads((results / http).read_text())["medians"][OURS]["32"]["rps"]
+    cost = json.loads((results / profile).read_text())["microseconds"]["32"]
+    loop = cost["of it the event loop's thread"]
+    fed = " | ".join(f"{workers * 1e6 / loop:,.0f}" for workers in _WORKERS)
+    whole = cost["processor time"]
+    return f"""
+One replica answered {rps:,.0f} requests a second with one 28x28 image each (32 connections, fp32, on two cores that the
+load generator shares, [record](../results/benchmarks/{http})). A request took {whole:,.0f} microseconds
+of processor time, {loop:,.0f} of them on the event loop ([record](../results/benchmarks/{profile})).
+So however quick the device is, the workers' event loops limit what can reach it, with a core for each:
+
+| workers | {" | ".join(map(str, _WORKERS))} |
+| --- |{" ---: |" * len(_WORKERS)}
+| requests a second, at most | {fed} |
+
+For a peak of R requests a second, with a third in reserve for a lost replica or a burst:
+
+    replicas = max(2, ceil(1.5 * R / requests a second of one replica))
+
+For 5,000 a second that is {max(2, math.ceil(1.5 * 5000 / rps))} replicas.
+"""
+
+
+def stages(results: Path) -> str:
+    """Where the microseconds of a request go, a column each network and number of connections."""
+    networks = ("mnist-transparent", "colour32")
+    records = {name: json.loads((results / f"profile-{name}.json").read_text())["microseconds"] for name in networks}
+    columns = {f"{name}, {count}": by for name, record in records.items() for count, by in record.items()}
+    rows = [f"| microseconds | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    rows += [
+        f"| {stage} | {' | '.join(f'{by[stage]:,.0f}' for by in columns.values())} |"
+        for stage in next(iter(columns.values()))
+        if stage != "requests/s"
+    ]
+    return "\n".join(["", *rows, "", ""])
 
 
 def main() -> None:
@@ -118,8 +185,11 @@ def main() -> None:
     flags = parser.parse_args()
     figures = {}
     if compared := read(flags.results):
-        figures["speed.png"] = speed(list(compared.values()))
-        common.fill(PAGE, BEGIN, END, tables(compared))
+        figures["speed.png"] = speed(compared)
+        if flags.results == common.RESULTS:
+            common.fill(PAGE, BEGIN, END, tables(compared))
+            common.fill(SCALING, *REPLICA, capacity(flags.results))
+            common.fill(ARCHITECTURE, *STAGES, stages(flags.results))
     if (path := flags.results / "soak.json").is_file():
         figures["soak.png"] = soak(json.loads(path.read_text()))
     if not figures:

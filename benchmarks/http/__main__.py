@@ -49,8 +49,8 @@ def variables(source: str, threads: int, precision: Precision) -> dict[str, str]
     """The environment of every server; Ray's and BentoML's are what their manuals name for speed and for silence."""
     return {
         "OMP_NUM_THREADS": str(threads), "BENCH_THREADS": str(threads), "BENCH_NETWORK": source,
-        "ARN_MODELS": source, "ARN_PRECISION": precision, "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_USAGE_STATS_ENABLED": "0",
+        "ARN_MODELS": source, "ARN_PRECISION": precision, "BENCH_PRECISION": precision,
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_USAGE_STATS_ENABLED": "0",
         "BENTOML_HOME": str(common.BUILD / "bentoml"), "BENTOML_DO_NOT_TRACK": "True",
     }  # fmt: skip
 
@@ -79,24 +79,23 @@ Samples = dict[str, dict[str, dict[int, list[Sample]]]]
 
 
 def measure(bodies: Mapping[str, bytes], source: str, precision: Precision, flags: argparse.Namespace) -> Samples:
-    """Every server in turn, several rounds; each first has to answer each body as the first server did."""
+    """Every server in turn, several rounds, started anew for each body; each first answers as the first server did."""
     samples: Samples = {what: {name: {c: [] for c in flags.connections} for name in flags.servers} for what in bodies}
     references: dict[str, NDArray[np.uint8]] = {}
     settings = variables(source, flags.threads, precision)
-    for number, name in itertools.product(range(flags.rounds), flags.servers):
+    for number, name, (what, body) in itertools.product(range(flags.rounds), flags.servers, bodies.items()):
         url = f"http://127.0.0.1:{(port := free_port())}/purify"
-        up = functools.partial(ask, url, next(iter(bodies.values())))
+        up = functools.partial(ask, url, body)
         with common.running([*SERVERS[name], str(port)], up, common.BUILD / f"{name}.log", settings):
-            for what, body in bodies.items():
-                answer = ask(url, body)
-                reference = references.setdefault(what, answer)
-                if np.abs(answer.astype(int) - reference).max() > common.LEVELS[precision]:
-                    raise RuntimeError(f"{name} answers another image")
-                for count in flags.connections:
-                    common.load(url, body, headers(body), count, 1)
-                    samples[what][name][count].append(common.load(url, body, headers(body), count, flags.seconds))
-                    sample = samples[what][name][count][-1]
-                    print(f"round {number + 1}  {what}  {name:14} {count:3}  {sample}", flush=True)
+            answer = ask(url, body)
+            reference = references.setdefault(what, answer)
+            if np.abs(answer.astype(int) - reference).max() > common.LEVELS[precision]:
+                raise RuntimeError(f"{name} answers another image")
+            for count in flags.connections:
+                common.load(url, body, headers(body), count, 1)
+                samples[what][name][count].append(common.load(url, body, headers(body), count, flags.seconds))
+                sample = samples[what][name][count][-1]
+                print(f"round {number + 1}  {what}  {name:14} {count:3}  {sample}", flush=True)
     return samples
 
 
@@ -128,13 +127,13 @@ def main() -> None:
     parser.add_argument("--purifier", default=common.PHOTOGRAPHS, help="name or path; of --photographs")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, nargs="+", help="1, 8, 32 and 128; of photographs 1, 4 and 16")
+    parser.add_argument("--connections", type=int, nargs="+", help="1, 8, 32 and 128; of photographs 1, 8 and 32")
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=list(SERVERS))
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's threads in every server")
-    parser.add_argument("--precision", default="auto", choices=common.PRECISIONS, help="of this service")
-    parser.add_argument("--out", type=Path, help="instead of results/benchmarks/http-NETWORK-THREADS.json")
+    parser.add_argument("--precision", default="auto", choices=common.PRECISIONS, help="of every server")
+    parser.add_argument("--out", type=Path, help="instead of results/benchmarks/http-NETWORK-THREADS-PRECISION.json")
     flags = parser.parse_args()
-    flags.connections = flags.connections or ([1, 4, 16] if flags.photographs else [1, 8, 32, 128])
+    flags.connections = flags.connections or ([1, 8, 32] if flags.photographs else [1, 8, 32, 128])
     if set(flags.servers) != {OURS}:
         print("the peers are installed under build/ at the first run", flush=True)
         environment(PEERS, [f"torch=={metadata.version('torch').partition('+')[0]}", *REQUIREMENTS])
@@ -148,7 +147,7 @@ def of_network(flags: argparse.Namespace, precision: Precision) -> None:
     samples = measure({"png": png}, common.network(flags.network), precision, flags)["png"]
     height, width, channels = image.shape
     common.write(
-        flags.out or common.RESULTS / f"http-{flags.network}-{flags.threads}.json",
+        flags.out or common.RESULTS / f"http-{flags.network}-{flags.threads}-{precision}.json",
         f"POST /purify, one PNG of {width}x{height}x{channels} in and out, {flags.network}; every server batches "
         "in its own way",
         record_versions(),
@@ -168,7 +167,7 @@ def of_photographs(flags: argparse.Namespace, precision: Precision) -> None:
     figures = {what: medians(by_server) for what, by_server in samples.items()}
     card = models.card_of(models.load(flags.purifier))
     common.write(
-        flags.out or common.RESULTS / f"photographs-http-{flags.threads}.json",
+        flags.out or common.RESULTS / f"http-photographs-{flags.threads}-{precision}.json",
         "POST /purify, one JPEG in and one PNG out; every server batches in its own way",
         record_versions(),
         network=card.name,
@@ -188,7 +187,7 @@ def record_versions() -> dict[str, object]:
 
 def conditions(flags: argparse.Namespace, precision: Precision) -> dict[str, object]:
     return {
-        "threads": flags.threads, "precision": {OURS: precision, "peers": "fp32"}, "seconds": flags.seconds,
+        "threads": flags.threads, "precision": precision, "seconds": flags.seconds,
         "rounds": flags.rounds, "load": "wrk, one thread, on the same cores",
     }  # fmt: skip
 

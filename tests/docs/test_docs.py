@@ -102,6 +102,10 @@ def test_no_table_of_results_is_wider_than_a_page(page):
 
 def test_the_tables_of_speed_are_what_the_records_say():
     assert f"{plot.BEGIN}{plot.tables(plot.read(plot.common.RESULTS))}{plot.END}" in plot.PAGE.read_text()
+    for page, (begin, end), written in (
+        (plot.SCALING, plot.REPLICA, plot.capacity), (plot.ARCHITECTURE, plot.STAGES, plot.stages),
+    ):  # fmt: skip
+        assert f"{begin}{written(plot.common.RESULTS)}{end}" in page.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
