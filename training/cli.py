@@ -35,7 +35,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    _retain_freed_memory()
     logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx2").setLevel("WARNING")  # or a line for each of 10,000 uploads
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -51,8 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _retain_freed_memory() -> None:
-    """With glibc: large tensors that are freed would go back to the system, and be faulted in again for the next."""
+def retain_freed_memory() -> None:
+    """With glibc: large tensors that are freed would go back to the system, and be faulted in again for the next.
+
+    For a process that does nothing but train or measure: it never shrinks again.
+    """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
