@@ -44,7 +44,7 @@ NETWORKS = ("mnist-transparent", "colour32", "cifar10-transparent")
 """25 MFLOP an image of 28x28x1, as shipped; of 32x32x3 89 MFLOP with random weights, and 143 as shipped."""
 
 PHOTOGRAPHS = "photo-preview"
-"""The purifier of photographs, from the repository's folder."""
+"""The purifier of photographs."""
 
 _COLOUR32 = ArnConfig(channels=3, size=32, width=64, code_channels=176, blocks=0)
 
@@ -81,10 +81,26 @@ def flops(model: nn.Module, x: Tensor) -> int:
     return total
 
 
-def fill(page: Path, begin: str, end: str, text: str) -> None:
-    """Write ``text`` where ``page`` has a place for it."""
-    head, _, rest = page.read_text().partition(begin)
-    page.write_text(head + begin + text + end + rest.partition(end)[2])
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a benchmark writes into a page: between two comments, which name it and its program."""
+
+    page: Path
+    name: str
+    program: str
+
+    @property
+    def begin(self) -> str:
+        return f"<!-- {self.name}: written by `python -m benchmarks.{self.program}` -->\n"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- /{self.name} -->\n"
+
+    def fill(self, text: str) -> None:
+        """Write ``text`` there."""
+        head, _, rest = self.page.read_text().partition(self.begin)
+        self.page.write_text(head + self.begin + text + self.end + rest.partition(self.end)[2])
 
 
 @functools.cache

@@ -21,8 +21,7 @@ from arn_purify.models import Arn, ArnConfig, Hgd, HgdConfig
 
 from . import common, engine
 
-PAGE = common.ROOT / "docs" / "fidelity.md"
-BEGIN, END = "<!-- networks: written by `python -m benchmarks.networks` -->\n", "<!-- /networks -->\n"
+TABLE = common.Place(common.ROOT / "docs" / "fidelity.md", "networks", "networks")
 
 
 def networks() -> dict[str, nn.Module]:
@@ -69,7 +68,7 @@ def main() -> None:
         for name, r in rows.items()
     )
     print("\n".join(lines))
-    common.fill(PAGE, BEGIN, END, "\n" + "\n".join(lines) + "\n\n")
+    TABLE.fill("\n" + "\n".join(lines) + "\n\n")
     common.write(
         common.RESULTS / "networks.json",
         "Parameters, MFLOP (a multiplication and an addition are two) and images a second in eager fp32",

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,6 @@ from . import common
 plt.switch_backend("Agg")
 
 Record = dict[str, Any]
-PAGE = common.ROOT / "benchmarks" / "README.md"
-BEGIN, END = "<!-- http: written by `python -m benchmarks.plot` -->\n", "<!-- /http -->\n"
-
-SCALING = common.ROOT / "docs" / "scaling.md"
-REPLICA = "<!-- replica: written by `python -m benchmarks.plot` -->\n", "<!-- /replica -->\n"
-
-ARCHITECTURE = common.ROOT / "docs" / "architecture.md"
-STAGES = "<!-- profile: written by `python -m benchmarks.plot` -->\n", "<!-- /profile -->\n"
-
 OURS = "arn"
 _WORKERS = (1, 4, 16)
 _COLOURS = ("#222222", "#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
@@ -178,6 +169,14 @@ def stages(results: Path) -> str:
     return "\n".join(["", *rows, "", ""])
 
 
+def written(results: Path) -> Iterator[tuple[common.Place, str]]:
+    """What is written into pages, and where."""
+    docs = common.ROOT / "docs"
+    yield common.Place(common.ROOT / "benchmarks" / "README.md", "http", "plot"), tables(read(results))
+    yield common.Place(docs / "scaling.md", "replica", "plot"), capacity(results)
+    yield common.Place(docs / "architecture.md", "profile", "plot"), stages(results)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.plot", description=__doc__)
     parser.add_argument("--results", type=Path, default=common.RESULTS)
@@ -187,9 +186,8 @@ def main() -> None:
     if compared := read(flags.results):
         figures["speed.png"] = speed(compared)
         if flags.results == common.RESULTS:
-            common.fill(PAGE, BEGIN, END, tables(compared))
-            common.fill(SCALING, *REPLICA, capacity(flags.results))
-            common.fill(ARCHITECTURE, *STAGES, stages(flags.results))
+            for place, text in written(flags.results):
+                place.fill(text)
     if (path := flags.results / "soak.json").is_file():
         figures["soak.png"] = soak(json.loads(path.read_text()))
     if not figures:

@@ -17,10 +17,9 @@ from typing import Any
 
 from examples.servers import free_port
 
-from .common import BUILD, RESULTS, ROOT, Sample, fetch, fill, load, medians, running, serving, versions, write
+from .common import BUILD, RESULTS, ROOT, Place, Sample, fetch, load, medians, running, serving, versions, write
 
-PAGE = ROOT / "docs" / "scaling.md"
-BEGIN, END = "<!-- ray: written by `python -m benchmarks.ray` -->\n", "<!-- /ray -->\n"
+LINE = Place(ROOT / "docs" / "scaling.md", "ray", "ray")
 BODY = (ROOT / "examples" / "adversarial_3.png").read_bytes()
 SERVER = """
 import sys, threading
@@ -89,7 +88,7 @@ def main() -> None:
     line = told(json.loads(flags.out.read_text()))
     print(line)
     if flags.out == RESULTS / "ray.json":
-        fill(PAGE, BEGIN, END, line)
+        LINE.fill(line)
 
 
 if __name__ == "__main__":
