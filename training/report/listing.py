@@ -49,9 +49,7 @@ def commands_page(records: Sequence[Record], results: Path) -> str:
 
 def full_command(record: Record, results: Path) -> str:
     """A record's command with data set, classifier and defence named, each from where it is today."""
-    words = shlex.split(record.command)
-    start = words.index("evaluate") + 1 if "evaluate" in words else len(words)
-    flags = _flags(words[start:])
+    words, flags = _program(record), flags_of(record)
     flags["--dataset"] = record.dataset
     classifier = f"{record.dataset}-{record.classifier}"
     flags.setdefault("--classifier", classifier if classifier in models.available() else "")
@@ -62,13 +60,19 @@ def full_command(record: Record, results: Path) -> str:
     flags = {name: _place(Path(value).stem, results) or value for name, value in flags.items()}
     order = sorted(flags, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     given = [word for name in order if flags[name] for word in (name, flags[name]) if name not in _LEFT_OUT]
-    return shlex.join([*words[:start], *given])
+    return shlex.join([*words, *given])
 
 
-def _flags(words: Sequence[str]) -> dict[str, str]:
-    """Flags and their values; all but ``--force`` have one."""
+def _program(record: Record) -> list[str]:
+    """The words of a record's command as far as ``evaluate``; all of them where that is not among them."""
+    words = shlex.split(record.command)
+    return words[: words.index("evaluate") + 1] if "evaluate" in words else words
+
+
+def flags_of(record: Record) -> dict[str, str]:
+    """The flags of the command that wrote a record, and their values; all but ``--force`` have one."""
     found: dict[str, str] = {}
-    rest = iter(words)
+    rest = iter(shlex.split(record.command)[len(_program(record)) :])
     for word in rest:
         name, _, value = word.partition("=")
         if name != "--force":

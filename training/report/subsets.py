@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from ..measuring.records import Record
+from .listing import flags_of
 
 
 def subsets(records: Sequence[Record]) -> str:
@@ -23,8 +23,7 @@ def subsets(records: Sequence[Record]) -> str:
 
 def _stride(record: Record) -> int:
     """``--every`` of the command that wrote the record."""
-    words = [part for word in shlex.split(record.command) for part in word.split("=")]
-    return int(words[words.index("--every") + 1]) if "--every" in words else 1
+    return int(flags_of(record).get("--every", 1))
 
 
 def _ordinal(number: int) -> str:
