@@ -6,13 +6,12 @@ import sys
 def main() -> int:
     """The command line; returns the exit status."""
     try:
-        from .cli import main as run
-        from .cli import retain_freed_memory
+        from . import cli
     except ModuleNotFoundError as error:
         print(f"arn-train: needs the extra train, as in: pip install '.[train]' ({error})", file=sys.stderr)
         return 2
-    retain_freed_memory()
-    return run()
+    cli.retain_freed_memory()
+    return cli.main()
 
 
 if __name__ == "__main__":
