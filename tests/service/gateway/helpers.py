@@ -7,6 +7,7 @@ import math
 import select
 import socketserver
 import threading
+import tracemalloc
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +21,16 @@ from arn_purify.service.gateway.preprocessing import Preprocessing
 from arn_purify.service.gateway.protocols import Message, v2
 
 DIGIT = (1, 28, 28)
+
+
+@contextlib.contextmanager
+def traced():
+    """How many bytes Python and numpy have held at most since the block began, as a call."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def digit(channels, height, width):

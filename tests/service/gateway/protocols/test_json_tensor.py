@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +10,8 @@ import pytest
 from arn_purify.service.errors import BodiesFull, BodyTooLarge, BrokenBody
 from arn_purify.service.gateway.protocols import Message, json_tensor, torchserve, v1, v2, v2_grpc
 from arn_purify.service.gateway.protocols.json_text import parse
+
+from ..helpers import traced
 
 MIB = 2**20
 
@@ -53,12 +54,9 @@ def test_what_is_no_regular_tensor_in_valid_json_is_left_to_the_scanner(text):
 def test_a_tensor_s_numbers_take_eight_bytes_each_and_little_more():
     body = b'{"instances":[[' + b",".join([b"[1]"] * 500_000) + b"]]}"
     reserved = []
-    tracemalloc.start()
-    try:
+    with traced() as most:
         (slot,) = v1.find(Message(body, {}, reserved.append)).slots
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        peak = most()
     assert slot.value.shape == (1, 500_000, 1)
     assert sum(reserved) == slot.value.nbytes
     assert peak < 3 * (len(body) + sum(reserved))
@@ -74,13 +72,10 @@ def test_lists_that_are_no_tensor_are_refused_before_they_take_much(protocol, ro
     """Each would take ten to thirty times its text."""
     entry = b'{"name":"x","datatype":"FP32","shape":[2],"data":[0,' + rows + b"]}"
     body = b'{"inputs":[' + entry + b"]}" if protocol is v2 else b'{"instances":[[0,' + rows + b"]]}"
-    tracemalloc.start()
-    try:
+    with traced() as most:
         with pytest.raises(BodyTooLarge, match="too many elements"):
             protocol.find(Message(body, {"content-type": "application/json"}))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        peak = most()
     assert peak < 64 * MIB
 
 
@@ -102,12 +97,9 @@ def test_a_message_s_numbers_are_reserved_before_it_is_parsed():
     tensor = request.inputs.add(name="x", datatype="UINT64", shape=[300_000])
     tensor.contents.uint64_contents.extend([7] * 300_000)
     body, reserved = request.SerializeToString(), []
-    tracemalloc.start()
-    try:
+    with traced() as most:
         (slot,) = v2_grpc.find(Message(body, {}, reserved.append)).slots
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        peak = most()
     assert (slot.value == 7).all()
     assert sum(reserved) >= 16 * 300_000 > peak - 4 * MIB
 

@@ -1,7 +1,6 @@
 """Bodies that contradict themselves are refused, in bounded memory."""
 
 import json
-import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from arn_purify.service.errors import BrokenBody, ServiceError
 from arn_purify.service.gateway.protocols import Message, torchserve, v1, v2, v2_grpc
 from arn_purify.service.gateway.protocols.json_text import parse, splice
 
-from ..helpers import v2_body
+from ..helpers import traced, v2_body
 
 
 @pytest.mark.parametrize("shape", [[1] * 33, [9] * 200_000, [-1, 2], [2**63], [1.0], [True]])
@@ -105,13 +104,12 @@ def test_one_long_text_among_numbers_makes_no_text_of_each(protocol):
     entry = f'{{"name": "x", "datatype": "FP32", "shape": [1, 50002], "data": {mixed}}}'
     text = f'{{"inputs": [{entry}]}}' if protocol is v2 else f'{{"instances": {mixed}}}'
     wire = Message(text.encode(), {"content-type": "application/json"})
-    tracemalloc.start()
-    try:
-        slots = protocol.find(wire).slots
-    except BrokenBody:
-        slots = []
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with traced() as most:
+        try:
+            slots = protocol.find(wire).slots
+        except BrokenBody:
+            slots = []
+        peak = most()
     assert all(slot.value is None for slot in slots)
     assert peak < 30 * len(wire.body)
 
