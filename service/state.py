@@ -67,8 +67,8 @@ class State:
             under_way=lambda: self.lifecycle.in_flight,
             begin=self.engine.begin if self.engine.records else None,
         )
-        check_others = worker.check_others if worker else lambda: None
-        self.lifecycle = Lifecycle(self.batcher, settings.drain_seconds, check_others)
+        check_workers = worker.check_all if worker else lambda: None
+        self.lifecycle = Lifecycle(self.batcher, settings.drain_seconds, check_workers)
         self.purifier = Purifier(
             settings, self.engine, self.batcher, self.decoder, self.lifecycle, self.metrics, tracing.stage
         )

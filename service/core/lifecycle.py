@@ -18,13 +18,13 @@ class Lifecycle:
     Args:
         batcher: the queue, whose thread warms the models up.
         drain_seconds: longest time to finish accepted requests.
-        check_others: raises ``Warming`` unless every other worker at the same port is ready.
+        check_workers: raises ``Warming`` unless every worker at the same port is ready.
     """
 
     def __init__(
-        self, batcher: Batcher, drain_seconds: float, check_others: Callable[[], object] = lambda: None
+        self, batcher: Batcher, drain_seconds: float, check_workers: Callable[[], object] = lambda: None
     ) -> None:
-        self._batcher, self._drain_seconds, self._check_others = batcher, drain_seconds, check_others
+        self._batcher, self._drain_seconds, self._check_workers = batcher, drain_seconds, check_workers
         self.draining = False
         self.in_flight = 0
         self._ends = math.inf
@@ -54,9 +54,9 @@ class Lifecycle:
         self._batcher.check_warm()
 
     def check_all_ready(self) -> None:
-        """As :meth:`check_ready`, and that every other worker is ready: what a probe asks."""
+        """As :meth:`check_ready`, and that all workers are ready: what a probe asks."""
         self.check_ready()
-        self._check_others()
+        self._check_workers()
 
     @property
     def alive(self) -> bool:

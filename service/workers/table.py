@@ -120,14 +120,15 @@ class Worker:
             self._starting = None
         self.table.write(self.number, self._stage, self._connections, os.getpid())
 
-    def check_others(self) -> None:
-        """Check that every other worker serves.
+    def check_all(self) -> None:
+        """Check that every worker serves, and that this one has said so: until then it lets no swap begin.
 
         Raises:
             Warming: one is being started, is shutting down, or is stuck.
         """
-        for number in self.others():
-            if self.table.stage(number) != Stage.READY or self.table.silent_seconds(number) > _SECONDS_SILENT:
+        stuck = [number for number in self.others() if self.table.silent_seconds(number) > _SECONDS_SILENT]
+        for number in range(1, self.count + 1):
+            if self.table.stage(number) != Stage.READY or number in stuck:
                 raise Warming(f"worker {number} of {self.count} is not ready")
 
     def leave_seconds(self) -> float:

@@ -59,20 +59,20 @@ def test_a_worker_that_drains_leaves_new_connections_to_those_that_serve(three):
 
 def test_all_are_ready_only_together(three, monkeypatch):
     first, second, third = three
-    first.check_others()
+    first.check_all()
     for stage in (Stage.STARTING, Stage.DRAINING):
         third.publish(stage)
         with pytest.raises(Warming, match="worker 3 of 3 is not ready"):
-            first.check_others()
+            first.check_all()
     first.table.write(3, Stage.ABSENT)
     with pytest.raises(Warming, match="worker 3 of 3"):
-        second.check_others()
+        second.check_all()
     third.publish(Stage.READY)
-    second.check_others()
+    second.check_all()
     monkeypatch.setattr(table, "_SECONDS_SILENT", 0.0)
     time.sleep(0.001)
     with pytest.raises(Warming, match="worker 1 of 3"):
-        second.check_others()
+        second.check_all()
 
 
 def test_the_table_has_the_processes_that_there_are(three, tmp_path):
@@ -96,7 +96,11 @@ def test_no_swap_begins_beside_another_or_beside_a_worker_that_starts(three, tmp
     late.publish(Stage.STARTING)
     with pytest.raises(SwapUnderWay), first.swapping():
         pass
+    for worker in (first, late):  # who asks the one that starts is told so too, and not that it is ready
+        with pytest.raises(Warming, match="worker 3 of 3"):
+            worker.check_all()
     late.publish(Stage.READY)
+    late.check_all()
     with first.swapping():
         pass
 
