@@ -1,0 +1,36 @@
+"""A whole pass as one graph."""
+
+import gc
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from arn_purify import models
+from arn_purify.service.core.step import Step, traced
+
+
+def resident():
+    """Memory that this process has now, in bytes."""
+    gc.collect()
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_graph_that_is_let_go_leaves_no_memory_behind():
+    step = Step(models.load("mnist-transparent"), integral=True).eval()
+    given = torch.randint(256, (3, 28, 28, 1), dtype=torch.uint8)
+
+    def trace_and_run(times):
+        for _ in range(times):
+            with torch.inference_mode():
+                graph = traced(step, given)
+                assert graph is not step
+                for _ in range(3):
+                    graph(given)
+
+    trace_and_run(5)
+    before = resident()
+    trace_and_run(20)
+    assert resident() < before + 20e6
