@@ -149,3 +149,4 @@ class State:
             await self.grpc.stop()
         if self.traces:
             await asyncio.to_thread(tracing.stop, self.traces)
+        gc.unfreeze()  # a process that goes on may collect what it was

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import fastapi.dependencies.models
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -47,6 +48,9 @@ def decoders_of(pid: int) -> set[int]:
 def _little_memory() -> Iterator[None]:
     """What a file's tests have freed goes back to the system, so that no process grows with the number of files."""
     yield
+    for function in vars(fastapi.dependencies.models).values():  # it remembers the endpoints of every app
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc's
         ctypes.CDLL("libc.so.6").malloc_trim(0)
