@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -152,8 +153,9 @@ def train_classifier(
 ) -> nn.Module:  # fmt: skip
     """Train an ``arch`` on ``dataset``, from ``initial``'s weights if given, and return it frozen, in eval mode.
 
-    With ``out`` the state is saved there after each epoch, and a run that was killed continues from it. ``compiled``
-    runs forward and backward through torch.compile.
+    With ``out`` the state is saved there after each epoch, and a run that was killed continues from it;
+    ``metrics.jsonl`` gets the error on the validation split. ``compiled`` runs forward and backward through
+    torch.compile.
 
     Raises:
         ConfigurationError: ``arch`` cannot take the images or ``initial``'s weights.
@@ -173,7 +175,8 @@ def train_classifier(
             raise OutOfTime(f"{epoch} of {recipe.epochs} epochs")
         started = time.monotonic()
         mean = epochs.train(epoch)
-        if state_path:
+        if out and state_path:
+            _log(out, epoch + 1, (epoch + 1) * batches, mean, _validated(model, dataset.validation, device))
             save_state(state_path, {"model": model}, {"model": optimiser}, (epoch + 1) * batches, fingerprint)
         seconds = time.monotonic() - started
         speed = len(dataset.train) / seconds
@@ -198,6 +201,19 @@ def _network(arch: str, dataset: Dataset, seed: int, initial: nn.Module | None) 
         ) from None
     model.train()
     return model
+
+
+def _validated(model: nn.Module, validation: Split, device: str) -> dict[str, float]:
+    """The error of the network as it stands; empty where there are no validation images."""
+    error = {"error/none": error_rate(model.eval(), validation, device)} if len(validation) else {}
+    model.train()
+    return error
+
+
+def _log(out: Path, epoch: int, step: int, loss: float, error: dict[str, float]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": epoch, "step": step, "loss/classifier": loss, **error}) + "\n")
 
 
 def _optimiser(model: nn.Module, recipe: ClassifierRecipe) -> torch.optim.Optimizer:

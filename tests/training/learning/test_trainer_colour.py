@@ -1,6 +1,7 @@
 """Colour: every network trains, runs stop in time and resume to the same weights, budgets and surrogates take turns."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from arn_purify.models import ArnConfig, LisaCnn, LisaCnnConfig
 from arn_purify.training import attacks, data, deadline
 from arn_purify.training.learning import recipes
 from arn_purify.training.learning import trainer as train
-from arn_purify.training.learning.classifier import CLASSIFIER_RECIPES, NETWORKS, natural, train_classifier
+from arn_purify.training.learning.classifier import CLASSIFIER_RECIPES, NETWORKS, error_rate, natural, train_classifier
 from arn_purify.training.learning.config import Classifiers, RunOptions, TrainConfig
 
 
@@ -49,6 +50,13 @@ def test_a_colour_classifier_that_is_out_of_time_resumes(digits, tmp_path, monke
     assert all(
         torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     )
+    rows = [
+        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("whole", "broken")
+    ]
+    assert rows[0] == rows[1]
+    assert [row["epoch"] for row in rows[0]] == [1, 2]
+    assert rows[0][-1]["error/none"] == error_rate(whole, digits.validation)
 
 
 class Still(attacks.Attack):
