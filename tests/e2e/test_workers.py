@@ -304,11 +304,13 @@ def test_a_swap_is_taken_over_by_all_or_by_none_and_by_those_that_come_later(two
             assert told(clients) == {other}
         kept = [path.name for path in folder_of(served).glob("swap-*/*")]
         assert kept == [two[other].name]
+        served.process.send_signal(signal.SIGSTOP)  # who would start a successor
         os.kill(workers_of(served)[1], signal.SIGKILL)
         until(lambda: ready(served) == 503)
         with httpx2.Client(base_url=served.url, timeout=PATIENCE) as client:
             early = swap(client, two[shipped].name)
             assert (early.status_code, early.json()["code"]) == (503, "warming")
+        served.process.send_signal(signal.SIGCONT)
         until(lambda: ready(served) == 200)
         with connections(served, 4) as clients:
             assert told(clients) == {other}
