@@ -86,6 +86,12 @@ def absolute_loss(x_purified: Tensor, x_natural: Tensor) -> Tensor:
     return F.l1_loss(x_purified, x_natural)
 
 
+def sticker_loss(x_purified: Tensor, x_natural: Tensor, x: Tensor) -> Tensor:
+    """Ours: mean absolute error where the input ``x`` is off by over a tenth; a sticker counts as much as the rest."""
+    changed = ((x - x_natural).abs().amax(1, keepdim=True) > 0.1).expand_as(x)
+    return ((x_purified - x_natural).abs() * changed).sum() / changed.sum().clamp_min(1)
+
+
 def feature_loss(purified: Sequence[Tensor], natural: Sequence[Tensor]) -> Tensor:
     """Ours: mean absolute distance of the frozen target's representations, relative to their natural size."""
     distances = [F.l1_loss(p, n) / n.abs().mean().clamp_min(1e-6) for p, n in zip(purified, natural, strict=True)]

@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .networks import Networks
 
 # What restores the image reaches E and G alike; "mse" stands in the paper's L_mse, the others are ours.
-_RESTORING = ("mse", "l1", "feature", "logit", "guide", "ce", "clean", "kl", "margin")
+_RESTORING = ("mse", "l1", "sticker", "feature", "logit", "guide", "ce", "clean", "kl", "margin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Objective:
         ``labels`` ``(N,)`` of the natural images are for the losses that need them; ``classifier`` is f.
         """
         terms, values, purified = self._purify(inputs)
-        terms.update(self._image_terms(purified, inputs.target))
+        terms.update(self._image_terms(purified, inputs))
         if self.weights.feature or self.weights.logit or self.weights.guide or self.weights.labelled:
             found, errors = self._target_terms(purified, inputs.natural, labels, classifier)
             terms.update(found)
@@ -109,14 +109,16 @@ class Objective:
             terms["nor"] = scale * losses.normalization_loss(mean, log_variance)
         return terms, values, purified
 
-    def _image_terms(self, purified: Tensor, target: Tensor) -> dict[str, Tensor]:
-        terms = {}
+    def _image_terms(self, purified: Tensor, inputs: Inputs) -> dict[str, Tensor]:
+        terms, target = {}, inputs.target
         if self.weights.mse and self.recipe.form == "paper":
             terms["mse"] = losses.pixel_loss(purified, target, self.domains)
         elif self.weights.mse:
             terms["mse"] = 4 * (purified - target).square().mean()  # on [-1, 1], as Tanh gives it
         if self.weights.l1:
             terms["l1"] = losses.absolute_loss(purified, target)
+        if self.weights.sticker:
+            terms["sticker"] = losses.sticker_loss(purified, target, inputs.x)
         return terms
 
     def _target_terms(

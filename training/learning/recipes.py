@@ -20,8 +20,9 @@ class LossWeights:
     """Weights of the terms; 0 leaves a term, and the discriminator that only it needs, out of the run.
 
     ``mse`` Eq. 4, ``att`` lambda_1 of Eq. 7, ``nor`` lambda_2 of Eq. 7, ``adv`` theta of Eq. 8; the others are ours:
-    ``l1`` on pixels, ``feature`` and ``logit`` on the frozen target; ``guide`` is HGD's. With labels: ``ce`` and
-    ``margin`` on what f makes of attacked images, ``clean`` of natural ones, ``kl`` between the two.
+    ``l1`` on pixels, ``sticker`` on those that were changed much, ``feature`` and ``logit`` on the frozen target;
+    ``guide`` is HGD's. With labels: ``ce`` and ``margin`` on what f makes of attacked images, ``clean`` of natural
+    ones, ``kl`` between the two.
     """
 
     mse: float = 0.0
@@ -29,6 +30,7 @@ class LossWeights:
     nor: float = 0.0
     adv: float = 0.0
     l1: float = 0.0
+    sticker: float = 0.0
     feature: float = 0.0
     logit: float = 0.0
     guide: float = 0.0

@@ -73,3 +73,16 @@ def test_the_robust_terms_against_numbers_by_hand():
     assert losses.trades_loss(torch.zeros(1, 3), logits).item() == pytest.approx(expected)
     certain = torch.tensor([[100.0, 0.0, 0.0]])
     assert torch.isfinite(losses.margin_loss(certain, labels)), "a wrong class with probability 1"
+
+
+def test_a_sticker_counts_by_its_own_pixels():
+    natural = torch.full((1, 3, 4, 4), 0.5)
+    x = natural + 0.05  # noise
+    x[0, 1, :2, 0] = 1.0  # in one of the channels
+    purified = natural.clone()
+    assert losses.sticker_loss(purified, natural, x).item() == 0
+    purified[0, :, 3, 3] = 0.0  # elsewhere
+    assert losses.sticker_loss(purified, natural, x).item() == 0
+    purified[0, 1, 0, 0] = 0.8
+    assert losses.sticker_loss(purified, natural, x).item() == pytest.approx(0.3 / 6)
+    assert losses.sticker_loss(purified, natural, natural).item() == 0, "nothing was changed much"
