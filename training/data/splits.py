@@ -96,8 +96,8 @@ class Split:
 
     def sha256(self) -> str:
         """Hash of images and labels, by which crafted sets know what they were made from."""
-        digest = hashlib.sha256(self.images.numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data)
+        digest.update(np.ascontiguousarray(self.labels.numpy()).data)
         return digest.hexdigest()
 
 

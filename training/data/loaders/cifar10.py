@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,8 @@ def load(data_folder: Path, size: TargetSize) -> Dataset:  # noqa: ARG001 (32 al
 
 
 def _from_npz(root: Path) -> Split:
-    parts = [read_npz(root / f"{part}.npz") for part in (*(f"train_{i}" for i in range(5)), "test")]
-    images, labels = (np.concatenate([part[key] for part in parts]) for key in ("images", "labels"))
-    return Split.of_arrays(images, labels)
+    parts = (read_npz(root / f"{part}.npz") for part in (*(f"train_{i}" for i in range(5)), "test"))
+    return _joined(Split.of_arrays(part["images"], part["labels"]) for part in parts)
 
 
 def _from_archive(root: Path) -> Split:
@@ -49,7 +49,16 @@ def _from_archive(root: Path) -> Split:
         write_atomically(path, download(_URL, root, path.name))
     names = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
     with tarfile.open(fileobj=io.BytesIO(read_checked(path, _MD5))) as archive:
-        members = [archive.extractfile(f"cifar-10-batches-bin/{name}.bin") for name in names]
-        raw = b"".join(member.read() for member in members if member)
-    rows = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)  # a label, then red, green and blue planes
+        members = (archive.extractfile(f"cifar-10-batches-bin/{name}.bin") for name in names)
+        return _joined(_of_rows(member.read()) for member in members if member)
+
+
+def _of_rows(raw: bytes) -> Split:
+    """Of each image a label, then the red, the green and the blue plane."""
+    rows = np.frombuffer(raw, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
     return Split.of_arrays(rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0])
+
+
+def _joined(parts: Iterable[Split]) -> Split:
+    images, labels = zip(*((part.images, part.labels) for part in parts), strict=True)
+    return Split(torch.cat(images), torch.cat(labels))
