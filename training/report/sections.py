@@ -59,8 +59,8 @@ _ABLATION = (
     "A cell is the mean over the training seeds. The bars of the plot show the best and the worst seed."
 )
 _TRANSFERRED = (
-    "The purifiers were trained in front of the target only. Here another classifier is attacked, and the purifier\n"
-    "stands in front of it. The attack sees that classifier alone."
+    "Here another classifier is attacked, and the purifier stands in front of it. The attack sees that classifier\n"
+    "alone. The purifiers were trained in front of the target, but for those whose name has that of the classifier."
 )
 _ADAPTIVE = (
     "The paper has numbers only for purifiers trained on PGD_N and PGD_T. In the rows of our other purifiers its\n"
