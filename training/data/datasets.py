@@ -155,8 +155,9 @@ DATASETS: dict[str, DatasetSpec] = {
             "photos", photos.load, "Photographs", 3, photos.SIZE, AttackSettings(linf_eps=(8 / 255, 16 / 255)),
             "photo-efficientnet-lite0", mirrored=True, from_disk=True,
             columns=(
-                ("none", "PGD_N@0.0157", "PGD_N", "PGD_N_eps2", "PGD_T"),
-                ("AA_N@0.0157", "CW_N", "DDN_N", "MI_FGSM", "DI_FGSM"),
+                ("none", "PGD_N@0.0157", "PGD_N"),
+                ("PGD_T", "PGD_N_eps2", "MI_FGSM", "DI_FGSM"),
+                ("AA_N@0.0157", "CW_N", "DDN_N"),
             ),
             targets=("photo-efficientnet-lite0",), target_titles=("EfficientNet-Lite0",), overview=_OVERVIEW,
             previews=("photo-preview",),
