@@ -95,6 +95,11 @@ def test_no_table_of_results_is_wider_than_a_page(page):
     assert max((row.count(" |") for row in rows), default=0) <= WIDTH
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("results*.md")), ids=lambda p: p.name)
+def test_no_section_of_results_is_empty(page):
+    assert not re.findall(r"^(## .*)\s+(?=## |\Z)", page.read_text(), re.M)
+
+
 def test_the_tables_of_speed_are_what_the_records_say():
     for place, wanted in plot.written(plot.common.RESULTS):
         assert f"{place.begin}{wanted}{place.end}" in place.page.read_text()

@@ -124,7 +124,7 @@ def _main(records: Sequence[Record], dataset: str, results: Path) -> list[str]:
         oblivious = threat_model == "oblivious"
         # The paper's numbers are oblivious: they do not compare with white-box ones.
         paper = paper_rates(results, dataset) if oblivious else {}
-        columns = spec_of(dataset).columns if oblivious else (_WHITE_BOX,)
+        columns = spec_of(dataset).columns if oblivious else (_white_box(dataset),)
         tables = [
             comparison(chosen, group, paper) for group in columns if any(record.attack in group for record in chosen)
         ]
@@ -136,6 +136,11 @@ def _main(records: Sequence[Record], dataset: str, results: Path) -> list[str]:
             which = _which_checkpoint(chosen) if oblivious else ""
             parts.append("\n\n".join(part for part in (f"## {title}{whose}", note, which, picture, *tables) if part))
     return parts
+
+
+def _white_box(dataset: str) -> tuple[str, ...]:
+    """The columns of attacks that see the purifier, with those at a budget of the data set's own."""
+    return (*_WHITE_BOX, *(attack for group in spec_of(dataset).columns for attack in group if "@" in attack))
 
 
 def _which_checkpoint(records: Sequence[Record]) -> str:
@@ -157,7 +162,7 @@ def _adaptive(records: Sequence[Record], dataset: str, published: Any) -> list[s
             parts.append(f"## {title}\n\n{_ADAPTIVE}\n\n{adaptive(records, cells)}")
     bpda = [r for r in records if r.threat_model == "bpda" and r.settings.get("backward") != "g"]
     if bpda and not any(cell["dataset"] == dataset for cell in published["table4"]):
-        parts.append(f"## BPDA, identity backward\n\n{comparison(bpda, _WHITE_BOX, {})}")
+        parts.append(f"## BPDA, identity backward\n\n{comparison(bpda, _white_box(dataset), {})}")
     return parts
 
 
