@@ -55,6 +55,7 @@ def _cell(records: Sequence[Record]) -> str:
     if not records:
         return ""
     worst = max(records, key=lambda r: (r.error_rate, r.n, r.attack))
-    seen = "" if worst.threat_model in ("oblivious", "white_box") else f", {THREAT_TITLES[worst.threat_model]}"
+    seen = "" if worst.threat_model in ("oblivious", "white_box") else THREAT_TITLES[worst.threat_model]
     rate, _, size = cell_text(worst).partition(" <sub>")
-    return f"{rate} {attack_title(worst.attack)}{seen}" + (f" <sub>{size}" if size else "")
+    notes = ", ".join(note for note in (seen, size.removesuffix("</sub>")) if note)
+    return f"{rate} {attack_title(worst.attack)}" + (f" <sub>{notes}</sub>" if notes else "")
