@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -38,7 +37,7 @@ from ..attacks import Attack, at_budget, for_crafting, get, seed_of
 from ..data import Dataset, Split, flip_images, shift_images, spec_of
 from ..deadline import OutOfTime, is_near
 from .recipes import check_length, one_cycle
-from .state import ConfigurationError, load_state, save_state, weights_sha256
+from .state import ConfigurationError, load_state, log_row, save_state, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -175,9 +174,10 @@ def train_classifier(
             raise OutOfTime(f"{epoch} of {recipe.epochs} epochs")
         started = time.monotonic()
         mean = epochs.train(epoch)
-        if out and state_path:
-            _log(out, epoch + 1, (epoch + 1) * batches, mean, _validated(model, dataset.validation, device))
-            save_state(state_path, {"model": model}, {"model": optimiser}, (epoch + 1) * batches, fingerprint)
+        if state_path:
+            step, error = (epoch + 1) * batches, _validated(model, dataset.validation, device)
+            log_row(state_path.parent, {"epoch": epoch + 1, "step": step, "loss/classifier": mean, **error})
+            save_state(state_path, {"model": model}, {"model": optimiser}, step, fingerprint)
         seconds = time.monotonic() - started
         speed = len(dataset.train) / seconds
         logger.info("epoch %d of %d: loss %.4f, %.0f images a second", epoch + 1, recipe.epochs, mean, speed)
@@ -208,12 +208,6 @@ def _validated(model: nn.Module, validation: Split, device: str) -> dict[str, fl
     error = {"error/none": error_rate(model.eval(), validation, device)} if len(validation) else {}
     model.train()
     return error
-
-
-def _log(out: Path, epoch: int, step: int, loss: float, error: dict[str, float]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"epoch": epoch, "step": step, "loss/classifier": loss, **error}) + "\n")
 
 
 def _optimiser(model: nn.Module, recipe: ClassifierRecipe) -> torch.optim.Optimizer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import json
 import logging
 import math
 import time
@@ -31,7 +30,7 @@ from ..attacks.gradient import Gradient, gradient_of, sign_ascent, summed_cross_
 from ..data.pictures import Crops, Endless, centre_crop
 from ..deadline import OutOfTime, is_near
 from . import losses
-from .state import load_state, save_state, weights_sha256
+from .state import load_state, log_row, save_state, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -350,8 +349,7 @@ class PhotoTrainer:
         means = {name: float(np.mean([row[name] for row in sums if name in row])) for name in names}
         watched = self.step % _WATCHED_EVERY == 0 or self.step == self.recipe.steps
         row = {"step": self.step, **means, **(metrics if watched else {}), "seconds": seconds}
-        with (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        log_row(self.out, row)
         tqdm.write("  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in row.items()))
 
     def _card(self, metrics: dict[str, float]) -> Card:

@@ -1,11 +1,17 @@
-"""The state of an unfinished run: weights, their averages, optimiser moments, step, in one atomic safetensors file."""
+"""What a run leaves in its folder as it goes.
+
+The state of an unfinished run, in one atomic safetensors file: weights, their averages, optimiser moments, step. And
+a row of numbers now and then.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -87,3 +93,10 @@ def load_state(
     step = int(metadata["step"])
     logger.info("resumed %s at step %d", path.parent, step)
     return step
+
+
+def log_row(out: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to ``metrics.jsonl`` of a run folder, which is made where it is missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")

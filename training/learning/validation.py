@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..attacks import Attack, adaptive, at_budget, for_crafting, for_training, g
 from ..data import Dataset
 from ..sheet import contact_sheet, save_png
 from .config import TrainConfig
+from .state import log_row
 
 _CHUNK = 500
 
@@ -77,8 +77,7 @@ class RunLog:
 
     def write(self, row: dict[str, Any], x_natural: Tensor, x_adv: Tensor, x_purified: Tensor) -> None:
         """A row of an epoch, and some of its images."""
-        with (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        log_row(self.out, row)
         for name, value in row.items():
             if "/" in name:
                 self.writer.add_scalar(name, value, row["step"])

@@ -59,14 +59,16 @@ def threat_title(record: Record) -> str:
     return title + (", g's gradient" if record.settings.get("backward") == "g" else "")
 
 
-def cell_text(record: Record | None, attack: str = "") -> str:
-    """The rate, n where not all images were taken, and whether it is flagged.
+def cell_text(record: Record | None, attack: str = "", note: str = "") -> str:
+    """The rate, whether it is flagged, and below it ``note`` and n where not all images were taken.
 
     ``attack`` is that of the column, where the record may be of another budget, which the cell then states.
     """
     if record is None:
         return ""
-    notes = [f"n {record.n:,}"] if record.n < WHOLE_SPLIT else []
+    notes = [note] if note else []
+    if record.n < WHOLE_SPLIT:
+        notes.append(f"n {record.n:,}")
     if attack and record.attack != attack:
         notes.append(f"ε {record.eps:.2g}")
     size = f" <sub>{', '.join(notes)}</sub>" if notes else ""

@@ -56,6 +56,5 @@ def _cell(records: Sequence[Record]) -> str:
         return ""
     worst = max(records, key=lambda r: (r.error_rate, r.n, r.attack))
     seen = "" if worst.threat_model in ("oblivious", "white_box") else THREAT_TITLES[worst.threat_model]
-    rate, _, size = cell_text(worst).partition(" <sub>")
-    notes = ", ".join(note for note in (seen, size.removesuffix("</sub>")) if note)
-    return f"{rate} {attack_title(worst.attack)}" + (f" <sub>{notes}</sub>" if notes else "")
+    rate, below, notes = cell_text(worst, note=seen).partition(" <sub>")
+    return f"{rate} {attack_title(worst.attack)}{below}{notes}"
