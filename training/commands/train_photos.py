@@ -17,6 +17,7 @@ from ..data.pictures import find_pictures, split_pictures
 from ..data.splits import DataError
 from ..learning.photos import PhotoRecipe, PhotoTrainer
 from ..load import load_model
+from ..run_name import RunName
 from . import options
 
 _SHAPE = (3, photos.SIZE, photos.SIZE)
@@ -47,20 +48,23 @@ def run(flags: argparse.Namespace, command: str) -> None:
     specs = [options.classifier(flags), *options.names(flags.surrogate or "")]
     loaded = [load_model(spec, "classifier", flags.dataset, flags.device, _SHAPE) for spec in specs]
     classifiers = {card.sha256: classifier for classifier, card in loaded}
-    purifier = _purifier(flags)
+    purifier, start = _purifier(flags)
+    target = loaded[0][1].name
+    before = "" if data.spec_of(flags.dataset).is_target(target) else target
     recipe = dataclasses.replace(PhotoRecipe(), **recipe_fields(flags.numbers))
     stride = max(1, len(validation) // min(flags.watched, 100))
-    PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), flags.device, flags.seed, command).fit(
+    name = RunName("photos", classifiers=len(classifiers), start=start, before=before)
+    PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), name, flags.device, flags.seed, command).fit(
         train, validation[::stride]
     )
 
 
-def _purifier(flags: argparse.Namespace) -> Arn:
-    """``--init``, or a network that has learned nothing."""
+def _purifier(flags: argparse.Namespace) -> tuple[Arn, str]:
+    """``--init`` and its name, or a network that has learned nothing."""
     if not flags.init:
         torch.manual_seed(flags.seed)
-        return Arn(ArnConfig.preset("photo", 3, photos.SIZE))
-    found = load_model(str(flags.init), "purifier", flags.dataset, "cpu", _SHAPE)[0].requires_grad_(True)
+        return Arn(ArnConfig.preset("photo", 3, photos.SIZE)), ""
+    found, card = load_model(str(flags.init), "purifier", flags.dataset, "cpu", _SHAPE)
     if not isinstance(found, Arn) or found.config.architecture != "photo":
         raise ValueError(f"{flags.init} is no purifier of the architecture photo")
-    return found
+    return found.requires_grad_(True), card.name

@@ -29,6 +29,7 @@ from ..attacks.craft import versions
 from ..attacks.gradient import Gradient, gradient_of, sign_ascent, summed_cross_entropy, with_momentum
 from ..data.pictures import Crops, Endless, centre_crop
 from ..deadline import OutOfTime, is_near
+from ..run_name import RunName, describe
 from . import losses
 from .state import load_state, log_row, save_state, weights_sha256
 
@@ -236,14 +237,16 @@ class PhotoTrainer:
     """One run. ``fit`` continues from the state in the run folder and leaves ``purifier.safetensors`` there.
 
     ``classifiers`` by their hashes, the target first, take turns from step to step: each has a pool of crops that were
-    attacked through it, and judges them. In front of one alone the purifier learns what misleads that one.
+    attacked through it, and judges them. In front of one alone the purifier learns what misleads that one. ``run``
+    names the run in the card, and so in records.
     """
 
     def __init__(
         self, purifier: Arn, recipe: PhotoRecipe, classifiers: Mapping[str, nn.Module], out: Path,
-        device: str = "cpu", seed: int = 0, command: str = "", workers: int = 1,
+        run: RunName, device: str = "cpu", seed: int = 0, command: str = "", workers: int = 1,
     ) -> None:  # fmt: skip
-        self.recipe, self.out, self.seed, self.command, self.workers = recipe, out, seed, command, workers
+        self.recipe, self.out, self.run = recipe, out, run
+        self.seed, self.command, self.workers = seed, command, workers
         self.device = torch.device(device)
         self.classifiers = classifiers
         channels_last = {"device": self.device, "memory_format": torch.channels_last}
@@ -358,7 +361,7 @@ class PhotoTrainer:
         terms = ("l1", "feature", "logit", "att", "nor")
         return Card(
             self.out.name, "purifier", "arn", dataclasses.asdict(config), "photos", (config.channels, size, size),
-            profile="transparent", recipe="photos",
+            profile="transparent", recipe=describe(self.run), run=self.run.to_json(),
             seen_attacks=tuple({"attack": kind, "eps": None, "budgets": eps} for kind in KINDS[1:]),
             classifier_sha256=", ".join(self.classifiers),
             loss_weights={term: getattr(self.recipe, term) for term in terms},

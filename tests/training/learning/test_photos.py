@@ -12,6 +12,7 @@ from arn_purify.models import Airbench, AirbenchConfig, Arn, ArnConfig
 from arn_purify.training import cli, deadline
 from arn_purify.training.deadline import OutOfTime
 from arn_purify.training.learning.photos import KINDS, PhotoRecipe, PhotoTrainer, Pool, attacked
+from arn_purify.training.run_name import RunName, describe, from_json
 
 RECIPE = PhotoRecipe(steps=12, crop=32, batch_size=4, pool=24, crafted=4, crafted_every=4, pixels_only=4, ramp=2)
 
@@ -37,7 +38,7 @@ def classifier():
 def trainer(classifier, out, recipe=RECIPE):
     torch.manual_seed(0)
     purifier = Arn(ArnConfig.preset("photo", 3, 32))
-    return PhotoTrainer(purifier, recipe, {"0" * 64: classifier}, out, workers=0)
+    return PhotoTrainer(purifier, recipe, {"0" * 64: classifier}, out, RunName("photos"), workers=0)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -126,5 +127,11 @@ def test_the_command_trains_on_any_folder(pictures, tmp_path, monkeypatch):
         "photo_classifier:load",
     ]
     assert cli.main([*arguments, "--photo-recipe", numbers, "--watched", "2", "--out", "run"]) == 0
-    assert arn_purify.load("run/purifier.safetensors").card.dataset == "photos"
+    card = arn_purify.load("run/purifier.safetensors").card
+    assert (card.dataset, card.recipe) == ("photos", "photos-before-photo_classifier.load")
+    again = ["--init", "run/purifier.safetensors", "--photo-recipe", numbers, "--watched", "2", "--out", "again"]
+    assert cli.main([*arguments, *again]) == 0
+    again = arn_purify.load("again/purifier.safetensors").card
+    assert again.recipe == "photos-from-run-before-photo_classifier.load", "its records are not those of the first"
+    assert describe(from_json(again.run)) == again.recipe
     assert cli.main([*arguments, "--photo-recipe", "stesp=4", "--out", "other"]) == 2
