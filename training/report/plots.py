@@ -52,7 +52,8 @@ def _wanted(records: Sequence[Record]) -> dict[str, tuple[str, Callable[[], Any]
             found[plot_name("sweep", dataset)] = hash_of([_STYLE, shown]), partial(_sweep, swept)
         if compared:
             shown = {f"{r.defence} {r.checkpoint} {r.attack}": (r.errors, r.n) for r in compared}
-            found[plot_name("comparison", dataset)] = hash_of([_STYLE, shown]), partial(_comparison, compared)
+            digest = hash_of([_STYLE, spec_of(dataset).columns, shown])  # which are its panels
+            found[plot_name("comparison", dataset)] = digest, partial(_comparison, compared)
     return found
 
 
@@ -86,7 +87,7 @@ def _comparison(records: Sequence[Record]) -> Any:
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.set_yticks(range(len(rows)), [row_label(row) for row in rows], fontsize=8)
         axis.grid(axis="x", alpha=0.3)
-    for axis in grid[-1]:
+    for axis in grid.flat[max(0, len(attacks) - width) :]:  # nothing is drawn below them
         axis.set_xlabel("error, %")
     return figure
 

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from arn_purify.training.cli import main
+from arn_purify.training.data.datasets import DATASETS
 from arn_purify.training.measuring import records
-from arn_purify.training.report import pages
+from arn_purify.training.report import pages, plots
 
 from ..subjects import a_record
 
@@ -21,6 +22,14 @@ def test_a_table_older_than_its_records_is_caught(project):
     dataclasses.replace(record, attack="PGD_N").write(root / "results")
     assert pages.update(root / "results", check=True)
     assert main(["tables", "--results", str(root / "results"), "--check"]) == 1
+
+
+def test_a_plot_older_than_its_data_sets_columns_is_caught(monkeypatch):
+    shown = [a_record(threat_model="oblivious")]
+    before = plots.plots(shown)["comparison.png"]
+    spec = DATASETS["mnist"]
+    monkeypatch.setitem(DATASETS, "mnist", dataclasses.replace(spec, columns=spec.columns[::-1]))
+    assert plots.plots(shown)["comparison.png"] != before
 
 
 def test_the_readme_shows_released_models_and_no_robust_classifier(project):
