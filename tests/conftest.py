@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fastapi.dependencies.models
+import hypothesis
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -18,6 +19,10 @@ from arn_purify.service.settings import Settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 torch.set_num_threads(1)
+
+# The same examples on every machine, however slow it is. For others: --hypothesis-profile default
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 # Seconds that a test waits for what must come, however busy the machine is.
 PATIENCE = 300.0

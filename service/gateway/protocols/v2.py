@@ -242,7 +242,7 @@ def _from_json(text: str, name: str, datatype: str, shape: tuple[int, ...], data
         raise BrokenBody(f"input {name!r}: its data are no {datatype} tensor")
     try:
         array = _typed(data.leaf, dtype)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise BrokenBody(f"input {name!r}: its data are no {datatype} tensor") from error
     if array is None or array.size != math.prod(shape):
         raise BrokenBody(f"input {name!r}: the data do not fill the shape {list(shape)}")
@@ -250,14 +250,20 @@ def _from_json(text: str, name: str, datatype: str, shape: tuple[int, ...], data
 
 
 def _typed(leaf: Any, dtype: np.dtype[Any]) -> Numbers | None:
-    """A leaf's numbers; raises as numpy does for lists whose numbers the type does not hold."""
+    """A leaf's numbers; raises ``ValueError``, ``TypeError`` or ``ArithmeticError`` if the type does not hold them."""
     if isinstance(leaf, list):
-        return np.array(leaf, dtype=dtype)
+        return _array(leaf, dtype)
     if not isinstance(leaf, np.ndarray):
         return None
     if dtype.kind != "f" and not np.iinfo(dtype).min <= leaf.min() <= leaf.max() <= np.iinfo(dtype).max:
         raise OverflowError
-    return leaf.astype(dtype)
+    return _array(leaf, dtype)
+
+
+def _array(values: Any, dtype: Any) -> Numbers:
+    # numpy would only warn of a number that is beyond the type, and write infinity.
+    with np.errstate(over="raise"):
+        return np.array(values, dtype)
 
 
 def _raw(message: Message) -> ParsedRequest:
@@ -282,11 +288,11 @@ def labels(answer: bytes, headers: Mapping[str, str]) -> list[Any] | None:
         output = json.loads(answer[:split_at])["outputs"][0]
         shape, datatype = output["shape"], output["datatype"]
         if "data" in output:
-            scores: Numbers = np.array(output["data"], dtype=object if datatype == "BYTES" else DTYPES[datatype])
+            scores: Numbers = _array(output["data"], object if datatype == "BYTES" else DTYPES[datatype])
         else:
             scores = from_bytes(datatype, answer[split_at : split_at + output["parameters"]["binary_data_size"]])
         return top_classes(scores.reshape(shape))
-    except (BrokenBody, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
+    except (BrokenBody, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return None
 
 

@@ -262,7 +262,7 @@ entries = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(entries)
 def test_every_caller_gets_its_own_answer(plan):
     async def scenario():

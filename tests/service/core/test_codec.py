@@ -226,7 +226,7 @@ def mutated(data):
 IMAGES = [saved(gradient(), kind) for kind in ("PNG", "JPEG", "WEBP", "BMP")]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.one_of(st.binary(max_size=200), *(mutated(data) for data in IMAGES)))
 @example(b"")
 def test_no_bytes_raise_anything_but_our_own_errors(data):
@@ -239,7 +239,7 @@ def test_no_bytes_raise_anything_but_our_own_errors(data):
         assert pixels.shape[2] == channels
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=200), mutated(codec.encode_npy(ARRAYS[0])), mutated(codec.encode_npy(ARRAYS[1]))))
 def test_no_tensor_raises_anything_but_our_own_errors(data):
     try:

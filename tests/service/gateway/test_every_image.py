@@ -140,7 +140,7 @@ def requests(draw):
     return name, values, readers, spoilt
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(requests())
 def test_true_means_every_image_and_nothing_else_is_touched(chain, request_):
     name, values, readers, spoilt = request_

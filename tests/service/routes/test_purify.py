@@ -245,7 +245,7 @@ def test_trouble_behind_the_door_has_its_status_and_no_traceback(client, monkeyp
         assert answer.headers["retry-after"] == "3"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(st.binary(max_size=64), st.integers(1, len(PNG)).map(lambda n: PNG[:n])),
     st.sampled_from(["image/png", "", "application/x-npy", "multipart/form-data; boundary=b", "image/webp"]),

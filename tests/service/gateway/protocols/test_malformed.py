@@ -128,6 +128,18 @@ def test_any_bytes_are_found_in_or_refused(body, protocol, kind, length):
         assert error.status < 500  # noqa: PT017
 
 
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize(
+    ("datatype", "number"),
+    [("FP16", "65520"), ("FP32", "1e39"), ("BF16", "-1e39"), ("UINT8", "256"), ("UINT8", "-1"), ("INT8", "128")],
+)
+def test_a_number_beyond_its_type_is_refused(datatype, number, flat):
+    data = f"[0, 1, 2, {number}]" if flat else f"[[[[0, 1], [2, {number}]]]]"
+    body = f'{{"inputs": [{{"name": "x", "datatype": "{datatype}", "shape": [1, 1, 2, 2], "data": {data}}}]}}'
+    with pytest.raises(BrokenBody, match=f"its data are no {datatype} tensor"):
+        v2.find(Message(body.encode(), {}))
+
+
 def test_json_places():
     text, root = parse(b' {"a" : [ {"b": 1.50} , {"b":"x"}], "c": [[1, 2], [NaN]]} ')
     b = root.get("a").elements[0].get("b")
