@@ -19,6 +19,8 @@ from arn_purify.service.settings import Settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 torch.set_num_threads(1)
+with suppress(OSError, AttributeError):  # glibc's: the threads of hundreds of services would each leave memory behind
+    ctypes.CDLL("libc.so.6").mallopt(-8, 2)  # M_ARENA_MAX
 
 # The same examples on every machine, however slow it is. For others: --hypothesis-profile default
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -53,9 +55,6 @@ def decoders_of(pid: int) -> set[int]:
 def _little_memory() -> Iterator[None]:
     """What a file's tests have freed goes back to the system, so that no process grows with the number of files."""
     yield
-    for function in vars(fastapi.dependencies.models).values():  # it remembers the endpoints of every app
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc's
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -70,6 +69,11 @@ def running(**settings) -> Iterator[TestClient]:
             assert ready.json()["status"] != "engine_failure", "the device's thread died while it warmed up"
             time.sleep(0.02)
         yield client
+    for function in vars(fastapi.dependencies.models).values():  # it remembers the endpoints of every app
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+    del client
+    gc.collect()  # a service takes up to 30 MB
 
 
 @pytest.fixture(scope="session")

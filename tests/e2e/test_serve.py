@@ -57,7 +57,7 @@ def test_an_attacked_photograph_is_restored_over_http(served):
 @pytest.fixture
 def slow_purifier(tmp_path):
     """A checkpoint of a network so wide that 200 images take seconds on one thread."""
-    model = models.Arn(models.ArnConfig(width=256, blocks=4))
+    model = models.Arn(models.ArnConfig(width=128, blocks=4))
     architecture, config, kind = models.checkpoint.architecture_of(model)
     card = models.Card("slow", kind, architecture, config, dataset="none", input_shape=(1, 28, 28))
     models.checkpoint.save(model, card, tmp_path / "slow.safetensors")
