@@ -16,6 +16,7 @@ import pytest
 
 from arn_purify import models
 from arn_purify.service.core import codec
+from arn_purify.service.workers.table import Table
 
 from ..conftest import PATIENCE
 from .conftest import connections, serving, until
@@ -150,6 +151,7 @@ def test_a_worker_that_is_killed_under_load_loses_its_own_connections_only_and_c
     until(lambda: metric(served, 'arn_requests_total{route="/purify",status="200"}') == len(EXAMPLES))
     with load(served.url, 8, ask) as answers:
         until(lambda: len(answers) > 100)
+        held = Table(folder, 2).connections(2)
         os.kill(before[2], signal.SIGKILL)
         until(lambda: ready(served) == 503)
         assert [path.name[:10] for path in folder.glob("gauge_live*_1.db")] == ["gauge_live"] * 2
@@ -158,7 +160,7 @@ def test_a_worker_that_is_killed_under_load_loses_its_own_connections_only_and_c
         until(lambda: ready(served) == 200)
         until(lambda: len(answers) > count + 100)
     lost = [answer for answer in answers if isinstance(answer, type)]
-    assert len(lost) <= 5, "half of the connections, or one more"
+    assert len(lost) <= held
     assert set(lost) <= {httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError}, "none was refused"
     assert {answer for answer in answers if not isinstance(answer, type)} == {(200, True)}
     after = workers_of(served)
@@ -167,7 +169,7 @@ def test_a_worker_that_is_killed_under_load_loses_its_own_connections_only_and_c
     # What the dead one had counted still counts, except what it answered and had no time to count.
     answered = len(EXAMPLES) + sum(isinstance(answer, tuple) for answer in answers)
     counted = metric(served, 'arn_requests_total{route="/purify",status="200"}')
-    assert answered - 5 <= counted <= answered + len(lost)
+    assert answered - held <= counted <= answered + len(lost)
 
     with connections(served, 4):  # the new one answers too
         pass
@@ -372,6 +374,7 @@ def test_workers_that_die_again_and_again_before_they_serve_end_the_service(tmp_
     finished = start(*ONE_MODEL, env={**os.environ, "PYTHONPATH": path}, cwd=Path(__file__).parents[2])
     assert finished.returncode == 2
     *restarts, last = finished.stderr.splitlines()
-    assert re.fullmatch(r"arn: worker \d has failed 3 times in a row: it ended with SIGKILL", last)
-    assert all("is restarted" in line for line in restarts)
-    assert 4 <= len(restarts) <= 5
+    found = re.fullmatch(r"arn: worker (\d) has failed 3 times in a row: it ended with SIGKILL", last)
+    assert found
+    restarted = [re.search(r"worker (\d) \(process \d+\) is restarted", line)[1] for line in restarts]
+    assert restarted.count(found[1]) == 2
