@@ -81,7 +81,8 @@ def test_crafting_does_not_move_the_statistics_of_batchnorm(digits, monkeypatch)
 def trainer(digits, classifier, out, seen=("PGD_N", "PGD_T"), arch="colour", surrogate=None, **changes):
     recipe = dataclasses.replace(recipes.cifar10(), epochs=2, batch_size=32, **changes)
     chosen = tuple(attacks.get(name, "cifar10").with_settings(iterations=2) for name in seen)
-    config = TrainConfig(ArnConfig.preset(arch, 3, 32), recipe, chosen, mixed_precision=False)
+    network = dataclasses.replace(ArnConfig.preset(arch, 3, 32), width=8)
+    config = TrainConfig(network, recipe, chosen, mixed_precision=False)
     return train.Trainer(
         config, digits, Classifiers(classifier, "f", surrogate=surrogate), RunOptions(out, save_seconds=1e9)
     )
