@@ -22,7 +22,8 @@ torch.set_num_threads(1)
 with suppress(OSError, AttributeError):  # glibc's: the threads of hundreds of services would each leave memory behind
     ctypes.CDLL("libc.so.6").mallopt(-8, 2)  # M_ARENA_MAX
 
-# The same examples on every machine, however slow it is. For others: --hypothesis-profile default
+# The same examples on every machine, however slow it is. For others: --hypothesis-profile random
+hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 

@@ -378,3 +378,4 @@ def test_workers_that_die_again_and_again_before_they_serve_end_the_service(tmp_
     assert found
     restarted = [re.search(r"worker (\d) \(process \d+\) is restarted", line)[1] for line in restarts]
     assert restarted.count(found[1]) == 2
+    assert len(restarted) <= 4
