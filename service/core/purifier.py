@@ -264,6 +264,7 @@ class Purifier:
             ServiceError: whatever :meth:`Batcher.submit` does; all items or none.
         """
         self._batcher.check_warm()
+        self._batcher.admit(sum(len(item.images) for item in items))  # all of them, before some of them wait
         started = time.perf_counter()
         groups = _alike(items)
         jobs = [

@@ -141,11 +141,12 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
             other.cancel()
     headers = gateway.purifier.answer_headers(items, timings)
     if compare:
-        headers |= compared(gateway, transport.protocol, items, answer, unpurified)
+        headers |= compared(gateway, transport.protocol, items[0].model, answer, unpurified)
     elif random.random() < settings.shadow_share:
+        model = items[0].model  # and not the items: their pixels are not counted while the server is asked
 
         async def shadow() -> None:
-            compared(gateway, transport.protocol, items, answer, await as_it_came())
+            compared(gateway, transport.protocol, model, answer, await as_it_came())
 
         gateway.background.start(shadow, len(transport.body))
     return Outcome(answer, headers)
@@ -296,7 +297,7 @@ def with_channels(pixels: NDArray[Any], channels: int) -> NDArray[np.uint8]:
 def compared(
     gateway: Gateway,
     protocol: ModuleType,
-    items: Sequence[Item],
+    model: str,
     purified: DownstreamAnswer,
     unpurified: DownstreamAnswer | None,
 ) -> dict[str, str]:
@@ -311,7 +312,7 @@ def compared(
         return {}
     flips = sum(a != b for a, b in zip(ours, theirs, strict=True))
     metrics.shadowed.labels("disagree" if flips else "agree").inc()
-    metrics.label_flips.labels(items[0].model).inc(flips)
+    metrics.label_flips.labels(model).inc(flips)
     if flips:
         logger.info("%d of %d labels differ: purified %.100s, as it came %.100s", flips, len(ours), ours, theirs)
     values = (_listed(ours), _listed(theirs), str(bool(flips)).lower())

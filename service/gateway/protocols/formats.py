@@ -30,7 +30,7 @@ _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"), "HEIC"),
 }
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-_GAP = rb"(?:\s+|\s*#[^\n]*\n)+"
+_GAP = rb"(?:\s|#[^\n]*\n)+"  # one way to match each: two would double the work with every character
 _NETPBM = re.compile(
     rb"P[14]" + _GAP + rb"\d{1,9}" + _GAP + rb"\d{1,9}\s|"
     rb"P[2356]" + _GAP + rb"\d{1,9}" + _GAP + rb"\d{1,9}" + _GAP + rb"\d{1,5}\s|"

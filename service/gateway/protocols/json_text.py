@@ -18,7 +18,21 @@ from typing import Any
 from ...errors import BodyTooLarge, BrokenBody
 from . import MAX_PLACES, Reserve, json_tensor, unlimited
 
-_scan = JSONDecoder().scan_once  # type: ignore[attr-defined] # in CPython, not in its stubs
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object within a leaf.
+
+    Raises:
+        ValueError: it names one twice.
+    """
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an object names {next(name for name in names if names.count(name) > 1)!r} twice")
+    return members
+
+
+_scan = JSONDecoder(object_pairs_hook=_once).scan_once  # type: ignore[attr-defined] # in CPython, not in its stubs
 _SPACE = re.compile(r"[ \t\n\r]*")
 _OPENED = re.compile(r"[\[ \t\n\r]*")
 _REASONS = {RecursionError: "it is nested too deeply", IndexError: "it ends too early"}
@@ -102,6 +116,7 @@ class _Reader:
     taken: int = 0
     reserved: int = 0
     spare: int = 0  # reserved for what turned out to be no tensor
+    run: tuple[int, int] = (0, 0)  # where the last characters were found of which lists of numbers consist
 
     def value(self, index: int, depth: int = _MAX_DEPTH) -> Node:
         self.left -= 1
@@ -119,7 +134,9 @@ class _Reader:
         """A leaf that is an array or an object, and its end."""
         text, left = self.text, len(self.text) - index
         if left >= json_tensor.FEWEST_CHARACTERS and self.tensors_left and text.startswith("[", index):
-            run = json_tensor.run_end(text, index)
+            if not self.run[0] <= index < self.run[1]:  # each is looked through once, however many lists it has
+                self.run = (index, json_tensor.run_end(text, index))
+            run = self.run[1]
             if run - index >= json_tensor.FEWEST_CHARACTERS:
                 if (needed := json_tensor.most_bytes(text, index, run)) > self.spare:
                     self.reserve(needed - self.spare)

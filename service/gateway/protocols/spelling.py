@@ -32,7 +32,7 @@ _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_-]+")
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/_\-=\s]")
 _LIKE_BASE64 = re.compile(r"[A-Za-z0-9+/_\-=\s]{64,}")
 _QUOTE = re.compile(r"""\s*b?(['"])""")
-_PREFIX = re.compile(r"\s*[^,]{0,256},")
+_PREFIX = re.compile(r"\s*+[^,]{0,256},")
 _DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
 _HEX = re.compile(r"\s*(?:0x)?((?:[0-9a-fA-F]{2}){10,})")
 # Long enough never to stand in something else by chance. Of each what is looked for, how far behind the image's first
@@ -57,6 +57,8 @@ _WITHIN_BYTES = [
 ]
 _WITHIN_TEXT = [(found, behind, re.compile(start, re.DOTALL)) for found, behind, start in (*_MARKS, *_MARKS_IN_BASE64)]
 _MOST_PLACES = 2**16  # that are looked at, of each
+_ESCAPED = re.compile(r"(?<!\\)\\++(?:u00([0-9a-fA-F]{2})|([rn]))")  # as JSON has them, however often escaped
+_BREAKS = {"r": "\r", "n": "\n"}
 # The letters of a file's base64, as numbers.
 _LETTERS = re.compile(rb"(?:data:[^,]{0,64},)?\s*([A-Za-z0-9+/_\-=\s]{40,})", re.IGNORECASE)
 _HEAD_LETTERS = 144
@@ -139,7 +141,15 @@ def _in_text(text: str, layers: int) -> Encoded | None:
             return found
     if (at := _place(text, _WITHIN_TEXT)) is not None:
         return _unreadable(f"other text stands around an image, which begins at character {at}")
+    if "\\" in text and _place(_unescaped(text), _WITHIN_TEXT) is not None:
+        return _unreadable("other text stands around an image, with backslashes in between")
     return None
+
+
+def _unescaped(text: str) -> str:
+    """A text without the backslashes of JSON within it; enough to recognise how an image begins, not to read it."""
+    plain = _ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else _BREAKS[found[2]], text)
+    return plain.replace("\\", "")
 
 
 def _places(text: str) -> list[tuple[int, int]]:

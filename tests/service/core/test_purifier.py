@@ -13,8 +13,8 @@ from arn_purify.service.core.decoder import Decoder
 from arn_purify.service.core.engine import Engine
 from arn_purify.service.core.lifecycle import Lifecycle
 from arn_purify.service.core.limits import MemoryBudget
-from arn_purify.service.core.purifier import Purifier
-from arn_purify.service.errors import BodiesFull, DeadlineExceeded, Draining, TooManyPixels, Warming
+from arn_purify.service.core.purifier import Item, Purifier
+from arn_purify.service.errors import BodiesFull, DeadlineExceeded, Draining, TooManyImages, TooManyPixels, Warming
 from arn_purify.service.settings import Settings
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), dtype=np.uint8)
@@ -42,7 +42,7 @@ class Parts:
         self.noted = Noted()
         self.engine = Engine(self.settings.models, (), "cpu", "fp32")
         self.decoder = Decoder(5, 5, self.settings.max_pixels, self.settings.max_body_bytes)
-        self.batcher = Batcher(self.engine.run, 4)
+        self.batcher = Batcher(self.engine.run, 4, queue_images=self.settings.queue_images)
         self.lifecycle = Lifecycle(self.batcher, drain_seconds=5)
         self.purifier = Purifier(
             self.settings, self.engine, self.batcher, self.decoder, self.lifecycle, self.noted,
@@ -90,6 +90,16 @@ async def test_what_a_request_decodes_is_reserved_and_bounded():
                 await decoding.decode(PNG, selection)
         with budget.reserve(1500), budget.reserve() as memory, pytest.raises(BodiesFull):
             await parts.purifier.decoding(memory).decode(PNG, selection)
+
+
+async def test_images_of_several_shapes_are_admitted_together():
+    """Where they never fit the client must not be told to come again."""
+    half = [Item(None, "identity", np.zeros((40, side, side, 1), np.uint8)) for side in (28, 32)]
+    async with Parts(queue_images=64) as parts:
+        with parts.purifier.request() as timings:
+            with pytest.raises(TooManyImages, match="80 images"):
+                await parts.purifier.purify(half, timings)
+            assert len(await parts.purifier.purify(half[:1], timings)) == 1
 
 
 async def test_a_request_whose_deadline_passed_decodes_no_further_image():

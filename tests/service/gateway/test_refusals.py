@@ -1,19 +1,22 @@
 """Refusals of ours, in each protocol's form, and the limits of memory."""
 
 import base64
+import gc
 import gzip
 import io
 import json
+import threading
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from arn_purify.service.core.purifier import Item
 from arn_purify.service.gateway.protocols import v2
 
 from ...conftest import running
-from .helpers import PNG, ROWS, sample
+from .helpers import PNG, ROWS, Upstream, sample
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,25 @@ def test_a_shadow_s_body_needs_room_too(upstream):
                 time.sleep(0.01)
         while sample(client, "arn_body_bytes"):
             time.sleep(0.01)
+
+
+def test_a_waiting_shadow_holds_no_pixels(upstream, asked, monkeypatch):
+    """Its body is counted, its pixels are not, and a slow server may let many wait."""
+    answers, waits, go_on = Upstream.answers, threading.Event(), threading.Event()
+
+    def slowly(path):
+        if len(asked) > 1:
+            waits.set()
+            go_on.wait(60)
+        return answers(path)
+
+    monkeypatch.setattr(Upstream, "answers", staticmethod(slowly))
+    with running(downstream_url=upstream, downstream_protocol="v1", shadow_share=1) as client:
+        assert client.post("/v1/models/m:predict", content=json.dumps({"instances": ROWS})).status_code == 200
+        assert waits.wait(60)
+        while any(isinstance(held, Item) for held in gc.get_objects()):  # until the request itself has ended
+            time.sleep(0.01)
+        go_on.set()
 
 
 def test_a_channel_count_that_the_declaration_does_not_fit_is_told(upstream, asked):

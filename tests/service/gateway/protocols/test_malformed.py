@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arn_purify.service.errors import BrokenBody, ServiceError
-from arn_purify.service.gateway.protocols import Message, torchserve, v1, v2, v2_grpc
+from arn_purify.service.gateway.protocols import Message, json_tensor, torchserve, v1, v2, v2_grpc
 from arn_purify.service.gateway.protocols.json_text import parse, splice
 
 from ..helpers import traced, v2_body
@@ -138,6 +138,28 @@ def test_a_number_beyond_its_type_is_refused(datatype, number, flat):
     body = f'{{"inputs": [{{"name": "x", "datatype": "{datatype}", "shape": [1, 1, 2, 2], "data": {data}}}]}}'
     with pytest.raises(BrokenBody, match=f"its data are no {datatype} tensor"):
         v2.find(Message(body.encode(), {}))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"a": 1, "a": 2}', '{"x": [1, {"a": 1, "a": 2}]}', '{"x": [[1, {"b": 0, "a": 1, "c": 0, "a": 2}]]}',
+        "[" * 7 + '{"x": {"y": {"z": 1, "z": 2}}}' + "]" * 7,
+    ],
+)  # fmt: skip
+def test_no_object_names_a_member_twice_wherever_it_stands(body):
+    """Parsers take the first or the last: what is purified here must be what the server reads."""
+    with pytest.raises(BrokenBody, match=r"names '[az]' twice"):
+        parse(body.encode())
+
+
+def test_a_run_of_small_lists_is_looked_through_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr(json_tensor, "run_end", lambda *args, of=json_tensor.run_end: looked.append(args) or of(*args))
+    lists = "[1]," * 5000
+    _, root = parse(f'["a", {lists} "b", {lists} [1]]'.encode())
+    assert len(root.elements) == 10_003
+    assert len(looked) < 6
 
 
 def test_json_places():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import struct
 
 import numpy as np
@@ -87,6 +88,19 @@ def test_formats_are_told_by_their_first_bytes(head, expected):
     assert format_of(head) == expected
 
 
+@pytest.mark.parametrize("head", [b"P1", b"P5 28", b"P6 28 28", b"PF 28", b"P7 "])
+@pytest.mark.parametrize("gap", [b" ", b"\n", b"#\n", b" #\n "])
+def test_no_gap_is_looked_at_in_many_ways(head, gap):
+    """With two ways to match a character this would not end."""
+    assert format_of(head + 200 * gap + b"x") is None
+
+
+def test_a_prefix_may_begin_with_any_white_space():
+    found = read(" " * 1000 + "data:image/png;base64," + base64.b64encode(PNG).decode())
+    assert list(found.files) == [PNG]
+    assert read(" " * 1_000_000) is None
+
+
 def picture(kind, header=b""):
     buffer = io.BytesIO()
     Image.fromarray(RANDOM.integers(0, 256, (28, 28), np.uint8)).save(buffer, kind, lossless=True)
@@ -106,6 +120,10 @@ HIDDEN = {
         b"--c\r\nContent-Disposition: file; filename=z; more=abcdefghijklmnopq\r\n\r\n" + data
     ),
     "another text": lambda data: '{"image": "' + base64.b64encode(data).decode() + '"}',
+    "JSON as PHP writes it": lambda data: json.dumps({"x": base64.b64encode(data).decode()}).replace("/", "\\/"),
+    "JSON in JSON in JSON": lambda data: json.dumps(HIDDEN["JSON as PHP writes it"](data)).replace("/", "\\/"),
+    "JSON of escapes": lambda data: '{"x": "' + "".join(f"\\u{sign:04X}" for sign in base64.b64encode(data)) + '"}',
+    "JSON of Latin-1": lambda data: json.dumps({"x": data.decode("latin-1")}),
     "other characters": lambda data: "!" * 700 + "!".join(base64.b64encode(data).decode()),
     "letters as numbers": lambda data: np.frombuffer(base64.b64encode(data), np.uint8)[None],
     "letters of two": lambda data: np.tile(np.frombuffer(base64.b64encode(data), np.uint8), (2, 1)).astype(np.int64),
