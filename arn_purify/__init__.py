@@ -1,4 +1,6 @@
-"""Removes adversarial noise from images. ``load`` gives a purifier or a classifier, ``purify`` does it in one call.
+"""Remove adversarial noise from images.
+
+``load`` returns a purifier or a classifier as a module; ``purify`` purifies images in one call.
 
 The folders ``models``, ``service`` and ``training`` of the repository are this package's parts.
 """

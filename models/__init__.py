@@ -87,8 +87,10 @@ class Identity(nn.Module):
 
 
 def available() -> list[str]:
-    """Names of the released checkpoints, sorted; ``load`` takes each of them, ``identity``, and the classifier
-    ``photo-efficientnet-lite0``, whose weights a package brings.
+    """Names of the released checkpoints, sorted.
+
+    :func:`load` also takes ``identity``, and the classifier ``photo-efficientnet-lite0``, whose weights the extras
+    ``serve`` and ``train`` install.
     """
     return sorted(path.stem for path in ZOO.glob("*.safetensors"))
 
@@ -131,9 +133,14 @@ def _unchanged(name: str, _state: tuple[Path, int, int]) -> nn.Module:
 
 
 def purify(x: Tensor, model: str | os.PathLike[str] = "mnist-transparent") -> Tensor:
-    """Purify images ``(N, C, H, W)``, float32 in [0, 1], in one call: ``arn_purify.purify(x)`` gives the same back.
+    """Purify images ``(N, C, H, W)``, float32 in [0, 1]; returns images of the same shape and range.
 
-    The last few checkpoints stay in memory; one whose file has changed is read anew. Raises what :func:`load` does.
+    No gradient flows through this call: to attack or to train through a purifier, use :func:`load`. The four models
+    used last stay in memory; a file that has changed is read again.
+
+    Raises:
+        ValueError: the images are not ``(N, C, H, W)`` with the model's number of channels.
+        FileNotFoundError, CheckpointError: as :func:`load`.
     """
     name = os.fspath(model)
     if name == "identity":

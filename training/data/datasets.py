@@ -97,10 +97,6 @@ class DatasetSpec:
         """The classifier's name for readers; where the row has none, the one in records."""
         return dict(zip(self.targets, self.target_titles, strict=False)).get(classifier, classifier)
 
-    def owns(self, model: str) -> bool:
-        """Whether the released model was trained on this data set, and not on one that it stands in for."""
-        return model.startswith(f"{self.name}-") and model in (self.classifier, self.purifier)
-
 
 _GREY_DIGITS = AttackSettings(
     linf_eps=(0.3, 0.4),
@@ -127,7 +123,7 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         DatasetSpec(
             "cifar10", cifar10.load, "CIFAR-10", 3, 32, AttackSettings(wasserstein_eps=(0.004, 0.005)),
-            "cifar10-resnet20", "cifar10-transparent", "cifar10", mirrored=True,
+            "cifar10-airbench-40", "cifar10-transparent", "cifar10", mirrored=True,
             targets=("resnet110", "resnet18", "resnet20"), target_titles=("ResNet-110", "ResNet-18", "ResNet-20"),
             paper_target="resnet110", overview=_OVERVIEW,
         ),
@@ -138,7 +134,8 @@ DATASETS: dict[str, DatasetSpec] = {
             paper_row="ARN_AP",
         ),
         DatasetSpec(
-            "lisa-track", lisa.load_by_track, "LISA by track", 3, 32, _SIGNS, recipe="lisa",
+            "lisa-track", lisa.load_by_track, "LISA by track", 3, 32, _SIGNS,
+            "lisa-track-cnn", "lisa-track-transparent", "lisa",
             seen=("AP_1", "AP_2"), same_images_as=("lisa",), columns=(("none", *STICKERS),),
             targets=("cnn",), target_titles=("LISA-CNN",), overview=_SIGNS_OVERVIEW, paper_row="ARN_AP",
         ),

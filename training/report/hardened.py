@@ -42,11 +42,8 @@ _COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 
 
-def hardened_sections(records: Sequence[Record], target: str, page: str) -> list[str]:
-    """The sections of one data set, from all of its records.
-
-    ``target`` is the classifier that the purifier was trained with, and ``page`` the file that compares defences.
-    """
+def hardened_sections(records: Sequence[Record], page: str) -> list[str]:
+    """The sections of one data set, from all of its records; ``page`` is the file that compares defences."""
     records = [r for r in records if r.in_process]
     recipes = by_count(r.recipe for r in records if r.defence == "ARN_W")
     if not recipes:
@@ -54,6 +51,7 @@ def hardened_sections(records: Sequence[Record], target: str, page: str) -> list
     own = "hardened" if "hardened" in recipes else recipes[0]  # a toy run has its length in its name
     transparent = by_count(r.recipe for r in records if r.defence == "ARN_PP")
     beside = _released_recipes().get(records[0].dataset) or next(iter(transparent), "")
+    target = by_count(r.classifier for r in records if (r.defence, r.recipe) == ("ARN_W", own))[0]
     rows = {"none": "", "ARN_PP": beside, "ARN_wide": beside, "ARN_W": own}
     shown = [r for r in records if r.recipe == rows.get(r.defence)]
     before_target = [r for r in shown if r.classifier == target]

@@ -24,7 +24,10 @@ _HEAD = (
     "defaults, and the present path of each file. Add `--out mine`; without it, a command prints the stored numbers.\n"
     "A record holds the original command. [How to reproduce one cell](evaluation.md#reproduce-one-cell).\n\n"
     "Checkpoints under `runs/` are not part of the repository. To train one again, use\n"
-    "`scripts/reproduce mnist --only NAME`, or the same with another data set."
+    "`scripts/reproduce mnist --only NAME`, or the same with another data set.\n\n"
+    "Commands with `third_party:...` use classifiers that others trained, which are not part of the repository: a\n"
+    "MobileNetV2 (google-coral/test_data), a SqueezeNet (songhan/SqueezeNet-Deep-Compression) and a ResNet-56\n"
+    "(akamaster/pytorch_resnet_cifar10). To run such a command, write a `third_party.py` with a function that returns it."
 )
 
 

@@ -20,7 +20,15 @@ from .markdown import ERROR, markdown_table
 from .paper import paper_rates
 from .rows import Row, attack_title, cell_text, row_of, row_order
 from .sections import ablation_sections, comparison_sections, released_sections
-from .selection import in_page_order, missing_target, of_target, released_names, target_of
+from .selection import (
+    in_page_order,
+    missing_target,
+    of_released,
+    of_target,
+    released_classifier,
+    released_names,
+    target_of,
+)
 from .subsets import subsets
 from .weakest import WEAKEST, weakest
 
@@ -92,7 +100,7 @@ def _overview(records: Sequence[Record], results: Path, papers: bool) -> str:
     for spec in DATASETS.values():
         if spec.overview:
             grouped.setdefault(spec.overview, []).append(spec)
-    chosen = [r for r in of_target(records) if r.in_process]
+    chosen = [r for r in of_released(records) if r.in_process]
     tables = []
     for columns, specs in grouped.items():
         rows = [row for spec in specs for row in _released(chosen, results, spec, papers)]
@@ -170,14 +178,15 @@ def _by_file(records: Sequence[Record], results: Path) -> list[Record]:
 def _pages(records: Sequence[Record], dataset: str, results: Path) -> dict[str, str]:
     """One data set's pages, by file name: the released models first, then what they are compared with."""
     title, first, compared = _title(dataset), f"results-{dataset}.md", f"results-{dataset}-comparison.md"
-    target, papers = of_target(records)[0].classifier, missing_target(records, dataset)
-    instead = f"The target is `{target}`, which stands in for the paper's `{papers}`." if papers else ""
+    target, released = target_of(records, dataset), released_classifier(records, dataset)
+    papers = missing_target(records, dataset)
+    instead = "The target is `{}`, which stands in for the paper's `{}`." if papers else ""
     parts = {
         compared: (
-            f"{title}, every defence", [instead, *comparison_sections(records, dataset, results)]
+            f"{title}, every defence", [instead.format(target, papers), *comparison_sections(records, dataset, results)]
         ),
         f"results-{dataset}-hardened.md": (
-            f"{title}, the hardened profile", hardened_sections(records, target_of(records, dataset), compared)
+            f"{title}, the hardened profile", hardened_sections(records, compared)
         ),
         f"results-{dataset}-ablation.md": (
             f"{title}, without L_adv, L_nor, L_att (the paper's Figure 4)", ablation_sections(records, dataset)
@@ -196,7 +205,7 @@ def _pages(records: Sequence[Record], dataset: str, results: Path) -> dict[str, 
         more,
     ]
     note = subsets([r for r in records if r.in_process])
-    pages = {first: (title, [instead, *body]), **others}
+    pages = {first: (title, [instead.format(released, papers), *body]), **others}
     return {
         name: "\n\n".join(part for part in (f"# Results: {head}", _READ, note, *body) if part) + "\n"
         for name, (head, body) in pages.items()
@@ -209,7 +218,8 @@ def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) ->
     return (
         "# Results\n\n"
         f"{_READ}\n"
-        "*Oblivious* attacks see the classifier alone. In the columns *white box* they see the purifier too.\n\n"
+        "*Oblivious* attacks see the classifier alone. In the columns *white box* they see the purifier too. The l∞ budget\n"
+        "ε is .3 on MNIST and 8/255 on the other data sets, unless a cell names another.\n\n"
         f"{_overview(records, results, papers=True)}\n\n"
         f"## Weakest numbers\n\n{WEAKEST}\n\n{weakest(records, datasets)}\n\n"
         "## All numbers\n\n"

@@ -12,7 +12,7 @@ from . import plots
 from .markdown import markdown_table
 from .paper import paper_rates, published_tables
 from .rows import row_label, row_of
-from .selection import ablation, is_variant, of_target, released_names, sweep, target_of
+from .selection import ablation, is_variant, of_released, of_target, released_names, sweep, target_of
 from .tables import adaptive, against, comparison, detection, over_budgets, over_seeds
 
 _WHITE_BOX = (
@@ -49,7 +49,9 @@ _CHECKPOINTS = {
     "mnist-speckled": (
         "the same with other damage, which was chosen by the errors under JSMA_T, STA and FWA_N on the validation split"
     ),
-    "cifar10-arn-pp": "a strict network, 980 steps of 64 images over every fifth training image",
+    "cifar10-arn-pp": (
+        "a strict network, 980 steps of 64 images over every fifth training image, like APE-G and HGD here"
+    ),
     "cifar10-plain": "a network with skips, trained for the same number of steps",
 }
 _WHICH = "The checkpoints that are called ARN_PP all learned from PGD_N and PGD_T at ε. They differ in the rest:"
@@ -60,7 +62,7 @@ _ABLATION = (
 )
 _TRANSFERRED = (
     "Here another classifier is attacked, and the purifier stands in front of it. The attack sees that classifier\n"
-    "alone. The purifiers were trained in front of the target, but for those whose name has that of the classifier."
+    "alone. A purifier's card says which classifier it was trained in front of."
 )
 _ADAPTIVE = (
     "The paper has numbers only for purifiers trained on PGD_N and PGD_T. In the rows of our other purifiers its\n"
@@ -83,7 +85,7 @@ _RECIPES = (
 
 def released_sections(everything: Sequence[Record], dataset: str) -> list[str]:
     """A table for each released purifier of a data set; where none is released, for each that was measured."""
-    records = of_target(everything)
+    records = of_released(everything)
     purified = sorted((r for r in records if r.defence != "none"), key=lambda r: (is_variant(r), r.checkpoint))
     measured = dict.fromkeys(r.checkpoint for r in purified if not is_variant(r) or is_variant(purified[0]))
     chosen = [name for name in released_names(dataset) if name in measured]

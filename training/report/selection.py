@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from arn_purify import models
@@ -40,11 +40,27 @@ def target_of(records: Sequence[Record], dataset: str) -> str:
     return next((name for name in spec_of(dataset).targets if name in measured), next(iter(measured), ""))
 
 
+def released_classifier(records: Sequence[Record], dataset: str) -> str:
+    """The classifier that a data set's released purifiers stand in front of; where it was not measured, the target."""
+    released = spec_of(dataset).classifier
+    names = {released, released.removeprefix(f"{dataset}-")}
+    return next((r.classifier for r in records if r.classifier in names), target_of(records, dataset))
+
+
 def of_target(records: Sequence[Record]) -> list[Record]:
     """The records in front of each data set's target."""
+    return _in_front_of(target_of, records)
+
+
+def of_released(records: Sequence[Record]) -> list[Record]:
+    """The records in front of each data set's released classifier."""
+    return _in_front_of(released_classifier, records)
+
+
+def _in_front_of(choose: Callable[[Sequence[Record], str], str], records: Sequence[Record]) -> list[Record]:
     by_dataset = {d: [r for r in records if r.dataset == d] for d in {r.dataset for r in records}}
-    targets = {dataset: target_of(chosen, dataset) for dataset, chosen in by_dataset.items()}
-    return [r for r in records if r.classifier == targets[r.dataset]]
+    chosen = {dataset: choose(measured, dataset) for dataset, measured in by_dataset.items()}
+    return [r for r in records if r.classifier == chosen[r.dataset]]
 
 
 def missing_target(records: Sequence[Record], dataset: str) -> str:
@@ -54,10 +70,7 @@ def missing_target(records: Sequence[Record], dataset: str) -> str:
 
 
 def released_names(dataset: str) -> list[str]:
-    """The purifiers that a data set's first page is about.
-
-    That of a data set that only splits another's images is not released, but shows what to expect.
-    """
+    """The purifiers that a data set's first page is about."""
     hardened = [name for name in models.available() if name == f"{dataset}-hardened"]
     return [f"{dataset}-transparent", *hardened, *spec_of(dataset).previews]
 

@@ -8,7 +8,7 @@ from ..data.datasets import spec_of
 from ..measuring.records import Record
 from .markdown import markdown_table
 from .rows import THREAT_TITLES, attack_title, cell_text
-from .selection import of_target, released_names
+from .selection import of_released, released_names
 
 WEAKEST = (
     "The largest error of each released model, with the attack that caused it. *Larger budgets* are those above ε.\n"
@@ -23,7 +23,7 @@ _HEADS = (
 
 def weakest(records: Sequence[Record], datasets: Sequence[str]) -> str:
     """A row for each released purifier of ``datasets``; empty where none was measured."""
-    chosen = [r for r in of_target(records) if r.in_process and r.attack != "none"]
+    chosen = [r for r in of_released(records) if r.in_process and r.attack != "none"]
     kinds: tuple[Callable[[Record], bool], ...] = (
         lambda r: r.threat_model == "oblivious" and not _is_large(r),
         lambda r: r.threat_model == "oblivious" and _is_large(r),

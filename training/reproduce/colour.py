@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from ..data import spec_of
+from arn_purify import models
+
 from .plan import Plan, Scale, Step
 
 # What two cores allow: a stand-in for the target, a fifth of the training images, every k-th test image.
@@ -18,15 +19,20 @@ CIFAR10_CPU = Scale(
     compared=("--epochs", "7"), continued=("--epochs", "6"),
     skips=("--every", "4", "--epochs", "12", "--with", "refresh_epochs=4", "--weights", "l1=20,logit=1"),
     released=("--every", "1", "--epochs", "10", "--with", "refresh_epochs=5,learning_rate=0.0015"),
+)  # fmt: skip
+# The released pair: all training images, and as many test images as take less than half an hour.
+CIFAR10_RELEASED_CPU = Scale(
+    quick=1, slow=10, slower=33, thorough=33, classifier_epochs=40, epochs=4, purifier=("--batch-size", "64"),
+    released=("--with", "refresh_epochs=5,learning_rate=0.0015"),
     hardened=(
-        "--arch", "compact", "--every", "5", "--epochs", "10", "--batch-size", "64", "--with", "inner_steps=3",
-        "--watched", "200",
+        "--epochs", "6", "--batch-size", "64", "--with", "inner_steps=1,learning_rate=0.0015", "--watched", "200",
     ),
 )  # fmt: skip
 CIFAR10_GPU = Scale(
     epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10,
     continued=("--epochs", "15"), skips=("--epochs", "15", "--weights", "l1=20,logit=1"), released=("--epochs", "15"),
 )  # fmt: skip
+CIFAR10_RELEASED_GPU = dataclasses.replace(CIFAR10_GPU, classifier_epochs=40)
 LISA_CPU = Scale(
     epochs=12,
     quick=1,
@@ -39,7 +45,7 @@ LISA_CPU = Scale(
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(
     8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1,
-    hardened=("--arch", "compact", "--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20"),
+    hardened=("--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20"),
 )  # fmt: skip
 
 Places = tuple[Path, Path, Path, str]
@@ -48,15 +54,24 @@ Places = tuple[Path, Path, Path, str]
 
 def plans(name: str, smoke: bool, on_gpu: bool, places: Places) -> list[Plan]:
     """The plans of a data set: at full size on a GPU, reduced on a CPU, or on scikit-learn's digits in colour."""
-    if name == "cifar10" and smoke:
-        return [Cifar10Plan("digits-colour", SMOKE, *places, arch="lisa-cnn", others=("resnet20",))]
-    if name == "cifar10" and on_gpu:
-        return [Cifar10Plan(name, CIFAR10_GPU, *places, arch="resnet110", others=("vgg19", "wrn28-20"))]
     if name == "cifar10":
-        return [Cifar10Plan(name, CIFAR10_CPU, *places, arch="resnet20", others=("resnet32",))]
+        return _cifar10(smoke, on_gpu, places)
     scale = SMOKE if smoke else LISA_GPU if on_gpu else LISA_CPU
     datasets = ("digits-colour",) if smoke else ("lisa", "lisa-track")
     return [LisaPlan(dataset, scale, *places, arch="lisa-cnn") for dataset in datasets]
+
+
+def _cifar10(smoke: bool, on_gpu: bool, places: Places) -> list[Plan]:
+    """The comparison in front of the paper's target or a stand-in, and then the released pair."""
+    dataset, scale, last, target, others = "cifar10", CIFAR10_CPU, CIFAR10_RELEASED_CPU, "resnet20", ["resnet32"]
+    if smoke:
+        dataset, scale, last, target, others = "digits-colour", SMOKE, SMOKE, "lisa-cnn", ["resnet20"]
+    elif on_gpu:
+        scale, last, target, others = CIFAR10_GPU, CIFAR10_RELEASED_GPU, "resnet110", ["vgg19", "wrn28-20"]
+    return [
+        Cifar10Plan(dataset, scale, *places, arch=target, others=tuple(others)),
+        Cifar10ReleasedPlan(dataset, last, *places, arch="airbench", others=(target,)),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +89,7 @@ class ColourPlan(Plan):
 
     def kept(self, name: str) -> str:
         """In the zoo where it is released."""
-        spec = spec_of(self.dataset)
-        released = spec.owns(spec.purifier) and name in (self.target, "transparent")
+        released = f"{self.dataset}-{name}" in models.available()
         return f"models/zoo/{self.dataset}-{name}.safetensors" if released else super().kept(name)
 
     @property
@@ -122,7 +136,6 @@ class Cifar10Plan(ColourPlan):
         yield from self.oblivious("identity")  # crafts the sets that all others share
         yield from self._ours(pp)
         yield from self._skips(pp)
-        yield from self._hardened()
         yield from self.purifier("ape-g-pp", pp, "ape-g", *beside)
         yield from self.purifier("hgd-pp", pp, "hgd", *beside)
         yield from self._bpda()
@@ -137,7 +150,7 @@ class Cifar10Plan(ColourPlan):
         terms = {"att": "0.01", "nor": "0.0001", "adv": "0.1"}
         yield from self.ablation("cifar10", terms, "--arch", "colour")
         detect = ("detect", *self.common, "--every", str(min(10, self.scale.slow)), "--out", str(self.results))
-        yield Step((*detect, "--purifier", self.kept("transparent")))
+        yield Step((*detect, "--purifier", self.kept(self.ours)))
 
     def oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:
         """Everything that the paper measures on CIFAR-10."""
@@ -147,13 +160,18 @@ class Cifar10Plan(ColourPlan):
         yield self.measure(spec, "FWA_N,FWA_N_eps2", scale.thorough, None, kind=kind)
         yield self.measure(spec, "JSMA_T,STA_N,STA_T", scale.slower, None, kind=kind)
 
+    @property
+    def ours(self) -> str:
+        """The name of our best purifier in front of the target."""
+        return f"{self.target}-transparent"
+
     def _ours(self, seen: str) -> Iterator[Step]:
-        """The strict network: at the paper's budget, at many, and to release, with more weight on the logits."""
+        """The strict network: at the paper's budget, at many, and with more weight on the logits."""
         wide, weights = ("--recipe", "cifar10-wide"), ("--weights", "logit=2,nor=1e-5")
         yield from self.purifier("arn-pp", seen, "colour", *self.scale.compared)
         yield from self.purifier("strict", seen, "colour", *wide, *self.scale.continued, "--init", self.kept("arn-pp"))
         more = (*wide, *weights, *self.scale.released, "--init", self.kept("strict"))
-        yield from self.purifier("transparent", seen, "colour", *more)
+        yield from self.purifier(self.ours, seen, "colour", *more)
 
     def _skips(self, seen: str) -> Iterator[Step]:
         """With skips: at the paper's budget, where epochs are few after a run with the flags ``first``; at many."""
@@ -165,19 +183,13 @@ class Cifar10Plan(ColourPlan):
         wide = ("--recipe", "cifar10-wide", *self.scale.skips, "--init", self.kept("plain"))
         yield from self.purifier("wide", seen, "skips", *wide)
 
-    def _hardened(self) -> Iterator[Step]:
-        """The hardened profile, from the network with skips unless the scale has another."""
-        kept = self.kept("hardened")
-        network = self.scale.hardened or ("--arch", "skips", "--init", self.kept("wide"))
-        yield from self.trained("hardened", "purifier", None, "--recipe", "cifar10-hardened", *network)
-        yield from self.oblivious(kept)
-        yield self.measure(kept, "PGDM_N", self.scale.slow, None, "--threat-models", "white_box")
-        yield from self.white_box("--purifier", kept)
-
     def _bpda(self) -> Iterator[Step]:
-        for name in ("transparent", "plain", "arn-pp", "ape-g-pp"):
-            bpda = ("--threat-models", "bpda")
-            yield self.measure(self.kept(name), "PGD_N,PGD_Nx100", self.scale.slow, None, *bpda)
+        for name in (self.ours, "plain", "arn-pp", "ape-g-pp"):
+            yield self._through_identity(name)
+
+    def _through_identity(self, name: str) -> Step:
+        bpda = ("--threat-models", "bpda")
+        return self.measure(self.kept(name), "PGD_N,PGD_Nx100", self.scale.slow, None, *bpda)
 
     def _transfer(self) -> Iterator[Step]:
         """Table 5: purifiers that never saw these classifiers, which are large and stay where they were trained."""
@@ -185,11 +197,35 @@ class Cifar10Plan(ColourPlan):
         for arch in self.others:
             train, _ = self.classifier(arch, arch)
             yield train
-            for spec in ("identity", self.kept("transparent"), self.kept("plain"), self.kept("arn-pp")):
+            for spec in ("identity", self.kept(self.ours), self.kept("plain"), self.kept("arn-pp")):
                 step = self.measure(spec, attacks, self.scale.slower, None)
                 yield dataclasses.replace(
                     step, arguments=(*step.arguments, "--classifier", str(self.run(arch, "classifier")))
                 )
+
+
+class Cifar10ReleasedPlan(Cifar10Plan):
+    """The released purifiers: they go on learning in front of a better classifier, which is released with them."""
+
+    @property
+    def target(self) -> str:
+        """Its name says how long it learned, because its recipe's own length is half of that."""
+        return f"{self.arch}-40"
+
+    def steps(self) -> Iterator[Step]:
+        """See :meth:`Plan.steps`."""
+        yield from self.classifier(self.target, self.arch)
+        yield from self.oblivious("identity")
+        wide, weights = ("--recipe", "cifar10-wide"), ("--weights", "logit=2,nor=1e-5")
+        more = (*wide, *weights, *self.scale.released, "--init", self.kept(f"{self.others[0]}-transparent"))
+        yield from self.purifier("transparent", "PGD_N,PGD_T", "colour", *more)
+        yield self._through_identity("transparent")
+        init = ("--arch", "colour", "--init", self.kept("transparent"))
+        hardened = ("--recipe", "cifar10-hardened", *init, *self.scale.hardened)
+        yield from self.trained("hardened", "purifier", None, *hardened)
+        yield from self.oblivious(self.kept("hardened"))
+        yield self.measure(self.kept("hardened"), "PGDM_N", self.scale.slow, None, "--threat-models", "white_box")
+        yield from self.white_box("--purifier", self.kept("hardened"))
 
 
 class LisaPlan(ColourPlan):
@@ -206,9 +242,8 @@ class LisaPlan(ColourPlan):
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")
         recipe = ("--recipe", "lisa")
-        moved = ("--recipe", "lisa-moved", *self.scale.released, "--init", self.kept("plain"))
         yield from self.purifier("plain", seen, "skips", *recipe)
-        yield from self.purifier("transparent", seen, "skips", *moved)
+        yield from self._moved(seen)
         bpda = ("--threat-models", "bpda")
         yield self.measure(self.kept("transparent"), "PGD_N,AP_1", self.scale.slow, None, *bpda)
         yield from self.purifier("arn-ap", seen, "colour", *recipe)
@@ -217,6 +252,16 @@ class LisaPlan(ColourPlan):
         yield from self.robust("doa-7x7")
         yield from self.robust("at-pgd")
         yield from self.purifier("arn-ap-paper", seen, "colour", "--recipe", "paper-colour")
+
+    def _moved(self, seen: str) -> Iterator[Step]:
+        """Stickers moved; by track, which is released, then with the pixels under them weighted."""
+        moved = ("--recipe", "lisa-moved", *self.scale.released, "--init")
+        last = self.kept("plain")
+        if self.dataset == "lisa-track":
+            yield from self.purifier("moved", seen, "skips", *moved, last)
+            last = self.kept("moved")
+            moved = ("--weights", "sticker=40", *moved)
+        yield from self.purifier("transparent", seen, "skips", *moved, last)
 
     def oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:
         """Natural signs and the four stickers."""

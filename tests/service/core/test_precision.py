@@ -62,10 +62,10 @@ def lowering(name, classifier, stride, attack):
         ("mnist-transparent", "mnist-lenet5", 10, "PGD_Nx10"),
         ("mnist-hardened", "mnist-lenet5", 10, "none"),
         ("mnist-hardened", "mnist-lenet5", 20, "PGD_Nx10"),
-        ("lisa-transparent", "lisa-cnn", 2, "none"),
-        ("lisa-transparent", "lisa-cnn", 20, "AP_1x10"),
-        ("cifar10-transparent", "cifar10-resnet20", 10, "none"),
-        ("cifar10-transparent", "cifar10-resnet20", 20, "PGD_Nx10"),
+        ("lisa-track-transparent", "lisa-track-cnn", 2, "none"),
+        ("lisa-track-transparent", "lisa-track-cnn", 20, "AP_1x10"),
+        ("cifar10-transparent", "cifar10-airbench-40", 10, "none"),
+        ("cifar10-transparent", "cifar10-airbench-40", 20, "PGD_Nx10"),
     ],
 )
 def test_bf16_keeps_the_labels_and_nearly_every_level(name, classifier, stride, attack):

@@ -130,7 +130,7 @@ def test_a_purifier_is_never_paired_with_a_classifier_of_another_data_set(caplog
         assert "no classifier of lisa is embedded for lisa-transparent" in answer.json()["error"]
         assert post(client, sign).status_code == 200
     assert "/classify refuses images of lisa-transparent: no classifier of lisa is loaded" in caplog.text
-    both = {"models": "cifar10-transparent,lisa-transparent", "classifier": "cifar10-resnet20,lisa-cnn"}
+    both = {"models": "cifar10-transparent,lisa-transparent", "classifier": "cifar10-airbench-40,lisa-cnn"}
     caplog.clear()
     with running(**both) as client:
         for name, classifier in zip(*(names.split(",") for names in both.values()), strict=True):
@@ -138,7 +138,7 @@ def test_a_purifier_is_never_paired_with_a_classifier_of_another_data_set(caplog
             assert (answer["model"], answer["classifier"]) == (name, classifier)
             assert len(answer["probabilities"]) == len(answer["unpurified"]["probabilities"])
         paired = {card["name"]: card["purifiers"] for card in client.get("/models").json()["classifiers"]}
-        assert paired == {"cifar10-resnet20": ["cifar10-transparent"], "lisa-cnn": ["lisa-transparent"]}
+        assert paired == {"cifar10-airbench-40": ["cifar10-transparent"], "lisa-cnn": ["lisa-transparent"]}
     assert "refuses images" not in caplog.text
 
 

@@ -25,7 +25,7 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(path):
     names = f"mnist-transparent,cifar10-transparent,{path}"
-    classifiers = "mnist-lenet5,cifar10-resnet20,photo-efficientnet-lite0"
+    classifiers = "mnist-lenet5,cifar10-airbench-40,photo-efficientnet-lite0"
     with running(models=names, classifier=classifiers, max_batch_images=1) as client:
         yield client
 

@@ -39,5 +39,3 @@ def test_targets_are_named_with_or_without_their_data_set():
     assert cifar10.is_target("resnet110")
     assert not cifar10.is_target("cifar10-wrn28-20")
     assert data.spec_of("digits").is_target("whatever"), "without targets, any"
-    assert cifar10.owns("cifar10-transparent")
-    assert not data.spec_of("digits").owns("mnist-transparent")

@@ -14,7 +14,7 @@ from ..subjects import Quantiser, measure, subject
 
 def test_a_search_for_the_smallest_change_goes_through_what_answers():
     """Its result lies where the rounding of another layout may decide."""
-    classifier = models.load("cifar10-resnet20")
+    classifier = models.load("cifar10-airbench-40")
     defended = threats.Defended(
         classifier, models.card_of(classifier), models.Identity(), Card("i", "purifier", "x", {}, "", (0, 0, 0))
     )

@@ -1,5 +1,10 @@
 """Which records stand in which table."""
 
+import dataclasses
+
+import pytest
+
+from arn_purify.training.data.datasets import DATASETS, spec_of
 from arn_purify.training.report import selection
 
 from ..subjects import a_record
@@ -43,3 +48,16 @@ def test_the_papers_target_comes_first_and_a_stand_in_is_named():
     assert selection.missing_target([usual, papers], "cifar10") == ""
     assert selection.missing_target([usual], "cifar10") == "resnet110"
     assert selection.of_target([usual, papers]) == [papers]
+
+
+def test_released_purifiers_are_shown_in_front_of_the_released_classifier():
+    """The comparison stays in front of the paper's target, or of what stands in for it."""
+    released = spec_of("mnist").classifier.removeprefix("mnist-")
+    assert released == "lenet5", "the paper's too"
+    spec = dataclasses.replace(spec_of("cifar10"), classifier="cifar10-better")
+    ours, stand_in = (a_record(dataset="cifar10", classifier=name) for name in ("better", "resnet20"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "cifar10", spec)
+        assert selection.of_released([stand_in, ours]) == [ours]
+        assert selection.of_target([stand_in, ours]) == [stand_in]
+        assert selection.of_released([stand_in]) == [stand_in], "where it was not measured"

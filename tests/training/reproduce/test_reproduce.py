@@ -128,9 +128,9 @@ def test_the_hardened_smoke_run_goes_from_training_to_its_tables(checkout):
     ("arguments", "words"),
     [
         ("cifar10", ("--arch resnet20", "--arch resnet32", "--arch skips", "hgd", "bpda", "att=0,", "detect",
-                     "--recipe cifar10-hardened --arch compact")),
+                     "--arch airbench", "--recipe cifar10-hardened --arch colour --init")),
         ("cifar10 --device cuda", ("--arch resnet110", "--arch wrn28-20", "--arch vgg19", "cifar10-wide", "at-pgd",
-                                   "--recipe cifar10-hardened --arch skips --init")),
+                                   "--recipe cifar10-hardened --arch colour --init")),
         ("lisa", ("--dataset lisa-track", "doa-9x5", "doa-7x7", "AP_4", "paper-colour", "white_box")),
         ("lisa --device cuda --smoke", ("--dataset digits-colour", "--arch lisa-cnn")),
     ],
