@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..run_name import RunName
 from . import options
 
 _SHAPE = (3, photos.SIZE, photos.SIZE)
+_HELD_OUT = ("photos/test", "test", "val")  # what `evaluate` measures on
 
 
 def recipe_fields(text: str) -> dict[str, Any]:
@@ -37,11 +39,21 @@ def recipe_fields(text: str) -> dict[str, Any]:
     return found
 
 
-def run(flags: argparse.Namespace, command: str) -> None:
-    """Train on ``photos/train`` of the data folder, or else on all pictures in it, and in ``--pictures``."""
-    root = data.folder(flags.data_dir)
+def training_pictures(root: Path, more: Sequence[Path]) -> list[Path]:
+    """Those in ``photos/train`` of the data folder ``root``, or else all but its test and validation; ``more`` beside.
+
+    Raises:
+        DataError: a folder holds no pictures.
+    """
     own = root / "photos" / "train"
-    paths = [path for folder in (own if own.is_dir() else root, *flags.pictures) for path in find_pictures(folder)]
+    found = find_pictures(own if own.is_dir() else root)
+    kept = [path for path in found if not any(path.is_relative_to(root / part) for part in _HELD_OUT)]
+    return kept + [path for folder in more for path in find_pictures(folder)]
+
+
+def run(flags: argparse.Namespace, command: str) -> None:
+    """Train on the pictures of the data folder and of ``--pictures``."""
+    paths = training_pictures(data.folder(flags.data_dir), flags.pictures)
     train, validation = split_pictures(paths)
     if not validation:
         raise DataError(f"{len(paths)} pictures are too few: none is left for validation")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import arn_purify
 from arn_purify.models import Airbench, AirbenchConfig, Arn, ArnConfig
 from arn_purify.training import cli, deadline
+from arn_purify.training.commands.train_photos import training_pictures
 from arn_purify.training.deadline import OutOfTime
 from arn_purify.training.learning.photos import KINDS, PhotoRecipe, PhotoTrainer, Pool, attacked
 from arn_purify.training.run_name import RunName, describe, from_json
@@ -109,6 +111,19 @@ def test_classifiers_take_turns(classifier, pictures, tmp_path):
     run.fit(pictures, pictures[:4])
     assert len(asked) > RECIPE.steps // 2
     assert arn_purify.load(tmp_path / "purifier.safetensors").card.classifier_sha256 == "0, 1"
+
+
+def test_no_picture_that_is_measured_on_is_learned_from(pictures, tmp_path):
+    folders = ("other/test", "photos/test", "test/cat", "train/cat", "val/cat")
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(pictures[0], tmp_path / folder / "1.png")
+    other, _, test, train, _ = (tmp_path / folder / "1.png" for folder in folders)
+    assert training_pictures(tmp_path, []) == [other, train]
+    assert training_pictures(tmp_path, [tmp_path / "test"]) == [other, train, test], "where it is asked for"
+    (own := tmp_path / "photos" / "train").mkdir()
+    shutil.copy(pictures[0], own / "1.png")
+    assert training_pictures(tmp_path, []) == [own / "1.png"]
 
 
 def test_the_command_trains_on_any_folder(pictures, tmp_path, monkeypatch):
