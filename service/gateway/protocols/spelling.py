@@ -10,15 +10,17 @@ import base64
 import binascii
 import dataclasses
 import re
+import string
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, AnyStr
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .formats import FIRST_PAIRS, HEAD_BYTES, READ, format_of
+from .percent import unquoted
 
 Numbers = NDArray[Any]
 Value = Numbers | bytes | str
@@ -57,8 +59,8 @@ _WITHIN_BYTES = [
 ]
 _WITHIN_TEXT = [(found, behind, re.compile(start, re.DOTALL)) for found, behind, start in (*_MARKS, *_MARKS_IN_BASE64)]
 _MOST_PLACES = 2**16  # that are looked at, of each
-_ESCAPED = re.compile(r"(?<!\\)\\++(?:u00([0-9a-fA-F]{2})|([rn]))")  # as JSON has them, however often escaped
-_BREAKS = {"r": "\r", "n": "\n"}
+_ESCAPED = re.compile(r"(?<!\\)\\++u00([0-9a-fA-F]{2})")  # as JSON has them, however often escaped
+_MANY_LINES, _FEWEST_A_LINE = 2**16, 16  # of so many lines, characters on average
 # The letters of a file's base64, as numbers.
 _LETTERS = re.compile(rb"(?:data:[^,]{0,64},)?\s*([A-Za-z0-9+/_\-=\s]{40,})", re.IGNORECASE)
 _HEAD_LETTERS = 144
@@ -148,8 +150,8 @@ def _in_text(text: str, layers: int) -> Encoded | None:
 
 def _unescaped(text: str) -> str:
     """A text without the backslashes of JSON within it; enough to recognise how an image begins, not to read it."""
-    plain = _ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else _BREAKS[found[2]], text)
-    return plain.replace("\\", "")
+    plain = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+    return plain.replace("\\r", "\r").replace("\\n", "\n").replace("\\", "")
 
 
 def _places(text: str) -> list[tuple[int, int]]:
@@ -166,7 +168,8 @@ def _places(text: str) -> list[tuple[int, int]]:
 def _in_percent(text: str, layers: int) -> Encoded | None:
     uri = _DATA_URI.match(text)
     before, body = (uri[0], text[uri.end() :]) if uri else ("", text)
-    return _within(_in_bytes(unquote_to_bytes(body), layers - 1), lambda new: before + _percent(body, new))
+    plain = unquoted(body.encode("utf-8", "replace"))
+    return _within(_in_bytes(plain, layers - 1), lambda new: before + _percent(body, new))
 
 
 def _percent(text: str, new: bytes) -> str:
@@ -249,6 +252,9 @@ class _Base64:
         with suppress(binascii.Error, ValueError):  # as nearly everybody writes it
             return _Base64(base64.b64decode(text, validate=True), False, True, "", "", 0, "")
         stripped = text.strip()
+        breaks = sum(map(stripped.count, string.whitespace))
+        if breaks > _MANY_LINES and len(stripped) < _FEWEST_A_LINE * breaks:
+            return "is broken into too many lines"
         at = text.find(stripped)
         lines = stripped.split()
         body = "".join(lines)

@@ -11,22 +11,25 @@ import re
 from collections.abc import Mapping, Sequence
 from email.message import Message as MailMessage
 from typing import Any
-from urllib.parse import quote_plus, unquote_to_bytes
+from urllib.parse import quote_plus
 
 from ...errors import BrokenBody
 from . import MAX_PLACES, Message, ParsedRequest, Slot, Value, v1
 from .json_text import parse
+from .percent import unquoted
 
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
 # Nothing that two readers may take for different names: no escaped quotes (browsers send %22), no folded lines.
-_DISPOSITION = re.compile(rb'(?i)form-data((?:[ \t]*;[ \t]*[^\s;="]+=(?:"[^"]*"|[^\s;"]*))*)[ \t;]*')
+# Groups are repeated possessively (*+, ++): otherwise the engine keeps a hundred bytes for each repetition.
+_DISPOSITION = re.compile(rb'(?i)form-data((?:[ \t]*;[ \t]*[^\s;="]+=(?:"[^"]*"|[^\s;"]*+))*+)[ \t;]*')
 _PARAMETER = re.compile(rb';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
 _ENCODING, _ENCODINGS = b"content-transfer-encoding", (b"binary", b"8bit", b"7bit", b"base64")
+_LONGEST_HEADERS = 2**14  # of a part, in bytes
 _LONGEST_TYPE = 512  # characters of a content type; a boundary has 70 at most
 
 
-_SPACED_BASE64 = re.compile(rb"[A-Za-z0-9/]{4,}(?: [A-Za-z0-9/]*)+={0,2}")
-_URLENCODED = re.compile(rb"[^=&\s]{1,256}=[^&\s]*(?:&[^=&\s]{1,256}=[^&\s]*)*\s*")
+_SPACED_BASE64 = re.compile(rb"[A-Za-z0-9/]{4,}(?: [A-Za-z0-9/]*+)++={0,2}")
+_URLENCODED = re.compile(rb"[^=&\s]{1,256}=[^&\s]*+(?:&[^=&\s]{1,256}=[^&\s]*+)*+\s*")
 
 
 def find(message: Message) -> ParsedRequest:
@@ -58,11 +61,11 @@ def find(message: Message) -> ParsedRequest:
 
 def _find_in_fields(message: Message, body: bytes) -> ParsedRequest:
     """``data=...&key=...``, of which each value is percent-encoded and a plus is a space."""
-    fields = body.split(b"&")
-    if len(fields) > MAX_PLACES:
+    if body.count(b"&") >= MAX_PLACES:
         raise BrokenBody(f"the form has more than {MAX_PLACES} fields")
+    fields = body.split(b"&")
     pairs = [field.partition(b"=") for field in fields]
-    names = [unquote_to_bytes(name.replace(b"+", b" ")).decode("utf-8", "replace") for name, _, _ in pairs]
+    names = [unquoted(name.replace(b"+", b" ")).decode("utf-8", "replace") for name, _, _ in pairs]
     values = [_field_value(value) for _, _, value in pairs]
 
     def replace_images(new: Mapping[int, Value]) -> Message:
@@ -78,7 +81,7 @@ def _find_in_fields(message: Message, body: bytes) -> ParsedRequest:
 
 def _field_value(value: bytes) -> bytes:
     """A field's value. A plus is a space, but not within base64: its client forgot to encode it."""
-    plain = unquote_to_bytes(value.replace(b"+", b" "))
+    plain = unquoted(value.replace(b"+", b" "))
     return plain.strip().replace(b" ", b"+") if _SPACED_BASE64.fullmatch(plain.strip()) else plain
 
 
@@ -158,6 +161,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
             raise BrokenBody("the form ends too early, or a part has no headers' end")
         if len(parts) == MAX_PLACES:
             raise BrokenBody(f"the form has more than {MAX_PLACES} parts")
+        if head - start > _LONGEST_HEADERS:
+            raise BrokenBody(f"a part of the form has more than {_LONGEST_HEADERS} bytes of headers")
         headers = _headers(body[start:head])
         if not all(value.lower() in _ENCODINGS for name, value in headers if name.lower() == _ENCODING):
             raise BrokenBody("a part of the form has a Content-Transfer-Encoding that is not read here")

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import struct
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from arn_purify.service.gateway.protocols import percent
 from arn_purify.service.gateway.protocols.formats import format_of
 from arn_purify.service.gateway.protocols.spelling import read
 
@@ -93,6 +95,23 @@ def test_formats_are_told_by_their_first_bytes(head, expected):
 def test_no_gap_is_looked_at_in_many_ways(head, gap):
     """With two ways to match a character this would not end."""
     assert format_of(head + 200 * gap + b"x") is None
+
+
+@given(st.text("%%%4aFgé0\n\ud800", max_size=40), st.sampled_from([3, 7, 2**18]))
+def test_percent_encoding_is_undone_as_the_standard_library_does(text, piece):
+    data = text.encode("utf-8", "replace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(percent, "_PIECE", piece)
+        assert percent.unquoted(data) == unquote_to_bytes(data)
+
+
+def test_a_file_in_millions_of_lines_is_refused():
+    """Each line would be an object while it is read."""
+    letters = base64.b64encode(PNG + bytes(2**18)).decode()
+    assert list(read("\n".join(letters[at : at + 76] for at in range(0, len(letters), 76))).files) == [
+        PNG + bytes(2**18)
+    ]
+    assert read("\n".join(letters[at : at + 2] for at in range(0, len(letters), 2))).reason.endswith("too many lines")
 
 
 def test_a_prefix_may_begin_with_any_white_space():

@@ -1,5 +1,6 @@
 """TorchServe's forms."""
 
+import contextlib
 import email
 import io
 
@@ -9,7 +10,7 @@ from PIL import Image
 from arn_purify.service.errors import BrokenBody
 from arn_purify.service.gateway.protocols import Message, torchserve
 
-from ..helpers import FORM, PNG, through
+from ..helpers import FORM, PNG, through, traced
 
 
 def test_a_form_keeps_its_other_parts_byte_for_byte_and_names_the_new_type():
@@ -80,3 +81,25 @@ def test_a_form_that_goes_on_behind_its_end_is_refused(behind):
     assert len(torchserve.find(Message(form + b"\r\n", FORM)).slots) == 1
     with pytest.raises(BrokenBody, match="behind its end"):
         torchserve.find(Message(form + behind, FORM))
+
+
+URLENCODED = {"content-type": "application/x-www-form-urlencoded"}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"data=" + b"%41" * 300_000, URLENCODED),
+        (b"data=aaaa" + b"+a" * 300_000, URLENCODED),
+        (b"a=" + b"&a=" * 300_000, URLENCODED),
+        (b"&" * 600_000, URLENCODED),
+        (b"--b\r\n" + b"a:\r\n" * 300_000 + b"\r\nx\r\n--b--", FORM),
+        (b"--b\r\nContent-Disposition: form-data" + b";a=" * 300_000 + b"\r\n\r\nx\r\n--b--", FORM),
+    ],
+    ids=["escapes", "spaces", "fields", "empty fields", "headers", "parameters"],
+)
+def test_a_form_of_many_pieces_takes_little_memory(body, headers):
+    with traced() as most:
+        with contextlib.suppress(BrokenBody):
+            torchserve.find(Message(body, headers))
+        assert most() < 10 * len(body)
