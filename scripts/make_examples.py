@@ -123,7 +123,13 @@ def main() -> None:
     digits = {str(digit): digit for digit in range(10)}
     make("mnist", "mnist-lenet5", "mnist-transparent", natural_digits(classifier), digits, OUT, PAGE / "examples")
     make(
-        "cifar10", "cifar10-resnet20", "cifar10-transparent", photograph(), {"cat": 3}, OUT / "photos", PAGE / "photos"
+        "cifar10",
+        "cifar10-airbench-40",
+        "cifar10-transparent",
+        photograph(),
+        {"cat": 3},
+        OUT / "photos",
+        PAGE / "photos",
     )
 
 

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         description="comma list of purifiers to load: names of released models, paths, identity",
     )
     classifier: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("mnist-lenet5", "cifar10-resnet20"),
+        ("mnist-lenet5", "cifar10-airbench-40"),
         description="comma list of embedded classifiers of /classify, each for the purifiers of its data set",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one")

@@ -49,7 +49,7 @@ def test_an_attacked_digit_is_restored_over_http(served):
 def test_an_attacked_photograph_is_restored_over_http(served):
     photograph = EXAMPLE.parent / "photos" / "adversarial_cat.png"
     verdict = served.client.post("/classify?compare=true", content=photograph.read_bytes()).json()
-    assert (verdict["model"], verdict["classifier"]) == ("cifar10-transparent", "cifar10-resnet20")
+    assert (verdict["model"], verdict["classifier"]) == ("cifar10-transparent", "cifar10-airbench-40")
     assert verdict["class_name"] == "cat"
     assert verdict["unpurified"]["class_name"] != "cat"
 
@@ -293,4 +293,4 @@ def test_the_list_of_models_may_be_cut_short():
         capture_output=True, text=True,
     )  # fmt: skip
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert listed.stdout.split()[:3] == ["cifar10-resnet20", "classifier", "cifar10"]
+    assert listed.stdout.split()[:3] == ["cifar10-airbench-40", "classifier", "cifar10"]

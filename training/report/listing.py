@@ -27,7 +27,8 @@ _HEAD = (
     "`scripts/reproduce mnist --only NAME`, or the same with another data set.\n\n"
     "Commands with `third_party:...` use classifiers that others trained, which are not part of the repository: a\n"
     "MobileNetV2 (google-coral/test_data), a SqueezeNet (songhan/SqueezeNet-Deep-Compression) and a ResNet-56\n"
-    "(akamaster/pytorch_resnet_cifar10). To run such a command, write a `third_party.py` with a function that returns it."
+    "(akamaster/pytorch_resnet_cifar10). To run such a command, write a `third_party.py` with a function that returns\n"
+    "the classifier."
 )
 
 

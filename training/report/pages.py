@@ -218,8 +218,8 @@ def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) ->
     return (
         "# Results\n\n"
         f"{_READ}\n"
-        "*Oblivious* attacks see the classifier alone. In the columns *white box* they see the purifier too. The l∞ budget\n"
-        "ε is .3 on MNIST and 8/255 on the other data sets, unless a cell names another.\n\n"
+        "*Oblivious* attacks see the classifier alone. In the columns *white box* they see the purifier too. The l∞\n"
+        "budget ε is .3 on MNIST and 8/255 on the other data sets, unless a cell names another.\n\n"
         f"{_overview(records, results, papers=True)}\n\n"
         f"## Weakest numbers\n\n{WEAKEST}\n\n{weakest(records, datasets)}\n\n"
         "## All numbers\n\n"

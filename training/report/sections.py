@@ -33,6 +33,11 @@ _THREATS = {
         "through it. Do not rely on it against an attacker who has it or can query it.",
     ),
 }
+_WEAK_STICKERS = (
+    "The numbers of AP_1 to AP_4 in this section are too low, and do not rank the defences: a sticker's value that\n"
+    "Adam moves out of [0, 1] has no gradient any more, and most of them end there (`training/attacks/rp2.py`). An\n"
+    "attack by sign steps in the same places, of which no records are kept yet, fools the classifier far more often."
+)
 _ROBUST = ("AT_PGD", "DOA_7x7", "DOA_9x5")
 # What the rows of one defence differ in.
 _CHECKPOINTS = {
@@ -133,6 +138,8 @@ def _main(records: Sequence[Record], dataset: str, results: Path) -> list[str]:
         if tables:
             whose = " (the paper's Tables 1 and 2)" if paper else ""
             note = remark if not oblivious or any(r.defence in _ROBUST for r in chosen) else ""
+            if not oblivious and any(r.attack in STICKERS for r in chosen):
+                note += f"\n\n{_WEAK_STICKERS}"
             name = plots.plot_name("comparison", dataset)
             picture = f"![Error of each defence, with 95 % intervals](figures/{name})" if oblivious else ""
             which = _which_checkpoint(chosen) if oblivious else ""

@@ -107,11 +107,11 @@ def test_percent_encoding_is_undone_as_the_standard_library_does(text, piece):
 
 def test_a_file_in_millions_of_lines_is_refused():
     """Each line would be an object while it is read."""
-    letters = base64.b64encode(PNG + bytes(2**18)).decode()
-    assert list(read("\n".join(letters[at : at + 76] for at in range(0, len(letters), 76))).files) == [
-        PNG + bytes(2**18)
-    ]
-    assert read("\n".join(letters[at : at + 2] for at in range(0, len(letters), 2))).reason.endswith("too many lines")
+    data = PNG + bytes(2**18)
+    letters = base64.b64encode(data).decode()
+    usual, many = ("\n".join(letters[at : at + n] for at in range(0, len(letters), n)) for n in (76, 2))
+    assert list(read(usual).files) == [data]
+    assert read(many).reason.endswith("too many lines")
 
 
 def test_a_prefix_may_begin_with_any_white_space():
