@@ -71,7 +71,7 @@ def _models(flags: argparse.Namespace) -> int:  # noqa: ARG001 (as every command
     packaged = [imagenet.NAME] if imagenet.weights_file() else []
     for name in (*models.available(), *packaged):
         card = models.card_of(models.load(name))
-        print(f"{card.name:24} {card.kind:11} {card.dataset:8} {card.sha256[:12]}", flush=True)
+        print(f"{card.name:24} {card.kind:11} {card.dataset:10} {card.sha256[:12]}", flush=True)
     return 0
 
 

@@ -27,6 +27,7 @@ from .inflate import check_coding, inflate
 # An answer has the type that it declares, and belongs to one client: no sniffing, no caches.
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_BOUNDARY = re.compile(rb"[\w'()+,./:=? -]{1,256}", re.ASCII)  # RFC 2046, section 5.1.1, which has them shorter
 QUIET = ("/metrics", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
 
 
@@ -107,9 +108,6 @@ def stopping_when_client_leaves(request: Request) -> Iterator[None]:
 class _InMemoryParser(MultiPartParser):
     # The body is in memory already and bounded; writing parts to disk would only block the event loop.
     spool_max_size = 2**62
-
-
-_BOUNDARY = re.compile(rb"[\w'()+,./:=? -]{1,256}", re.ASCII)  # RFC 2046, section 5.1.1, which has them shorter
 
 
 async def read_decoded_body(request: Request, max_bytes: int) -> bytes | bytearray:

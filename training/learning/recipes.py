@@ -297,7 +297,7 @@ def cifar10_wide() -> Recipe:
 
 
 def cifar10_hardened() -> Recipe:
-    """``hardened`` for CIFAR-10 with fewer steps, meant for ``--arch skips`` from ``cifar10`` (``--init``)."""
+    """``hardened`` for CIFAR-10 with fewer steps, meant for ``--arch colour`` from ``cifar10-wide`` (``--init``)."""
     return dataclasses.replace(
         hardened(), name="cifar10-hardened", epochs=30, learning_rate=2e-3, shift=4, flip=True, continues="cifar10",
         inner_steps=5, eps_to=1.0,

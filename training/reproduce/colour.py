@@ -25,7 +25,8 @@ CIFAR10_RELEASED_CPU = Scale(
     quick=1, slow=10, slower=33, thorough=33, classifier_epochs=40, epochs=4, purifier=("--batch-size", "64"),
     released=("--with", "refresh_epochs=5,learning_rate=0.0015"),
     hardened=(
-        "--epochs", "6", "--batch-size", "64", "--with", "inner_steps=1,learning_rate=0.0015", "--watched", "200",
+        "--epochs", "12", "--batch-size", "64", "--with", "inner_steps=1,learning_rate=0.0006,ramp=0.5",
+        "--watched", "200",
     ),
 )  # fmt: skip
 CIFAR10_GPU = Scale(
@@ -129,6 +130,9 @@ class ColourPlan(Plan):
 class Cifar10Plan(ColourPlan):
     """Tables 1, 2, 4 and 5, Figure 4 and the detection, in front of ResNet-110 or what stands in for it."""
 
+    wide: ClassVar = ("--recipe", "cifar10-wide")
+    weights: ClassVar = ("--weights", "logit=2,nor=1e-5")
+
     def steps(self) -> Iterator[Step]:
         """See :meth:`Plan.steps`."""
         pp, dp, beside = "PGD_N,PGD_T", "PGD_N,DDN_N", self.scale.compared
@@ -167,10 +171,10 @@ class Cifar10Plan(ColourPlan):
 
     def _ours(self, seen: str) -> Iterator[Step]:
         """The strict network: at the paper's budget, at many, and with more weight on the logits."""
-        wide, weights = ("--recipe", "cifar10-wide"), ("--weights", "logit=2,nor=1e-5")
         yield from self.purifier("arn-pp", seen, "colour", *self.scale.compared)
-        yield from self.purifier("strict", seen, "colour", *wide, *self.scale.continued, "--init", self.kept("arn-pp"))
-        more = (*wide, *weights, *self.scale.released, "--init", self.kept("strict"))
+        wide = (*self.wide, *self.scale.continued, "--init", self.kept("arn-pp"))
+        yield from self.purifier("strict", seen, "colour", *wide)
+        more = (*self.wide, *self.weights, *self.scale.released, "--init", self.kept("strict"))
         yield from self.purifier(self.ours, seen, "colour", *more)
 
     def _skips(self, seen: str) -> Iterator[Step]:
@@ -180,7 +184,7 @@ class Cifar10Plan(ColourPlan):
             train = ("train", *self.common, "--out", str(start.parent), *self.learning(seen, "skips"), *first)
             yield Step(train, None, start, kept=Path(self.kept("plain")))
         yield from self.purifier("plain", seen, "skips", *(("--init", str(start)) if first else ()))
-        wide = ("--recipe", "cifar10-wide", *self.scale.skips, "--init", self.kept("plain"))
+        wide = (*self.wide, *self.scale.skips, "--init", self.kept("plain"))
         yield from self.purifier("wide", seen, "skips", *wide)
 
     def _bpda(self) -> Iterator[Step]:
@@ -216,8 +220,8 @@ class Cifar10ReleasedPlan(Cifar10Plan):
         """See :meth:`Plan.steps`."""
         yield from self.classifier(self.target, self.arch)
         yield from self.oblivious("identity")
-        wide, weights = ("--recipe", "cifar10-wide"), ("--weights", "logit=2,nor=1e-5")
-        more = (*wide, *weights, *self.scale.released, "--init", self.kept(f"{self.others[0]}-transparent"))
+        start = self.kept(f"{self.others[0]}-transparent")
+        more = (*self.wide, *self.weights, *self.scale.released, "--init", start)
         yield from self.purifier("transparent", "PGD_N,PGD_T", "colour", *more)
         yield self._through_identity("transparent")
         init = ("--arch", "colour", "--init", self.kept("transparent"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from json import JSONDecoder
@@ -27,8 +28,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     members = dict(pairs)
     if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"an object names {next(name for name in names if names.count(name) > 1)!r} twice")
+        times = Counter(name for name, _ in pairs)
+        raise ValueError(f"an object names {next(name for name in times if times[name] > 1)!r} twice")
     return members
 
 

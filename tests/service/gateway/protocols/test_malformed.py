@@ -153,6 +153,13 @@ def test_no_object_names_a_member_twice_wherever_it_stands(body):
         parse(body.encode())
 
 
+def test_of_many_members_the_one_named_twice_is_found_at_once():
+    """Looking through all of them for each would not end."""
+    members = ",".join(f'"{number}":1' for number in range(200_000))
+    with pytest.raises(BrokenBody, match="names '199999' twice"):
+        parse(f'[1,{{{members},"199999":1}}]'.encode())
+
+
 def test_a_run_of_small_lists_is_looked_through_once(monkeypatch):
     looked = []
     monkeypatch.setattr(json_tensor, "run_end", lambda *args, of=json_tensor.run_end: looked.append(args) or of(*args))
