@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .code import sha256 as sha256_of_code
 from .wrappers import in_fp32, number_of_classes
 
 Norm = Literal["linf", "l2", "l0", "flow", "wasserstein", "patch"]
@@ -96,6 +97,11 @@ class Attack(abc.ABC):
         return self.eps
 
     @property
+    def code_sha256(self) -> str:
+        """Hash of the code that makes the images."""
+        return self.sha256 or sha256_of_code(type(self).__module__)
+
+    @property
     def is_minimum_norm(self) -> bool:
         """Whether it seeks the smallest change instead of spending a budget."""
         return self.eps is None and self.norm != "patch"
@@ -108,14 +114,14 @@ class Attack(abc.ABC):
         return dataclasses.replace(self, eps=self.eps if eps is None else eps, settings={**self.settings, **settings})
 
     def describe(self) -> dict[str, Any]:
-        """Name, goal, norm, eps and settings, as records and cards carry them."""
+        """Name, goal, norm, eps, settings and the hash of the code, as crafted sets and cards carry them."""
         return {
             "attack": self.name,
             "goal": self.goal,
             "norm": self.norm,
             "eps": self.eps,
             "settings": dict(self.settings),
-            **({"sha256": self.sha256} if self.sha256 else {}),
+            "sha256": self.code_sha256,
         }
 
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Crafted:

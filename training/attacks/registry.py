@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from .. import own
+from ..data.datasets import spec_of
 from .autoattack import AutoAttack
 from .base import Attack, AttackError
 from .cw import CarliniWagner
@@ -18,6 +19,7 @@ from .pgd import LinfPgd
 from .roa import RectangularOcclusion
 from .rp2 import Rp2
 from .sta import SpatialTransform
+from .sticker_pgd import StickerPgd
 from .wasserstein import Wasserstein
 
 # By what stands before the first underscore of a name: the attack of a name for a data set.
@@ -36,12 +38,13 @@ _FAMILIES: Mapping[str, Callable[[str, str], Attack]] = {
     "FWA": Wasserstein.preset,
     "ROA": RectangularOcclusion.preset,
     "AP": Rp2.preset,
+    "APM": StickerPgd.preset,
 }
 ATTACKS = (
     "PGD_N", "PGD_N_eps2", "PGD_T", "PGD_T_eps2", "PGDM_N", "PGDM_T", "MI_FGSM", "DI_FGSM", "MATCH_N",
     "CW_N", "CW_T", "DDN_N", "DDN_T", "AA_N", "AA_N_eps2", "AA_N_rand",
     "SQUARE_N", "JSMA_T", "STA_N", "STA_T", "FWA_N", "FWA_N_eps2",
-    "ROA_N", "AP_1", "AP_2", "AP_3", "AP_4",
+    "ROA_N", "AP_1", "AP_2", "AP_3", "AP_4", "APM_1", "APM_2", "APM_3", "APM_4",
 )  # fmt: skip
 
 
@@ -49,9 +52,10 @@ def get(name: str, dataset: str = "mnist") -> Attack:
     """The attack of that name with the settings it is tested with on ``dataset``.
 
     ``NAME@EPS`` and ``NAMExITERATIONS`` (``PGD_N@0.2``, ``PGD_Nx100``, ``PGD_N@0.2x100``) are the same attack with
-    another budget, another number of iterations, or both. PGD's steps are then at least long enough to cross the whole
-    budget (``PGD_Nx1`` is FGSM from a random start). A last ``rRESTARTS`` (``PGD_Nx100r10``) repeats the attack on the
-    images that withstood it; each image keeps the worst of its random starts.
+    another budget, another number of iterations, or both. A step that is a share of the budget stays that share, and
+    PGD's steps are then at least long enough to cross the whole budget (``PGD_Nx1`` is FGSM from a random start). A
+    last ``rRESTARTS`` (``PGD_Nx100r10``) repeats the attack on the images that withstood it; each image keeps the worst
+    of its random starts.
 
     ``module:function`` in NAME's place is an attack of the user's own: the function takes no arguments and returns an
     :class:`Attack`. It is called ``module.function`` from here on.
@@ -68,7 +72,12 @@ def get(name: str, dataset: str = "mnist") -> Attack:
     attack = preset = _own(variant.name) if ":" in variant.name else _of_family(variant.name, dataset)
     if variant.eps is not None and attack.eps is None:
         raise AttackError(f"{attack.name} seeks the smallest change: it has no budget to set")
-    attack = attack.with_settings(variant.eps, **({"iterations": variant.iterations} if variant.iterations else {}))
+    if variant.eps is not None:
+        # In l-infinity the step is a share of the budget, but for data that have a step of their own.
+        is_share = attack.norm == "linf" and ":" not in variant.name and not spec_of(dataset).attacks.step
+        attack = at_budget(attack, variant.eps) if is_share else attack.with_settings(variant.eps)
+    if variant.iterations:
+        attack = attack.with_settings(iterations=variant.iterations)
     changed = (attack.eps, attack.settings.get("iterations")) != (preset.eps, preset.settings.get("iterations"))
     if isinstance(attack, LinfPgd) and changed:
         attack = attack.crossing_its_budget()

@@ -130,18 +130,17 @@ def _measured(
 ) -> Record | None:  # fmt: skip
     """The record that makes measuring superfluous, if there is one: of as many images, whatever its seed."""
     name, eps, settings = (attack.name, attack.eps, attack.settings) if attack else ("none", None, {})
-    hashes = {
-        "classifier": subject.classifier_card.sha256,
-        "checkpoint": subject.defence_card.sha256,
-        "attack": attack.sha256 if attack else "",
-    }
+    hashes = {"classifier": subject.classifier_card.sha256, "checkpoint": subject.defence_card.sha256}
+    code = attack.code_sha256 if attack else None
     for record in records:
         same = (
             (record.dataset, record.attack, record.threat_model, record.eps) == (dataset, name, threat_model.name, eps)
             and {**settings, **beside}.items() <= record.settings.items()
             and all(record.sha256.get(key, "") == value for key, value in hashes.items())
         )
-        # The oldest records have no hash of their data.
-        if same and (record.n != len(split) or record.sha256.get("data") in (None, split.sha256())):
+        # The oldest records have no hash of their data, nor of the attack's code.
+        if not same or record.sha256.get("attack", code) != code:
+            continue
+        if record.n != len(split) or record.sha256.get("data") in (None, split.sha256()):
             return record if record.n >= len(split) else None
     return None

@@ -18,6 +18,8 @@ Loader = Callable[[Path, TargetSize], Dataset]
 """From the data folder and the size that images are brought to, where they have none of their own."""
 
 STICKERS = ("AP_1", "AP_2", "AP_3", "AP_4")
+STICKERS_BY_PGD = ("APM_1", "APM_2", "APM_3", "APM_4")
+_ON_SIGNS = (("none", *STICKERS), ("none", *STICKERS_BY_PGD))
 # The columns of the paper's Tables 1 and 2.
 _IMPERCEPTIBLE = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "JSMA_T", "PGD_N_eps2", "AA_N_eps2")
 _MOVING = ("STA_N", "STA_T", "FWA_N", "FWA_N_eps2")
@@ -129,14 +131,14 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         DatasetSpec(
             "lisa", lisa.load_by_image, "LISA", 3, 32, _SIGNS, "lisa-cnn", "lisa-transparent", "lisa",
-            seen=("AP_1", "AP_2"), same_images_as=("lisa-track",), columns=(("none", *STICKERS),),
+            seen=("AP_1", "AP_2"), same_images_as=("lisa-track",), columns=_ON_SIGNS,
             targets=("cnn",), target_titles=("LISA-CNN",), paper_target="lisa-cnn", overview=_SIGNS_OVERVIEW,
             paper_row="ARN_AP",
         ),
         DatasetSpec(
             "lisa-track", lisa.load_by_track, "LISA by track", 3, 32, _SIGNS,
             "lisa-track-cnn", "lisa-track-transparent", "lisa",
-            seen=("AP_1", "AP_2"), same_images_as=("lisa",), columns=(("none", *STICKERS),),
+            seen=("AP_1", "AP_2"), same_images_as=("lisa",), columns=_ON_SIGNS,
             targets=("cnn",), target_titles=("LISA-CNN",), overview=_SIGNS_OVERVIEW, paper_row="ARN_AP",
         ),
         DatasetSpec(

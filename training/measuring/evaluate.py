@@ -178,7 +178,7 @@ def evaluate(
 
 
 def _hashes(subject: Subject, split: Split, attack: Attack | None) -> dict[str, str]:
-    """Of classifier, defence and data, and of an attack of the user's own."""
+    """Of classifier, defence and data, and of the attack's code."""
     hashes = {"classifier": subject.classifier_card.sha256, "checkpoint": subject.defence_card.sha256}
-    own = {"attack": attack.sha256} if attack and attack.sha256 else {}
-    return {**hashes, "data": split.sha256(), **own}
+    code = {"attack": attack.code_sha256} if attack else {}
+    return {**hashes, "data": split.sha256(), **code}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attacks import AttackName
+from ..data.datasets import STICKERS, STICKERS_BY_PGD
 from .records import Record, read_all
 from .threats import Defended
 
@@ -18,6 +19,8 @@ _BETWEEN = "beside the other records: "
 _LARGE_EPS = 0.5
 # Points by which AutoAttack, the stronger attack, may beat the strongest gradient attack beyond the intervals.
 _AUTOATTACK_MARGIN = 5
+# RP2's stickers, and those in the same places by a better search.
+_SAME_PLACES = frozenset(zip(STICKERS, STICKERS_BY_PGD, strict=True))
 
 
 def of_model(defended: Defended, images: Tensor, differentiated: bool) -> tuple[str, ...]:
@@ -45,8 +48,9 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
 
     Flagged are: an attack on f alone, through another purifier or with an approximate gradient that does better than
     the same attack with the full gradient; a black-box attack that does better than every gradient attack, or
-    AutoAttack that does by far; an error that falls as the budget or the iterations grow; a white-box error below
-    100 % at a budget that can erase the image. Overlapping intervals raise no flag.
+    AutoAttack that does by far; stickers by PGD that do better than RP2's in the same places; an error that falls as
+    the budget or the iterations grow; a white-box error below 100 % at a budget that can erase the image. Overlapping
+    intervals raise no flag.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, record in enumerate(records):
@@ -76,7 +80,8 @@ def _beaten(record: Record, group: Sequence[Record]) -> Iterator[str]:
         against_strongest = strongest and other.threat_model == "white_box" and other.eps == record.eps
         score_based = against_strongest and _is_black_box(other)
         autoattack = against_strongest and other.attack.startswith("AA_N")
-        comparable = (same_attack or score_based or autoattack) and _aim(record) == _aim(other)
+        same_places = other.threat_model == "white_box" and (record.attack, other.attack) in _SAME_PLACES
+        comparable = (same_attack or score_based or autoattack or same_places) and _aim(record) == _aim(other)
         if comparable and other.ci95[0] > record.ci95[1] + (_AUTOATTACK_MARGIN if autoattack else 0):
             yield (
                 f"{other.attack} {other.threat_model} does better: {other.error_rate:.2f} % against "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.datasets import STICKERS, spec_of
+from ..data.datasets import STICKERS_BY_PGD, spec_of
 from ..measuring.records import Record
 from . import plots
 from .markdown import markdown_table
@@ -17,7 +17,7 @@ from .tables import adaptive, against, comparison, detection, over_budgets, over
 
 _WHITE_BOX = (
     "PGD_N", "PGD_T", "PGD_Nx100", "PGD_Nx100r10", "PGDM_Nx100r10", "CW_N", "DDN_N", "AA_N", "SQUARE_N", "STA_N",
-    "ROA_N", *STICKERS,
+    "ROA_N", *STICKERS_BY_PGD,
 )  # fmt: skip
 _TRANSFER = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "STA_N", "STA_T", "FWA_N")
 _THREATS = {
@@ -33,11 +33,6 @@ _THREATS = {
         "through it. Do not rely on it against an attacker who has it or can query it.",
     ),
 }
-_WEAK_STICKERS = (
-    "The numbers of AP_1 to AP_4 in this section are too low, and do not rank the defences: a sticker's value that\n"
-    "Adam moves out of [0, 1] has no gradient any more, and most of them end there (`training/attacks/rp2.py`). An\n"
-    "attack by sign steps in the same places, of which no records are kept yet, fools the classifier far more often."
-)
 _ROBUST = ("AT_PGD", "DOA_7x7", "DOA_9x5")
 # What the rows of one defence differ in.
 _CHECKPOINTS = {
@@ -138,8 +133,6 @@ def _main(records: Sequence[Record], dataset: str, results: Path) -> list[str]:
         if tables:
             whose = " (the paper's Tables 1 and 2)" if paper else ""
             note = remark if not oblivious or any(r.defence in _ROBUST for r in chosen) else ""
-            if not oblivious and any(r.attack in STICKERS for r in chosen):
-                note += f"\n\n{_WEAK_STICKERS}"
             name = plots.plot_name("comparison", dataset)
             picture = f"![Error of each defence, with 95 % intervals](figures/{name})" if oblivious else ""
             which = _which_checkpoint(chosen) if oblivious else ""

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from arn_purify import models
 
+from ..data.datasets import STICKERS, STICKERS_BY_PGD
 from .plan import Plan, Scale, Step
 
 # What two cores allow: a stand-in for the target, a fifth of the training images, every k-th test image.
@@ -81,7 +82,7 @@ class ColourPlan(Plan):
 
     arch: str
     others: tuple[str, ...] = ()
-    patches: ClassVar[str] = "AP_1,AP_2,AP_3,AP_4"
+    patches: ClassVar[str] = ",".join((*STICKERS, *STICKERS_BY_PGD))
 
     @property
     def target(self) -> str:
@@ -249,7 +250,7 @@ class LisaPlan(ColourPlan):
         yield from self.purifier("plain", seen, "skips", *recipe)
         yield from self._moved(seen)
         bpda = ("--threat-models", "bpda")
-        yield self.measure(self.kept("transparent"), "PGD_N,AP_1", self.scale.slow, None, *bpda)
+        yield self.measure(self.kept("transparent"), "PGD_N,AP_1,APM_1", self.scale.slow, None, *bpda)
         yield from self.purifier("arn-ap", seen, "colour", *recipe)
         yield from self.purifier("ape-g-ap", seen, "ape-g", "--recipe", "lisa-ape-g")
         yield from self.robust("doa-9x5")

@@ -49,3 +49,12 @@ def test_steps_of_a_variant_reach_across_its_budget():
     assert attacks.get("PGD_T@0.5").settings["step"] == 0.025
     assert attacks.get("PGD_N@0.2").settings["step"] == 0.01
     assert attacks.get("PGD_N@0.3x40").settings == attacks.get("PGD_N").settings
+
+
+def test_the_step_of_another_budget_is_the_same_share_of_it():
+    for name, share in (("PGD_N", 4), ("PGDM_T", 4), ("MATCH_N", 10), ("MI_FGSM", 10), ("DI_FGSM", 10)):
+        for dataset in ("photos", "cifar10", "folder"):
+            attack = attacks.get(f"{name}@0.0157", dataset)
+            assert attack.settings["step"] == pytest.approx(0.0157 / share), name
+    assert attacks.get("PGD_N@0.0157x20", "photos").settings["step"] == pytest.approx(0.0157 / 4)
+    assert attacks.get("FWA_N@0.003", "cifar10").settings["step"] == 0.1, "not in units of its budget"

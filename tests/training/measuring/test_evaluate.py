@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from arn_purify import models
 from arn_purify.models import Card
 from arn_purify.training import attacks
+from arn_purify.training.attacks import base
 from arn_purify.training.cli import main
 from arn_purify.training.data.datasets import DATASETS
 from arn_purify.training.measuring import records
@@ -80,6 +82,15 @@ def test_evaluating_the_users_own_classifier(tmp_path, capsys):
     assert json.loads(path.read_text())["classifier"] == "mine.load"
     assert main([*ARGUMENTS.split(), "--out", "elsewhere"]) == 0
     assert capsys.readouterr().out.endswith("records: elsewhere/digits/mine.load/none\n")
+
+
+@pytest.mark.usefixtures("own_classifier")
+def test_images_and_numbers_of_other_code_are_made_again(capsys, monkeypatch):
+    for sha256, again in (("a" * 64, True), ("a" * 64, False), ("b" * 64, True), ("b" * 64, False)):
+        monkeypatch.setattr(base, "sha256_of_code", lambda _module, found=sha256: found)
+        assert main(ARGUMENTS.split()) == 0
+        assert ("records:" in capsys.readouterr().out) is again
+    assert len(list(Path("data/crafted").glob("PGD_N-*"))) == 2
 
 
 @pytest.mark.usefixtures("own_classifier")

@@ -76,3 +76,14 @@ def test_square_is_held_against_the_strongest_gradient_attack_alone():
         [weak, strong, whole, dataclasses.replace(square, errors=990, ci95=records.wilson(990, 1000))]
     )
     assert [index for index, flags in found.items() if flags] == [1]
+
+
+def test_stickers_of_a_weak_search_are_flagged():
+    fields = {"eps": None, "norm": "patch", "iterations": 100}
+    weak, strong = a_record(attack="AP_3", errors=200, **fields), a_record(attack="APM_3", **fields)
+    elsewhere = a_record(attack="APM_4", errors=950, **fields)
+    found = redflags.between([weak, strong, elsewhere])
+    flag = "beside the other records: APM_3 white_box does better: 90.00 % against 20.00 %"
+    assert found == {0: (flag,), 1: (), 2: ()}
+    on_f_alone = [dataclasses.replace(record, threat_model="oblivious") for record in (weak, strong)]
+    assert set(redflags.between(on_f_alone).values()) == {()}
