@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,16 @@ def module(name: str) -> ModuleType:
         raise ValueError(f"{name}: {error}") from error
 
 
+def has(spec: str) -> bool:
+    """Whether ``module:function`` is the name of a function as it stands.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    name, colon, function = spec.partition(":")
+    return bool(colon) and hasattr(module(name), function)
+
+
 def call(spec: str) -> Any:
     """What the function of ``module:function`` returns, called without arguments.
 
@@ -54,6 +65,12 @@ def sha256(spec: str, made: object, *parts: bytes) -> str:
     files = [getattr(sys.modules[name], "__file__", None) for name in names]
     sources = [Path(file).read_bytes() for file in files if file]
     return hashlib.sha256(b"\n".join([spec.encode(), *parts, *sources])).hexdigest()
+
+
+def spec_of(name: str) -> str:
+    """``module:function`` of a :func:`short_name`, with the endings that it has."""
+    found = re.fullmatch(r"([A-Za-z_][\w.]*)\.([A-Za-z_]\w*(?:@.*)?)", name)
+    return f"{found[1]}:{found[2]}" if found else name
 
 
 def short_name(spec: str) -> str:

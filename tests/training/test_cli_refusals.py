@@ -35,6 +35,14 @@ def test_code_without_weights_is_distinguished_from_other_code(tmp_path, monkeyp
         "train --dataset digits --arch released --blocks 2 --out run",
         "train --dataset digits-colour --arch lenet5 --epochs 1 --out run",
         "train --dataset digits --arch mlp --init models/zoo/mnist-lenet5.safetensors --out run",
+        "train --dataset digits --weights l1=1 --weights l1=2 --out run",
+        "train --dataset digits --with ema=0,ema=.9 --out run",
+        "train --dataset digits --photo-recipe steps=3 --out run",
+        "train --dataset digits --compile --out run",
+        "train --dataset photos --epochs 3 --out run",
+        "train --dataset photos --every 2 --out run",
+        "train --dataset photos --with ema=0 --out run",
+        "train --dataset photos --arch colour --out run",
         pytest.param(
             "craft --dataset digits --device cuda",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA"),
@@ -47,6 +55,15 @@ def test_mistakes_get_one_line_and_status_2(arguments, tmp_path, monkeypatch, ca
     message = capsys.readouterr().err.rpartition("\r")[2]  # behind a progress bar, where there was one
     assert message.startswith("arn-train: ")
     assert message.count("\n") == 1
+
+
+def test_numbers_of_a_recipe_that_are_given_apart_all_count(tmp_path):
+    apart = ["--weights", "l1=20", "--with", "ema=0", "--weights", "att=0", "--with", "shift=0"]
+    common = ["--dataset", "digits", "--every", "60", "--epochs", "1", "--batch-size", "8", "--watched", "20"]
+    assert main(["train", *common, *apart, "--crafted", str(tmp_path / "sets"), "--out", str(tmp_path / "run")]) == 0
+    card = models.card_of(models.load(tmp_path / "run" / "purifier.safetensors"))
+    assert (card.loss_weights["l1"], card.loss_weights["att"]) == (20, 0)
+    assert card.recipe.startswith("transparent-l120-att0-ema0-shift0-")
 
 
 def test_signs_are_not_tested_on_by_what_learned_from_them():

@@ -32,6 +32,9 @@ def in_another_norm():
 def few_pixels():
     return noise(norm="l0", eps=10)
 
+def round_r3():
+    return noise(share=0.5)
+
 def nothing():
     return None
 
@@ -56,6 +59,19 @@ def test_a_name_takes_the_endings_of_a_built_in_one(folder):
     assert attacks.for_training(attack) == attack
     with pytest.raises(attacks.AttackError, match="no setting iterations"):
         attacks.get(f"{folder}:noisex100")
+
+
+def test_a_function_whose_name_ends_like_an_ending_is_found(folder):
+    assert attacks.get(f"{folder}:round_r3").settings == {"share": 0.5}
+    assert attacks.get(f"{folder}:round_r3r2").settings == {"share": 0.5, "restarts": 2}
+
+
+def test_a_purifier_that_learned_from_it_is_exported_and_measured_with_it(folder, tmp_path):
+    common = ["--dataset", "digits", "--every", "40"]
+    seen = ["--seen", f"{folder}:noise@0.05", "--watched", "20"]
+    assert cli.main(["train", *common, *seen, "--epochs", "1", "--batch-size", "16", "--out", "run"]) == 0
+    assert cli.main(["export", "run/purifier.safetensors", *common, "--name", "mine", "--out", "."]) == 0
+    assert f"{folder}.noise@0.05" in (tmp_path / "mine.md").read_text()
 
 
 def test_attacks_of_other_source_have_another_hash(folder, tmp_path):

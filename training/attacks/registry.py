@@ -58,12 +58,14 @@ def get(name: str, dataset: str = "mnist") -> Attack:
     of its random starts.
 
     ``module:function`` in NAME's place is an attack of the user's own: the function takes no arguments and returns an
-    :class:`Attack`. It is called ``module.function`` from here on.
+    :class:`Attack`. It is called ``module.function`` from here on, and found by that name too.
 
     Raises:
         ValueError: no attack of that name, or not with such a setting.
     """
-    variant = AttackName.parse(name)
+    name = own.spec_of(name)
+    # A function of the user's own may end as if it had endings.
+    variant = AttackName(name) if own.has(name) else AttackName.parse(name)
     if variant is None or (":" not in variant.name and variant.name not in ATTACKS):
         raise AttackError(
             f"no attack {name!r}: module:function, or one of {', '.join(ATTACKS)}; also as NAME@EPS, NAMExITERATIONS "

@@ -107,3 +107,16 @@ def _released(name: str, flag: str, flags: argparse.Namespace) -> str:
 def load(flags: argparse.Namespace, spec: str, kind: Kind, shape: Sequence[int] = ()) -> tuple[nn.Module, Card]:
     """A model on ``--device`` for images of ``--dataset``, and its card."""
     return load_model(spec, kind, flags.dataset, flags.device, shape)
+
+
+def refuse(flags: argparse.Namespace, why: str, unread: Sequence[str]) -> None:
+    """Refuse flags that a command would not read.
+
+    Raises:
+        ValueError: one of ``unread``, by the names of their values, was given.
+    """
+    idle: dict[str, object] = {"every": 1}
+    given = [name for name in unread if getattr(flags, name) not in (idle.get(name), None, (), [], False, "")]
+    spelled = {"fields": "with", "numbers": "photo-recipe"}
+    if given:
+        raise ValueError(f"{why}: no {', '.join('--' + spelled.get(name, name).replace('_', '-') for name in given)}")

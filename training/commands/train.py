@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 from collections import ChainMap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,36 @@ _NETWORKS: ChainMap[str, Any] = ChainMap(ARCHITECTURES, dict.fromkeys(_OTHERS), 
 _RECIPES: ChainMap[str, Any] = ChainMap(RECIPES, CLASSIFIER_RECIPES)
 # Each a flag and a field of a network's configuration.
 _SHAPE = ("width", "code_channels", "blocks")
+_OF_PURIFIERS = ("seen", "weights", "fields", "static", "surrogate", "pools", *_SHAPE)
+_OF_PHOTOGRAPHS = ("numbers", "pictures")
 
 
-def _weights(text: str) -> tuple[tuple[str, float], ...]:
+def _weights(text: str) -> list[tuple[str, float]]:
     known = [field.name for field in dataclasses.fields(LossWeights)]
     pairs = [part.partition("=") for part in options.names(text)]
     if any(term not in known for term, _, _ in pairs):
         raise argparse.ArgumentTypeError(f"terms are {', '.join(known)}")
-    return tuple((term, float(weight)) for term, _, weight in pairs)
+    return [(term, float(weight)) for term, _, weight in pairs]
 
 
-def _fields(text: str) -> tuple[tuple[str, float | int], ...]:
+def _fields(text: str) -> list[tuple[str, float | int]]:
     known = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in dataclasses.fields(Recipe)}
     numbers = {name: number for name, number in known.items() if number}
     pairs = [part.partition("=") for part in options.names(text)]
     if any(name not in numbers for name, _, _ in pairs):
         raise argparse.ArgumentTypeError(f"a recipe's numbers are {', '.join(numbers)}")
-    return tuple((name, numbers[name](value)) for name, _, value in pairs)
+    return [(name, numbers[name](value)) for name, _, value in pairs]
+
+
+def _once(pairs: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """Numbers by name.
+
+    Raises:
+        ValueError: a name is given twice.
+    """
+    if twice := sorted({name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1}):
+        raise ValueError(f"{twice[0]} is given twice")
+    return dict(pairs)
 
 
 def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -92,10 +106,14 @@ def _add_flags_of_purifiers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--code-channels", type=int, help="channels of its code, instead of its own")
     parser.add_argument("--blocks", type=int, help="residual blocks, instead of its own; released has none")
     parser.add_argument(
-        "--weights", type=_weights, default=(), help="of loss terms instead of the recipe's: att=0,adv=.1"
+        "--weights",
+        type=_weights,
+        default=[],
+        action="extend",
+        help="of loss terms instead of the recipe's: att=0,adv=.1",
     )
     parser.add_argument(
-        "--with", type=_fields, default=(), dest="fields", metavar="FIELD=NUMBER,...",
+        "--with", type=_fields, default=[], action="extend", dest="fields", metavar="FIELD=NUMBER,...",
         help="other numbers of the recipe: inner_steps=20,ema=0",
     )  # fmt: skip
     parser.add_argument(
@@ -145,9 +163,7 @@ def _shape(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train_classifier(flags: argparse.Namespace, dataset: Dataset, arch: str, command: str) -> None:
-    of_purifiers = ("seen", "weights", "fields", "static", "surrogate", "pools", *_SHAPE)
-    if unread := [name for name in of_purifiers if getattr(flags, name) not in (None, (), False)]:
-        raise ValueError(f"--arch {arch} is a classifier: no {', '.join(unread)}")
+    options.refuse(flags, f"--arch {arch} is a classifier", (*_OF_PURIFIERS, *_OF_PHOTOGRAPHS))
     if "RANK" in os.environ:
         raise ValueError("a classifier is trained by one process, not under torchrun")
     make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
@@ -168,8 +184,8 @@ def _train_classifier(flags: argparse.Namespace, dataset: Dataset, arch: str, co
 
 
 def _train_purifier(flags: argparse.Namespace, dataset: Dataset, arch: str, command: str) -> None:
-    if flags.compile:
-        raise ValueError("--compile is for classifiers")
+    options.refuse(flags, f"--arch {arch} is a purifier", ("compile",))
+    options.refuse(flags, f"{dataset.name} has labels", _OF_PHOTOGRAPHS)
     initial = load_model(str(flags.init), "purifier", dataset.name, "cpu", dataset.shape)[0] if flags.init else None
     recipe, seen = _recipe(flags, dataset, arch)
     network = _network(flags, dataset, arch)
@@ -180,7 +196,7 @@ def _train_purifier(flags: argparse.Namespace, dataset: Dataset, arch: str, comm
         run = dataclasses.replace(run, surrogate=_own_name(card_of(classifiers.surrogate[0]), dataset))
     if len(cards) == 1 and not spec_of(dataset.name).is_target(cards[0].name):
         run = dataclasses.replace(run, before=_own_name(cards[0], dataset))
-    weights = dataclasses.replace(recipe.weights, **dict(flags.weights))
+    weights = dataclasses.replace(recipe.weights, **_once(flags.weights))
     recipe = dataclasses.replace(recipe, name=describe(run), weights=weights)
     learned = [as_learned(a, recipe) if recipe.inner_steps else attacks.for_training(a) for a in by_name]
     Trainer(
@@ -197,8 +213,9 @@ def _recipe(flags: argparse.Namespace, dataset: Dataset, arch: str) -> tuple[Rec
     chosen = flags.recipe or default_recipe(arch, dataset.name)
     if chosen not in RECIPES:
         raise ValueError(f"recipe {chosen} is for a classifier")
-    recipe = dataclasses.replace(RECIPES[chosen](), **{**_overrides(flags), **dict(flags.fields)})
-    if recipe.inner_steps and (flags.static or flags.surrogate or dict(flags.fields).get("refresh_epochs")):
+    fields = _once(flags.fields)
+    recipe = dataclasses.replace(RECIPES[chosen](), **{**_overrides(flags), **fields})
+    if recipe.inner_steps and (flags.static or flags.surrogate or fields.get("refresh_epochs")):
         raise ValueError(f"recipe {chosen} attacks g as it stands: no --static, --surrogate or refresh_epochs")
     if flags.static:
         recipe = dataclasses.replace(recipe, refresh_epochs=0, shift=0, flip=False, budgets=None)
@@ -257,8 +274,8 @@ def _run_name(
     return RunName(
         recipe.name,
         arch=arch if departs else "",
-        weights=flags.weights,
-        fields=flags.fields,
+        weights=tuple(flags.weights),
+        fields=tuple(flags.fields),
         shape=tuple(_shape(flags).items()),
         static=flags.static,
         steps=steps if _overrides(flags) or flags.static or flags.every > 1 else 0,

@@ -22,6 +22,10 @@ from ..run_name import RunName
 from . import options
 
 _SHAPE = (3, photos.SIZE, photos.SIZE)
+_UNREAD = (
+    "recipe", "seen", "epochs", "batch_size", "fp32", "compile", "weights", "fields", "static", "pools", "every",
+    "width", "code_channels", "blocks",
+)  # fmt: skip
 _HELD_OUT = ("photos/test", "test", "val")  # what `evaluate` measures on
 
 
@@ -53,6 +57,9 @@ def training_pictures(root: Path, more: Sequence[Path]) -> list[Path]:
 
 def run(flags: argparse.Namespace, command: str) -> None:
     """Train on the pictures of the data folder and of ``--pictures``."""
+    if flags.arch not in (None, "photo"):
+        raise ValueError(f"--dataset {flags.dataset} trains the network photo, not {flags.arch}")
+    options.refuse(flags, "a run on photographs has its numbers in --photo-recipe", _UNREAD)
     paths = training_pictures(data.folder(flags.data_dir), flags.pictures)
     train, validation = split_pictures(paths)
     if not validation:

@@ -234,7 +234,9 @@ def _as_seen(attack: Attack, config: TrainConfig) -> dict[str, Any]:
     if recipe.inner_steps:
         described["through"] = "f after g"
     if recipe.budgets and attack.eps is not None:
-        described["budgets"] = list(recipe.budgets)
+        # Through g they are shares of the attack's budget, which is that of the data set.
+        scale = attack.eps / recipe.budgets[1] if recipe.inner_steps else 1.0
+        described["budgets"] = [round(scale * budget, 6) for budget in recipe.budgets]
     if recipe.moved:
         described["moved"] = recipe.moved
     return described

@@ -50,13 +50,20 @@ def test_hardening_mirrors_half_of_the_images_where_its_recipe_does(digits, clas
 def test_hardening_at_many_budgets_draws_one_for_each_batch(digits, classifier, tmp_path):
     start = models.load("mnist-transparent")
     chosen = config("hardened-wide", seen=("PGD_N",), shift=0, inner_steps=4, batch_size=8)
-    source = make(chosen, small(digits, 64), classifier, tmp_path, initial=start).source()
-    indices = torch.arange(8)
+    run = make(chosen, small(digits, 64), classifier, tmp_path, initial=start)
+    assert run.card({}, run.purifier).seen_attacks[0]["budgets"] == [0.05, 0.42]
+    source, indices = run.source(), torch.arange(8)
     batches = [source.batch(indices, 0, step) for step in range(16)]
     spent = torch.stack([(attacked - natural).abs().max() for natural, attacked in batches])
     assert 0.03 <= spent.min() < 0.2
     assert 0.3 < spent.max() <= 0.42 + 1e-6
     assert torch.equal(batches[3][1], source.batch(indices, 0, 3)[1])
+
+
+def test_the_card_names_the_budgets_that_were_drawn_on_data_of_another_budget(digits, classifier, tmp_path):
+    chosen = config("hardened-wide", seen=("PGD_N@0.03",), batch_size=8)
+    run = make(chosen, small(digits, 64), classifier, tmp_path, initial=models.load("mnist-transparent"))
+    assert run.card({}, run.purifier).seen_attacks[0]["budgets"] == [0.005, 0.042]
 
 
 def test_hardening_lowers_the_error_of_the_pair(digits, classifier, tmp_path):
