@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .code import sha256 as sha256_of_code
+from ..code_hash import sha256 as sha256_of_code
 from .wrappers import in_fp32, number_of_classes
 
 Norm = Literal["linf", "l2", "l0", "flow", "wasserstein", "patch"]

@@ -1,4 +1,4 @@
-"""AP: stickers at fixed places, by RP2.
+"""AP: stickers at fixed places, by RP2. Through a purifier :mod:`.sticker_pgd` is the stronger attack.
 
 Source: Eykholt et al., "Robust physical-world attacks on deep learning visual classification", CVPR 2018 (Eq. 3).
 """
@@ -27,7 +27,7 @@ class Rp2(Attack):
         """100 steps of Adam, without the weight on |M d|.
 
         With that weight an image that f is sure of stays as it is: the loss has no gradient to set against it.
-        Without it the undefended error is the paper's (55 to 62 %), on the validation split.
+        Without it the undefended error on the validation split is 62 to 64 %, near the paper's 55 to 62 %.
         """
         settings = {"iterations": 100, "rate": 0.1, "weight": 0.0, "nps_weight": 0.0, "transformations": 1}
         source = "Eykholt et al., CVPR 2018 (RP2), untargeted, an image at a time"

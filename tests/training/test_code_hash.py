@@ -1,11 +1,10 @@
-"""The hash of an attack's code follows what the code does, not how it is written."""
+"""The hash of a module's code follows what the code does, not how it is written."""
 
 import sys
 
 import pytest
 
-from arn_purify.training import attacks
-from arn_purify.training.attacks import code
+from arn_purify.training import attacks, code_hash
 
 FIRST = '"""What it is."""\n\nfrom .helper import step\n\n\ndef perturb(x):\n    return x + step()\n'
 
@@ -18,12 +17,12 @@ def hash_of(tmp_path, monkeypatch):
         (package / "__init__.py").touch()
         (package / "attack.py").write_text(source)
         (package / "helper.py").write_text(helper)
-        code.sha256.cache_clear()
-        return code.sha256("written.attack")
+        code_hash.sha256.cache_clear()
+        return code_hash.sha256("written.attack")
 
     monkeypatch.syspath_prepend(tmp_path)
     yield hashed
-    code.sha256.cache_clear()
+    code_hash.sha256.cache_clear()
     sys.modules.pop("written", None)
 
 
@@ -38,9 +37,11 @@ def test_a_number_an_operator_and_a_module_that_it_imports_count(hash_of):
     first = hash_of()
     assert hash_of(FIRST.replace("+", "-")) != first
     assert hash_of(helper="def step():\n    return 0.2\n") != first
+    as_a_module = FIRST.replace("from .helper import step", "from . import helper").replace("step()", "helper.step()")
+    assert hash_of(as_a_module) != hash_of(as_a_module, helper="def step():\n    return 0.2\n")
 
 
 def test_each_built_in_attack_has_the_hash_of_its_module():
     described = {name: attacks.get(name).describe()["sha256"] for name in attacks.ATTACKS}
-    assert described["PGD_N"] == described["PGDM_T"] == code.sha256("arn_purify.training.attacks.pgd")
+    assert described["PGD_N"] == described["PGDM_T"] == code_hash.sha256("arn_purify.training.attacks.pgd")
     assert len(set(described.values())) == len({type(attacks.get(name)) for name in attacks.ATTACKS})

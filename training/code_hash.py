@@ -1,4 +1,4 @@
-"""The hash of an attack's code, so that what other code has made is not taken for the same."""
+"""The hash of a module's code, so that what other code has made is not taken for the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 @functools.cache
 def sha256(module: str) -> str:
-    """Hash of a module and of those of its package that it imports, by ``from .name``, and that these import.
+    """Hash of a module and of those beside it that it imports (``from .name import``, ``from . import name``).
 
     Comments, docstrings and line breaks do not change it, nor does the version of Python.
     """
@@ -26,8 +26,7 @@ def sha256(module: str) -> str:
         seen.add(name)
         tree = ast.parse(_source(name))
         digest.update("\n".join(_words(tree)).encode())
-        near = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1)
-        waiting += sorted(f"{name.rpartition('.')[0]}.{node.module}" for node in near)
+        waiting += [f"{name.rpartition('.')[0]}.{near}" for near in _near(tree)]
     return digest.hexdigest()
 
 
@@ -36,6 +35,12 @@ def _source(module: str) -> str:
     if spec is None or spec.origin is None:
         raise ValueError(f"no source of {module}")
     return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _near(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from [node.module] if node.module else [alias.name for alias in node.names]
 
 
 def _words(node: object) -> Iterator[str]:
