@@ -35,8 +35,6 @@ def test_code_without_weights_is_distinguished_from_other_code(tmp_path, monkeyp
         "train --dataset digits --arch released --blocks 2 --out run",
         "train --dataset digits-colour --arch lenet5 --epochs 1 --out run",
         "train --dataset digits --arch mlp --init models/zoo/mnist-lenet5.safetensors --out run",
-        "train --dataset digits --weights l1=1 --weights l1=2 --out run",
-        "train --dataset digits --with ema=0,ema=.9 --out run",
         "train --dataset digits --photo-recipe steps=3 --out run",
         "train --dataset digits --compile --out run",
         "train --dataset photos --epochs 3 --out run",
@@ -57,8 +55,15 @@ def test_mistakes_get_one_line_and_status_2(arguments, tmp_path, monkeypatch, ca
     assert message.count("\n") == 1
 
 
-def test_numbers_of_a_recipe_that_are_given_apart_all_count(tmp_path):
-    apart = ["--weights", "l1=20", "--with", "ema=0", "--weights", "att=0", "--with", "shift=0"]
+def test_a_number_that_one_flag_names_twice_is_refused(capsys):
+    for flag, text in (("--weights", "l1=1,l1=2"), ("--with", "ema=0,ema=.9")):
+        with pytest.raises(SystemExit):
+            main(["train", "--dataset", "digits", flag, text, "--out", "run"])
+        assert f"{text} names a number twice" in capsys.readouterr().err
+
+
+def test_numbers_of_a_recipe_that_are_given_apart_all_count_and_the_last_of_a_name(tmp_path):
+    apart = ["--weights", "l1=10,att=0", "--with", "ema=0", "--weights", "l1=20", "--with", "shift=0"]
     common = ["--dataset", "digits", "--every", "60", "--epochs", "1", "--batch-size", "8", "--watched", "20"]
     assert main(["train", *common, *apart, "--crafted", str(tmp_path / "sets"), "--out", str(tmp_path / "run")]) == 0
     card = models.card_of(models.load(tmp_path / "run" / "purifier.safetensors"))

@@ -43,30 +43,24 @@ _OF_PHOTOGRAPHS = ("numbers", "pictures")
 
 def _weights(text: str) -> list[tuple[str, float]]:
     known = [field.name for field in dataclasses.fields(LossWeights)]
-    pairs = [part.partition("=") for part in options.names(text)]
-    if any(term not in known for term, _, _ in pairs):
-        raise argparse.ArgumentTypeError(f"terms are {', '.join(known)}")
-    return [(term, float(weight)) for term, _, weight in pairs]
+    return [(term, float(weight)) for term, weight in _pairs(text, known, "terms")]
 
 
 def _fields(text: str) -> list[tuple[str, float | int]]:
-    known = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in dataclasses.fields(Recipe)}
-    numbers = {name: number for name, number in known.items() if number}
-    pairs = [part.partition("=") for part in options.names(text)]
-    if any(name not in numbers for name, _, _ in pairs):
-        raise argparse.ArgumentTypeError(f"a recipe's numbers are {', '.join(numbers)}")
-    return [(name, numbers[name](value)) for name, _, value in pairs]
+    kinds = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in dataclasses.fields(Recipe)}
+    numbers = {name: number for name, number in kinds.items() if number}
+    return [(name, numbers[name](value)) for name, value in _pairs(text, list(numbers), "a recipe's numbers")]
 
 
-def _once(pairs: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    """Numbers by name.
-
-    Raises:
-        ValueError: a name is given twice.
-    """
-    if twice := sorted({name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1}):
-        raise ValueError(f"{twice[0]} is given twice")
-    return dict(pairs)
+def _pairs(text: str, known: Sequence[str], what: str) -> list[tuple[str, str]]:
+    """``NAME=NUMBER,...``; of the same name in a later flag, the later number counts."""
+    pairs = [(name, value) for name, _, value in (part.partition("=") for part in options.names(text))]
+    names = [name for name, _ in pairs]
+    if not set(names) <= set(known):
+        raise argparse.ArgumentTypeError(f"{what} are {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text} names a number twice")
+    return pairs
 
 
 def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -196,7 +190,7 @@ def _train_purifier(flags: argparse.Namespace, dataset: Dataset, arch: str, comm
         run = dataclasses.replace(run, surrogate=_own_name(card_of(classifiers.surrogate[0]), dataset))
     if len(cards) == 1 and not spec_of(dataset.name).is_target(cards[0].name):
         run = dataclasses.replace(run, before=_own_name(cards[0], dataset))
-    weights = dataclasses.replace(recipe.weights, **_once(flags.weights))
+    weights = dataclasses.replace(recipe.weights, **dict(flags.weights))
     recipe = dataclasses.replace(recipe, name=describe(run), weights=weights)
     learned = [as_learned(a, recipe) if recipe.inner_steps else attacks.for_training(a) for a in by_name]
     Trainer(
@@ -213,7 +207,7 @@ def _recipe(flags: argparse.Namespace, dataset: Dataset, arch: str) -> tuple[Rec
     chosen = flags.recipe or default_recipe(arch, dataset.name)
     if chosen not in RECIPES:
         raise ValueError(f"recipe {chosen} is for a classifier")
-    fields = _once(flags.fields)
+    fields = dict(flags.fields)
     recipe = dataclasses.replace(RECIPES[chosen](), **{**_overrides(flags), **fields})
     if recipe.inner_steps and (flags.static or flags.surrogate or fields.get("refresh_epochs")):
         raise ValueError(f"recipe {chosen} attacks g as it stands: no --static, --surrogate or refresh_epochs")
@@ -274,8 +268,8 @@ def _run_name(
     return RunName(
         recipe.name,
         arch=arch if departs else "",
-        weights=tuple(flags.weights),
-        fields=tuple(flags.fields),
+        weights=tuple(dict(flags.weights).items()),
+        fields=tuple(dict(flags.fields).items()),
         shape=tuple(_shape(flags).items()),
         static=flags.static,
         steps=steps if _overrides(flags) or flags.static or flags.every > 1 else 0,
