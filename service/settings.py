@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,7 +144,14 @@ class Settings(BaseSettings):
             raise ValueError("input_std is greater than 0")
         if self.input_std and self.input_range != "auto":
             raise ValueError("input_range and input_mean exclude each other")
-        if "@" in urlsplit(self.downstream_url).netloc:
+        if len(self.input_mean) not in (0, 1, 3) or not all(map(math.isfinite, (*self.input_mean, *self.input_std))):
+            raise ValueError("input_mean and input_std have one or three finite numbers")
+        url = urlsplit(self.downstream_url)
+        if self.downstream_url and not (url.scheme in ("http", "https") and url.hostname):
+            raise ValueError(f"downstream_url is http://HOST:PORT or https://HOST:PORT, not {self.downstream_url!r}")
+        if "://" in self.downstream_grpc:
+            raise ValueError(f"downstream_grpc is HOST:PORT, not {self.downstream_grpc!r}")
+        if "@" in url.netloc:
             raise ValueError("downstream_url holds a user: clients' own Authorization is passed on")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tls_cert and tls_key come together")

@@ -246,26 +246,27 @@ class Batcher:
         if self._begin is None:
             return None
         started, most = time.perf_counter(), self._pieces.most(batch[0].key)
-        images = stacked([entry.images for entry in batch])
-        pieces = [images[start : start + most] for start in range(0, len(images), most)]
+        count = sum(len(entry.images) for entry in batch)
         waits: list[Callable[[], Purified]] = []
         try:
+            images = stacked([entry.images for entry in batch])
+            pieces = [images[start : start + most] for start in range(0, len(images), most)]
             for piece in pieces:
                 if not (wait := self._begin(batch[0].work, piece)):
                     return None
                 self._on_batch(len(piece))
                 waits.append(wait)
         except Exception:
-            logger.warning("a batch of %d images could not be started and is run again", len(images), exc_info=True)
+            logger.warning("a batch of %d images could not be started and is run again", count, exc_info=True)
             return None
 
         def finish() -> _Outcomes:
             try:
                 results = [checked(wait(), piece) for wait, piece in zip(waits, pieces, strict=True)]
+                shares = Purified.join(results).split([len(entry.images) for entry in batch])
             except Exception:
-                logger.warning("a batch of %d images failed and is run again", len(images), exc_info=True)
+                logger.warning("a batch of %d images failed and is run again", count, exc_info=True)
                 return self._outcomes(batch)
-            shares = Purified.join(results).split([len(entry.images) for entry in batch])
             return self._answered(batch, shares, started)
 
         return finish

@@ -204,10 +204,11 @@ class Refusal(JSONResponse):
 def refusal(path: str, error: ServiceError, metrics: Metrics) -> Response:
     """An error as an answer, counted, in the form of the protocol that ``path`` belongs to."""
     metrics.rejected.labels(error.code).inc()
+    reason = str(error).encode("utf-8", "backslashreplace").decode()  # JSON's half of a surrogate pair has no UTF-8
     if path.startswith(("/predictions", "/ping")):  # TorchServe's
-        content: Mapping[str, object] = {"code": error.status, "type": type(error).__name__, "message": str(error)}
+        content: Mapping[str, object] = {"code": error.status, "type": type(error).__name__, "message": reason}
     else:
-        content = error_body(str(error), error.code)
+        content = error_body(reason, error.code)
     return Refusal(content, error.status, error.headers, error.code)
 
 

@@ -196,6 +196,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
 
     async def _infer(self, request: bytes, call: _Call) -> bytes:
         assert call.memory is not None  # it was admitted
+        self._gateway.lifecycle.check_accepting()
         with self._gateway.purifier.timed() as timings:
             outcome = await infer(self._gateway, _GrpcRequest(self, call, request, call.memory), timings)
         answer = outcome.answer

@@ -105,6 +105,9 @@ class Outcome(Generic[Answer]):
     headers: dict[str, str]
 
 
+_PIXELS_A_VALUE = 64  # that take as long to work on as one value takes to look at
+
+
 async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings) -> Outcome[Answer]:
     """Purify the images of one request and ask the server, as the settings say.
 
@@ -112,12 +115,12 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
         ServiceError: the request is refused, or the server does not answer.
     """
     settings = gateway.settings
-    gateway.lifecycle.check_accepting()
     if random.random() >= settings.purify_share:
         return await _bypass(gateway, transport, timings, "canary")
     try:
         message = dataclasses.replace(await transport.message(), reserve=partial(_reserve, gateway, transport))
-        pixels = len(message.body) // BYTES_PER_PIXEL
+        # Strings take long to look at, however short: there are about half as many as quotes.
+        pixels = len(message.body) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * (message.body.count(b'"') // 2)
         request = await run_off_loop(pixels, transport.protocol.find, message)
         purified, items = await purify(gateway, request, timings, transport.memory, message.reserve, transport.model)
     except BYPASSABLE as error:
@@ -198,7 +201,8 @@ async def purify(
         ServiceError: an image that cannot be decoded, or does not fit the declaration; the queue's refusals.
     """
     started = time.perf_counter()
-    images = await run_off_loop(_size(request.slots) // BYTES_PER_PIXEL, _find, gateway, request)
+    work = _size(request.slots) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * len(request.slots)
+    images = await run_off_loop(work, _find, gateway, request)
     items, entered = await _decode(gateway, request.slots, images, memory, reserve, model)
     timings.stage("decode", started)
     items = await gateway.purifier.purify(items, timings)

@@ -6,6 +6,7 @@ import json
 import logging
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 
 from .policy import Gateway
@@ -30,7 +31,7 @@ def check(gateway: Gateway) -> None:
     try:
         with opener.open(url, timeout=5) as answer:
             metadata = json.loads(answer.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         logger.warning("the preprocessing is not checked: %s does not answer (%s)", url, error)
         return
     reason = mismatch(gateway.preprocessing, metadata, gateway.purifier.takes)

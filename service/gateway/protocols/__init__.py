@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ...errors import BrokenBody
 from .spelling import Numbers, Value
 
@@ -74,12 +76,14 @@ class ParsedRequest:
     replace_images: Callable[[Mapping[int, Value]], Message]
 
 
-def shaped(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
+def shaped(name: str, shape: Sequence[Any] | Numbers) -> tuple[int, ...]:
     """The shape of an input as it was sent.
 
     Raises:
         BrokenBody: too many axes, or extents that are no counts.
     """
-    if len(shape) > _MAX_AXES or not all(type(extent) is int and 0 <= extent < 2**63 for extent in shape):
+    # Before a list is made of an array, which would take many times its memory.
+    extents = [-1] if len(shape) > _MAX_AXES else shape.tolist() if isinstance(shape, np.ndarray) else list(shape)
+    if not all(type(extent) is int and 0 <= extent < 2**63 for extent in extents):
         raise BrokenBody(f"input {name!r}: its shape is not made of at most {_MAX_AXES} counts")
-    return tuple(shape)
+    return tuple(extents)

@@ -19,7 +19,7 @@ from urllib.parse import quote_from_bytes
 import numpy as np
 from numpy.typing import NDArray
 
-from .formats import FIRST_PAIRS, HEAD_BYTES, READ, format_of
+from .formats import FEWEST_BYTES, FIRST_PAIRS, HEAD_BYTES, READ, format_of
 from .percent import unquoted
 
 Numbers = NDArray[Any]
@@ -30,18 +30,20 @@ _PAIRS = np.array([int.from_bytes(pair, "big") for pair in FIRST_PAIRS])
 _LAYERS = 3  # of one spelling within another, such as base64 of base64
 _HEAD_DIGITS = HEAD_BYTES // 3 * 4
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+")
+_STANDARD_BASE64 = re.compile(r"[A-Za-z0-9+/]+")
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_-]+")
+_SKIPPED = re.compile(r"[^A-Za-z0-9+/]")  # by Python's b64decode, unless it is told to validate
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/_\-=\s]")
 _LIKE_BASE64 = re.compile(r"[A-Za-z0-9+/_\-=\s]{64,}")
 _QUOTE = re.compile(r"""\s*b?(['"])""")
 _PREFIX = re.compile(r"\s*+[^,]{0,256},")
 _DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
-_HEX = re.compile(r"\s*(?:0x)?((?:[0-9a-fA-F]{2}){10,})")
+_HEX = re.compile(r"\s*(?:0x)?(?=[0-9a-fA-F]{2})")
+_HEX_DIGITS = re.compile(r"(?:[0-9a-fA-F]{2}){10,}")
 # Long enough never to stand in something else by chance. Of each what is looked for, how far behind the image's first
 # character it stands, and what must begin there.
 _MARKS = (
     ("\x89PNG\r\n\x1a\n", 0, ""),
-    ("\xff\xd8\xff", 0, "...(?:\xe0..JFIF|\xe1..(?:Exif|http:)|\xee..Adobe|\xdb\0[\x43\x84\xc5]\0)"),
     ("WEBPVP8", 8, "RIFF"),
     ("BM", 0, "BM.{4}\0{4}..\0\0[\x28\x6c\x7c]\0{3}"),
 )
@@ -49,15 +51,36 @@ _GIF = (("GIF87a", 0, ""), ("GIF89a", 0, ""))  # in text they may be words
 _DIGIT = "[A-Za-z0-9+/_-]"
 _MARKS_IN_BASE64 = (
     *((start, 0, "") for start in ("iVBORw0KGgo", "R0lGODlh", "R0lGODdh")),
-    *((start, 0, "") for start in ("/9j/4AAQSkZJRg", "/9j/4Q", "/9j/2w", "/9j/7g")),
+    *((start, 0, "") for start in ("/9j/2w", "/9j//g")),
+    ("/9j/", 0, "/9j/[4-7][AQgw]"),
     ("RUJQVlA4", 12, "UklGR"),
     ("Qk", 0, f"Qk{_DIGIT}{{6}}AAAA{_DIGIT}{{4}}AA(?:Ao|Bs|B8)"),
 )
-_WITHIN_BYTES = [
-    (found.encode("latin-1"), behind, re.compile(start.encode("latin-1"), re.DOTALL))
-    for found, behind, start in (*_MARKS, *_GIF)
+
+
+class _Jpeg:
+    """In a pattern's place: the first two markers of a JPEG file, whatever the segment between them is."""
+
+    @staticmethod
+    def match(data: bytes | str, at: int) -> bool:
+        head = data[at : at + 6].encode("latin-1", "replace") if isinstance(data, str) else data[at : at + 6]
+        if len(head) < 6 or head[3] < 0xC0:
+            return False
+        after = at + 4 + int.from_bytes(head[4:], "big")
+        return data[after : after + 1] in (b"\xff", "\xff")
+
+
+_WITHIN_BYTES: list[tuple[bytes, int, Any]] = [
+    (b"\xff\xd8\xff", 0, _Jpeg),
+    *(
+        (found.encode("latin-1"), behind, re.compile(start.encode("latin-1"), re.DOTALL))
+        for found, behind, start in (*_MARKS, *_GIF)
+    ),
 ]
-_WITHIN_TEXT = [(found, behind, re.compile(start, re.DOTALL)) for found, behind, start in (*_MARKS, *_MARKS_IN_BASE64)]
+_WITHIN_TEXT: list[tuple[str, int, Any]] = [
+    ("\xff\xd8\xff", 0, _Jpeg),
+    *((found, behind, re.compile(start, re.DOTALL)) for found, behind, start in (*_MARKS, *_MARKS_IN_BASE64)),
+]
 _MOST_PLACES = 2**16  # that are looked at, of each
 _ESCAPED = re.compile(r"(?<!\\)\\++u00([0-9a-fA-F]{2})")  # as JSON has them, however often escaped
 _MANY_LINES, _FEWEST_A_LINE = 2**16, 16  # of so many lines, characters on average
@@ -80,6 +103,8 @@ class Encoded:
 
 def read(value: Value) -> Encoded | None:
     """The encoded images in a value, in whatever spelling; None where it holds none."""
+    if isinstance(value, (bytes, str)) and len(value) < FEWEST_BYTES:
+        return None
     if isinstance(value, np.ndarray):
         return _in_numbers(value)
     return _in_bytes(value, _LAYERS) if isinstance(value, bytes) else _in_text(value, _LAYERS)
@@ -113,7 +138,7 @@ def _in_bytes(data: bytes, layers: int) -> Encoded | None:
     return None
 
 
-def _place(data: AnyStr, marks: Sequence[tuple[AnyStr, int, re.Pattern[AnyStr]]]) -> int | None:
+def _place(data: AnyStr, marks: Sequence[tuple[AnyStr, int, Any]]) -> int | None:
     """Where an image begins within other bytes or text; of too much to look at, the last place that was."""
     for found, behind, start in marks:
         at = data.find(found, behind)
@@ -178,11 +203,15 @@ def _percent(text: str, new: bytes) -> str:
 
 
 def _in_hex(text: str) -> Encoded | None:
-    head = _HEX.match(text[: 2 * HEAD_BYTES])
-    kind = head and format_of(bytes.fromhex(head[1]))
-    if not head or not kind:
+    if not (start := _HEX.match(text)):
         return None
-    before, body = text[: head.start(1)], text[head.start(1) :].rstrip()
+    # Readers skip white space between the digits.
+    runs = text[start.end() :].split(None, 2 * HEAD_BYTES)
+    head = _HEX_DIGITS.match("".join(run[: 2 * HEAD_BYTES] for run in runs[: 2 * HEAD_BYTES])[: 2 * HEAD_BYTES])
+    kind = head and format_of(bytes.fromhex(head[0]))
+    if not kind:
+        return None
+    before, body = text[: start.end()], text[start.end() :].rstrip()
     after = text[len(before) + len(body) :]
     try:
         data = bytes.fromhex(body)
@@ -197,14 +226,17 @@ def _in_hex(text: str) -> Encoded | None:
 
 def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
     head = text[start : min(end, start + _HEAD_DIGITS)]
-    kind = format_of(_decoded(head)) or (
-        format_of(_decoded(_digits(text, start, end))) if _FOREIGN.search(head) else None
-    )
+    kind = format_of(_decoded(head))
+    if not kind and _SKIPPED.search(head):
+        heads = (_digits(text, start, end, letters) for letters in (_BASE64, _STANDARD_BASE64))
+        kind = next(filter(None, map(format_of, map(_decoded, heads))), None)
     if not kind and not (layers and _LIKE_BASE64.match(head)):
         return None
     spelled = _Base64.of(text[start:end])
     if isinstance(spelled, str):
         return _unreadable(f"begins as the base64 of a {kind} file, but {spelled}") if kind else None
+    if kind and format_of(spelled.data) != kind:
+        return _unreadable(f"is the base64 of a {kind} file to those who skip some of its characters")
 
     def write(new: bytes) -> str:
         return text[:start] + spelled.encode(new) + text[end:]
@@ -214,10 +246,10 @@ def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
     return _within(_in_bytes(spelled.data, layers - 1), write)  # base64 of base64, or of bytes around an image
 
 
-def _digits(text: str, start: int, end: int) -> str:
+def _digits(text: str, start: int, end: int, letters: re.Pattern[str]) -> str:
     """The first digits, however many other characters stand before and between them: some readers skip these."""
     digits = ""
-    for run in _BASE64.finditer(text, start, end):
+    for run in letters.finditer(text, start, end):
         digits += run[0][:_HEAD_DIGITS]
         if len(digits) >= _HEAD_DIGITS:
             break
@@ -298,11 +330,15 @@ def _in_numbers(tensor: Numbers) -> Encoded | None:
         return None
     single = max(tensor.shape, default=1) == tensor.size
     rows = tensor.reshape(1, -1) if single else tensor.reshape(-1, tensor.shape[-1])
-    kinds = _formats(rows, sure=not single)
+    likely = _likely(rows)
+    if likely.sum() > _MOST_PLACES:
+        return _unreadable(f"has more than {_MOST_PLACES} rows that may begin as images")
+    kinds = _formats(rows, likely, sure=not single)
     if not any(kinds):
         if reason := _packed(tensor) or _in_letters(rows if tensor.ndim <= 2 else rows[:0]):
             return _unreadable(reason)
-        flat = None if single else _formats(tensor.reshape(1, -1), sure=True)[0]
+        whole = tensor.reshape(1, -1)
+        flat = None if single else _formats(whole, _likely(whole), sure=True)[0]
         return _unreadable(f"holds the bytes of a {flat} file in the shape {list(tensor.shape)}") if flat else None
     kind = next(filter(None, kinds))
     if not all(kinds):
@@ -350,24 +386,25 @@ def _in_letters(rows: Numbers) -> str:
     return ""
 
 
-def _formats(rows: Numbers, sure: bool) -> list[str | None]:
-    """The format that each row's numbers, as bytes, begin as; of rows too short for any, None once."""
+def _likely(rows: Numbers) -> NDArray[np.bool_]:
+    """Which rows begin with two bytes with which an image begins: only those are looked at one by one."""
     start = rows[:, :12]
-    if start.shape[1] < 12:
-        return [None]
-    found: list[str | None] = [None] * len(rows)
-    # Few rows begin with two bytes with which an image begins: only those are looked at one by one.
-    likely: NDArray[np.bool_] = (start != 0).any(axis=1)
+    likely: NDArray[np.bool_] = (start != 0).any(axis=1) & (start.shape[1] == 12)
     if start.dtype.kind == "f":
         likely &= ((start == np.floor(start)) & (start >= -128) & (start <= 255)).all(axis=1)
-    if not likely.any():
-        return found
-    pairs = start[likely, :2].astype(np.int64) & 255
-    likely[likely] = np.isin(256 * pairs[:, 0] + pairs[:, 1], _PAIRS)
+    if likely.any():
+        pairs = start[likely, :2].astype(np.int64) & 255
+        likely[likely] = np.isin(256 * pairs[:, 0] + pairs[:, 1], _PAIRS)
+    return likely
+
+
+def _formats(rows: Numbers, likely: NDArray[np.bool_], sure: bool) -> list[str | None]:
+    """The format that the numbers of each row that is ``likely``, as bytes, begin as."""
+    found: list[str | None] = [None] * len(rows)
     for row in np.flatnonzero(likely):
         head = _as_bytes(rows[row : row + 1, :HEAD_BYTES])
         if head is None:  # a file's first bytes, and numbers that are none behind them
-            head = _as_bytes(start[row : row + 1])
+            head = _as_bytes(rows[row : row + 1, :12])
         found[row] = None if head is None else format_of(head.tobytes(), sure)
     return found
 

@@ -45,10 +45,14 @@ def find(message: Message) -> ParsedRequest:
     if kind == "application/json" or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
         try:
             text, root = parse(body, message.reserve)
-            return v1.in_json(text, root, message.headers)
+            found = v1.in_json(text, root, message.headers)
         except BrokenBody:
             if kind == "application/json":
                 raise
+        else:
+            if kind == "application/x-www-form-urlencoded" and b"&" in body:
+                raise BrokenBody("a body that is JSON and a form: send it as application/json")
+            return found
     if kind == "application/x-www-form-urlencoded" and _URLENCODED.fullmatch(body):
         return _find_in_fields(message, body)
 
@@ -170,6 +174,8 @@ def _parts(body: bytes, delimiter: bytes) -> list[_Part]:
         index = end + 2 + len(delimiter)
     if body[index + 2 :].strip():
         raise BrokenBody("the form goes on behind its end")  # where some readers look for more parts
+    if body.count(b"\n" + delimiter) != len(parts):
+        raise BrokenBody("the form's boundary stands within a part")  # where readers of bare line feeds end it
     return parts
 
 

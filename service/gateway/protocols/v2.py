@@ -170,7 +170,7 @@ def _described(node: Node) -> tuple[str, str, tuple[int, ...]]:
     name, datatype, shape = ((node.get(key) or Node(0, 0)).leaf for key in ("name", "datatype", "shape"))
     if not isinstance(name, str) or not isinstance(datatype, str) or not isinstance(shape, (list, np.ndarray)):
         raise BrokenBody("every input has a 'name', a 'datatype' and a 'shape'")
-    return name, datatype, shaped(name, list(shape))
+    return name, datatype, shaped(name, shape)
 
 
 def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memoryview) -> list[tuple[int, Slot]]:
@@ -195,7 +195,7 @@ def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memor
 
 def unread(name: str, datatype: str, shape: tuple[int, ...], held: bytes | None = None) -> Slot:
     """The slot of a tensor of a type that is not read, with its bytes where there are any."""
-    return Slot(name, held, f"its datatype {datatype[:32]} is not read here: {', '.join(READ_TYPES)} are", shape)
+    return Slot(name, held, f"its datatype {datatype[:32]!r} is not read here: {', '.join(READ_TYPES)} are", shape)
 
 
 def split(name: str, blob: bytes | memoryview) -> list[bytes]:

@@ -126,7 +126,12 @@ def _no_other_contents(tensor: Any, raw: bool) -> None:
     expected = "" if raw else _CONTENTS.get(tensor.datatype)
     other = [field.name for field, _ in tensor.contents.ListFields() if field.name != expected]
     if other and expected is not None:
-        raise BrokenBody(f"input {tensor.name!r} of {tensor.datatype[:32]} has {other[0]}, which is not its contents")
+        raise BrokenBody(f"input {tensor.name!r} of {tensor.datatype[:32]!r} has {other[0]}, which is not its contents")
+
+
+def _few(tensor: Any, elements: Sequence[bytes]) -> None:
+    if len(elements) > MAX_PLACES:
+        raise BrokenBody(f"input {tensor.name!r}: more than {MAX_PLACES} elements")
 
 
 def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
@@ -137,13 +142,13 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
         slot = unread(tensor.name, tensor.datatype, shape)
         if tensor.datatype in READ_TYPES:
             slot = dataclasses.replace(slot, reason=f"its datatype {tensor.datatype} is read as raw contents only")
-        texts = [dataclasses.replace(slot, value=element) for element in tensor.contents.bytes_contents[:MAX_PLACES]]
+        _few(tensor, tensor.contents.bytes_contents)
+        texts = [dataclasses.replace(slot, value=element) for element in tensor.contents.bytes_contents]
         return [(-1, slot), *((-1, text) for text in texts)]
     if len(held) != math.prod(shape):
         raise BrokenBody(f"input {tensor.name!r}: {len(held)} elements for the shape {list(shape)}")
     if tensor.datatype == "BYTES":
-        if len(held) > MAX_PLACES:
-            raise BrokenBody(f"input {tensor.name!r}: more than {MAX_PLACES} elements")
+        _few(tensor, held)
         return [(i, Slot(tensor.name, element)) for i, element in enumerate(held)]
     dtype = np.dtype(DTYPES[tensor.datatype])
     array, filled = np.empty(len(held), dtype), 0

@@ -18,6 +18,9 @@ from arn_purify.service.gateway.protocols import v2
 from ...conftest import running
 from .helpers import PNG, ROWS, Upstream, sample
 
+UNREAD = '{"inputs": [{"name": "image", "datatype": "TYPE", "shape": [1], "data": [7]}, GOOD]}'
+HALF_A_PAIR = UNREAD.replace("TYPE", "\\ud800").replace(", GOOD", "").encode()
+
 
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "code"),
@@ -30,6 +33,7 @@ from .helpers import PNG, ROWS, Upstream, sample
         ("/v2/models/m/infer", gzip.compress(b"{}", mtime=0)[:-4], {"Content-Encoding": "gzip"}, 400, "broken_body"),
         ("/v2/models/m/infer", gzip.compress(bytes(2**27)), {"Content-Encoding": "gzip"}, 413, "body_too_large"),
         ("/v2/models/m/infer", b"{}", {"Content-Encoding": "br"}, 415, "unsupported_media_type"),
+        ("/v2/models/m/infer", HALF_A_PAIR, {}, 400, "broken_body"),
         ("/v2/models/a;b/infer", b"{}", {}, 404, "unknown_model"),
         ("/v2/models/%252e/infer", b"{}", {}, 404, "unknown_model"),
         ("/predictions/m", b"\x89PNG\r\n\x1a\nxx", {"Content-Type": "image/png"}, 400, 400),
@@ -45,9 +49,6 @@ def test_refusals_of_ours_come_in_the_protocols_form_and_reach_no_server(
     assert answer.headers["x-arn-refused-by"] == "purifier"
     assert ("message" in answer.json()) == path.startswith("/predictions")
     assert not asked
-
-
-UNREAD = '{"inputs": [{"name": "image", "datatype": "TYPE", "shape": [1], "data": [7]}, GOOD]}'
 
 
 DECOYS = [

@@ -1,6 +1,7 @@
 """What passes between client, purifier and server besides images: headers, deadlines, refusals, and the documented
 examples of TensorFlow Serving, which has no package to run here."""
 
+import asyncio
 import base64
 import gzip
 import io
@@ -178,3 +179,30 @@ def test_a_client_that_hangs_up_ends_the_call_to_the_server(upstream, tmp_path):
         assert Upstream.left.wait(4)
         while 'route="/v1/models/{model}:predict",status="499"} 1.0' not in served.client.get("/metrics").text:
             time.sleep(0.01)
+
+
+def test_a_request_whose_body_is_still_coming_is_finished_when_the_service_drains(upstream, asked):
+    with running(downstream_url=upstream, downstream_protocol="v1") as client:
+        lifecycle = client.app.state.service.lifecycle
+        body = json.dumps({"instances": ROWS}).encode()
+
+        def in_two_pieces():
+            yield body[:9]
+            lifecycle.draining = True
+            yield body[9:]
+
+        answer = client.post("/v1/models/m:predict", content=in_two_pieces())
+        assert (answer.status_code, answer.headers["x-arn-purified"]) == (200, "true")
+        refused = client.post("/v1/models/m:predict", content=body)
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+
+
+def test_many_short_texts_are_looked_at_beside_the_event_loop(gateway, asked, monkeypatch):
+    beside = []
+    to_thread = asyncio.to_thread
+    monkeypatch.setattr(asyncio, "to_thread", lambda function: beside.append(function) or to_thread(function))
+    few, many = (json.dumps({"instances": ["b'%25,%25'"] * count}).encode() for count in (3, 3000))
+    assert gateway.post("/v1/models/m:predict", content=few).status_code == 422
+    assert not beside
+    assert gateway.post("/v1/models/m:predict", content=many).status_code == 422
+    assert len(beside) == 2, "to find the values, and to look at them"

@@ -1,12 +1,16 @@
 """The declaration, held against the model server's metadata at start."""
 
 import argparse
+import socketserver
+import threading
 
 import pytest
 
 from arn_purify.service.gateway.preprocessing import Preprocessing
-from arn_purify.service.gateway.startup import mismatch
+from arn_purify.service.gateway.startup import check, mismatch
 from arn_purify.service.settings import Settings, add_flags, add_transformer_flags, from_flags
+
+from ...conftest import running
 
 
 def metadata(**inputs):
@@ -52,7 +56,13 @@ def test_metadata_that_tell_nothing_are_no_mismatch(inputs):
         ({"input_mean": "0.5", "input_std": "0"}, "greater than 0"),
         ({"input_mean": "0.5,x", "input_std": "1,1"}, "unable to parse"),
         ({"input_mean": "0.5", "input_std": "0.5", "input_range": "0-1"}, "exclude each other"),
+        ({"input_mean": "0.5", "input_std": "nan"}, "finite"),
+        ({"input_mean": "0.5,0.5", "input_std": "1,1"}, "one or three"),
         ({"downstream_url": "http://user:secret@host"}, "holds a user"),
+        ({"downstream_url": "localhost:8500"}, "http://HOST:PORT"),
+        ({"downstream_url": "ftp://host"}, "http://HOST:PORT"),
+        ({"downstream_url": "http://"}, "http://HOST:PORT"),
+        ({"downstream_grpc": "http://host:8001"}, "HOST:PORT"),
     ],
 )
 def test_declarations_that_contradict_themselves_are_refused(values, message):
@@ -73,3 +83,23 @@ def test_kserves_flags_name_a_predictor_as_its_own_client_asks_it(host, url, grp
     assert (settings.downstream_url, settings.downstream_grpc) == (url, grpc)
     with pytest.raises(ValueError, match="in plain text"):
         from_flags(parser.parse_args([*flags, "--predictor_use_ssl", "true"]))
+
+
+class Frames(socketserver.StreamRequestHandler):
+    """Speaks something else than HTTP/1, as a gRPC port does."""
+
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(b"\0\0\x12\x04 a frame\r\n\r\n")
+
+
+def test_a_server_that_speaks_no_http_is_a_warning(caplog):
+    with socketserver.TCPServer(("127.0.0.1", 0), Frames) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with running(downstream_url=url, downstream_protocol="v2", downstream_model="m") as client:
+            check(client.app.state.service.gateway)
+        server.shutdown()
+        thread.join()
+    assert "the preprocessing is not checked" in caplog.text

@@ -20,6 +20,13 @@ def test_a_shape_is_made_of_few_counts(shape):
         v2.find(Message(json.dumps({"inputs": [entry]}).encode(), {}))
 
 
+def test_a_long_shape_is_not_made_a_list_of():
+    body = b'{"inputs":[{"name":"a","datatype":"FP32","shape":[1' + b",1" * 10**6 + b'],"data":[1]}]}'
+    with traced() as peak, pytest.raises(BrokenBody, match="at most 32 counts"):
+        v2.find(Message(body, {}))
+    assert peak() < 12 * len(body)
+
+
 def test_over_grpc_too():
     request = v2_grpc.parse("ModelInferRequest", b"")
     request.inputs.add(name="x", datatype="FP32", shape=[9] * 1000)
