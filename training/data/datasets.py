@@ -19,7 +19,7 @@ Loader = Callable[[Path, TargetSize], Dataset]
 
 STICKERS = ("AP_1", "AP_2", "AP_3", "AP_4")
 STICKERS_BY_PGD = ("APM_1", "APM_2", "APM_3", "APM_4")
-_ON_SIGNS = (("none", *STICKERS), ("none", *STICKERS_BY_PGD))
+_ON_SIGNS = (("none", *STICKERS), STICKERS_BY_PGD)
 # The columns of the paper's Tables 1 and 2.
 _IMPERCEPTIBLE = ("none", "PGD_N", "PGD_T", "CW_N", "DDN_N", "AA_N", "JSMA_T", "PGD_N_eps2", "AA_N_eps2")
 _MOVING = ("STA_N", "STA_T", "FWA_N", "FWA_N_eps2")

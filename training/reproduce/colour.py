@@ -26,7 +26,7 @@ CIFAR10_RELEASED_CPU = Scale(
     quick=1, slow=10, slower=33, thorough=33, classifier_epochs=40, epochs=4, purifier=("--batch-size", "64"),
     released=("--with", "refresh_epochs=5,learning_rate=0.0015"),
     hardened=(
-        "--epochs", "12", "--batch-size", "64", "--with", "inner_steps=1,learning_rate=0.0006,ramp=0.5",
+        "--epochs", "4", "--batch-size", "64", "--with", "inner_steps=1,learning_rate=0.0006,ramp=0.5,eps_to=0.75",
         "--watched", "200",
     ),
 )  # fmt: skip
@@ -229,8 +229,24 @@ class Cifar10ReleasedPlan(Cifar10Plan):
         hardened = ("--recipe", "cifar10-hardened", *init, *self.scale.hardened)
         yield from self.trained("hardened", "purifier", None, *hardened)
         yield from self.oblivious(self.kept("hardened"))
-        yield self.measure(self.kept("hardened"), "PGDM_N", self.scale.slow, None, "--threat-models", "white_box")
-        yield from self.white_box("--purifier", self.kept("hardened"))
+        yield from self._sceptic(self.kept("hardened"))
+        # How much the frozen classifier limits it: the same with f tuned too, at the whole budget.
+        pair, f = self.run("joint", "purifier"), self.run("joint", "classifier")  # the last that a run leaves
+        tuned = (*hardened, "--with", "eps_to=1,joint=1")
+        yield Step(("train", *self.common, "--out", str(pair.parent), *tuned), None, f, kept=Path(self.kept("joint")))
+        yield self.exported(f, Path(self.kept(f"{self.arch}-joint")), None)
+        classifier = ("--classifier", self.kept(f"{self.arch}-joint"))
+        yield self.exported(pair, Path(self.kept("joint")), None, "--every", str(self.scale.slow), *classifier)
+        for step in self._sceptic(self.kept("joint")):
+            yield dataclasses.replace(step, arguments=(*step.arguments, *classifier))
+
+    def _sceptic(self, spec: str) -> Iterator[Step]:
+        """Through a purifier: PGD of many steps, on the margin and again from other starts, without any gradient."""
+        white = ("--threat-models", "white_box")
+        yield self.measure(spec, "none,PGD_N", self.scale.slow, None)
+        yield from self.white_box("--purifier", spec)
+        attacks = "PGD_Nx5,PGD_Nx20,PGD_Nx100,PGD_Nx100r5,PGDM_N,PGD_N@0.0157,SQUARE_N"
+        yield self.measure(spec, attacks, self.scale.thorough, None, *white)
 
 
 class LisaPlan(ColourPlan):
