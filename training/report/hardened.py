@@ -25,7 +25,9 @@ _QUALITY = (
     "How close purified images are to the natural ones. PSNR is computed from the mean squared error of all images\n"
     "together; SSIM (Gaussian window of 11 pixels) is the mean of all images. Higher is better for both."
 )
+_OTHERS = ("## Other hardened purifiers", "[Notes](notes.md) say how they were trained.")
 _CHOICES = (
+    "## What each choice of the recipe changes",
     "Each row is a short run that changes one thing of the recipe. The recipe was fixed before these were measured.\n\n"
     "- `-base` changes nothing.\n"
     "- `-from-nothing` starts from random weights, without `--init`.\n"
@@ -34,7 +36,7 @@ _CHOICES = (
     "- `-no-picture` has no L1 loss.\n"
     "- `-no-ramp` uses the whole budget from the first step.\n"
     "- `-joint` trains the classifier too.\n"
-    "- `-reach` fine-tunes the released model through a second classifier, an MLP."
+    "- `-reach` fine-tunes the released model through a second classifier, an MLP.",
 )
 _COLUMNS: tuple[Column, ...] = (
     ("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box"), ("AA_N", "white_box"),
@@ -63,7 +65,8 @@ def hardened_sections(records: Sequence[Record], page: str) -> list[str]:
     choices = [r for r in records if r.defence == "ARN_W" and (r.recipe != own or r.classifier == target)]
     if any(r.recipe != own for r in choices):
         table = by_row(choices, _COLUMNS, lambda r: (r.checkpoint, r.classifier), [ERROR, "classifier"])
-        sections.append(f"## What each choice of the recipe changes\n\n{_CHOICES}\n\n{table}")
+        one_by_one = own == "hardened" or any(r.checkpoint.endswith("-base") for r in choices)
+        sections.append("\n\n".join((*(_CHOICES if one_by_one else _OTHERS), table)))
     return sections
 
 

@@ -91,7 +91,8 @@ def released_sections(everything: Sequence[Record], dataset: str) -> list[str]:
     chosen = [name for name in released_names(dataset) if name in measured]
     undefended = [r for r in records if r.defence == "none"]
     parts = [f"## {name}\n\n{against(records, undefended, name)}" for name in chosen or measured]
-    return parts + _sweep(records, dataset)
+    about_released = not chosen or any(r.checkpoint in chosen for r in sweep(records))
+    return parts + (_sweep(records, dataset) if about_released else [])
 
 
 def comparison_sections(everything: Sequence[Record], dataset: str, results: Path) -> list[str]:

@@ -13,13 +13,14 @@ import re
 import string
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, AnyStr
+from typing import Any
 from urllib.parse import quote_from_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .formats import FEWEST_BYTES, FIRST_PAIRS, HEAD_BYTES, READ, format_of
+from .marks import MOST_PLACES, WITHIN_BYTES, WITHIN_TEXT, place
 from .percent import unquoted
 
 Numbers = NDArray[Any]
@@ -40,48 +41,6 @@ _PREFIX = re.compile(r"\s*+[^,]{0,256},")
 _DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
 _HEX = re.compile(r"\s*(?:0x)?(?=[0-9a-fA-F]{2})")
 _HEX_DIGITS = re.compile(r"(?:[0-9a-fA-F]{2}){10,}")
-# Long enough never to stand in something else by chance. Of each what is looked for, how far behind the image's first
-# character it stands, and what must begin there.
-_MARKS = (
-    ("\x89PNG\r\n\x1a\n", 0, ""),
-    ("WEBPVP8", 8, "RIFF"),
-    ("BM", 0, "BM.{4}\0{4}..\0\0[\x28\x6c\x7c]\0{3}"),
-)
-_GIF = (("GIF87a", 0, ""), ("GIF89a", 0, ""))  # in text they may be words
-_DIGIT = "[A-Za-z0-9+/_-]"
-_MARKS_IN_BASE64 = (
-    *((start, 0, "") for start in ("iVBORw0KGgo", "R0lGODlh", "R0lGODdh")),
-    *((start, 0, "") for start in ("/9j/2w", "/9j//g")),
-    ("/9j/", 0, "/9j/[4-7][AQgw]"),
-    ("RUJQVlA4", 12, "UklGR"),
-    ("Qk", 0, f"Qk{_DIGIT}{{6}}AAAA{_DIGIT}{{4}}AA(?:Ao|Bs|B8)"),
-)
-
-
-class _Jpeg:
-    """In a pattern's place: the first two markers of a JPEG file, whatever the segment between them is."""
-
-    @staticmethod
-    def match(data: bytes | str, at: int) -> bool:
-        head = data[at : at + 6].encode("latin-1", "replace") if isinstance(data, str) else data[at : at + 6]
-        if len(head) < 6 or head[3] < 0xC0:
-            return False
-        after = at + 4 + int.from_bytes(head[4:], "big")
-        return data[after : after + 1] in (b"\xff", "\xff")
-
-
-_WITHIN_BYTES: list[tuple[bytes, int, Any]] = [
-    (b"\xff\xd8\xff", 0, _Jpeg),
-    *(
-        (found.encode("latin-1"), behind, re.compile(start.encode("latin-1"), re.DOTALL))
-        for found, behind, start in (*_MARKS, *_GIF)
-    ),
-]
-_WITHIN_TEXT: list[tuple[str, int, Any]] = [
-    ("\xff\xd8\xff", 0, _Jpeg),
-    *((found, behind, re.compile(start, re.DOTALL)) for found, behind, start in (*_MARKS, *_MARKS_IN_BASE64)),
-]
-_MOST_PLACES = 2**16  # that are looked at, of each
 _ESCAPED = re.compile(r"(?<!\\)\\++u00([0-9a-fA-F]{2})")  # as JSON has them, however often escaped
 _MANY_LINES, _FEWEST_A_LINE = 2**16, 16  # of so many lines, characters on average
 # The letters of a file's base64, as numbers.
@@ -133,21 +92,8 @@ def _in_bytes(data: bytes, layers: int) -> Encoded | None:
         return _found(kind, data, lambda new: new)
     if layers and _is_text(data[:64]):
         return _within(_in_text(data.decode("latin-1"), layers), lambda text: text.encode("latin-1"))
-    if _place(data, _WITHIN_BYTES) is not None:  # a serialized tf.Example, say
+    if place(data, WITHIN_BYTES) is not None:  # a serialized tf.Example, say
         return _unreadable("other bytes stand around those of an image")
-    return None
-
-
-def _place(data: AnyStr, marks: Sequence[tuple[AnyStr, int, Any]]) -> int | None:
-    """Where an image begins within other bytes or text; of too much to look at, the last place that was."""
-    for found, behind, start in marks:
-        at = data.find(found, behind)
-        for _ in range(_MOST_PLACES):
-            if at < 0 or start.match(data, at - behind):
-                break
-            at = data.find(found, at + 1)
-        if at >= 0:
-            return at - behind
     return None
 
 
@@ -166,9 +112,9 @@ def _in_text(text: str, layers: int) -> Encoded | None:
     for start, end in _places(text):
         if found := _in_base64(text, start, end, layers):
             return found
-    if (at := _place(text, _WITHIN_TEXT)) is not None:
+    if (at := place(text, WITHIN_TEXT)) is not None:
         return _unreadable(f"other text stands around an image, which begins at character {at}")
-    if "\\" in text and _place(_unescaped(text), _WITHIN_TEXT) is not None:
+    if "\\" in text and place(_unescaped(text), WITHIN_TEXT) is not None:
         return _unreadable("other text stands around an image, with backslashes in between")
     return None
 
@@ -331,8 +277,8 @@ def _in_numbers(tensor: Numbers) -> Encoded | None:
     single = max(tensor.shape, default=1) == tensor.size
     rows = tensor.reshape(1, -1) if single else tensor.reshape(-1, tensor.shape[-1])
     likely = _likely(rows)
-    if likely.sum() > _MOST_PLACES:
-        return _unreadable(f"has more than {_MOST_PLACES} rows that may begin as images")
+    if likely.sum() > MOST_PLACES:
+        return _unreadable(f"has more than {MOST_PLACES} rows that may begin as images")
     kinds = _formats(rows, likely, sure=not single)
     if not any(kinds):
         if reason := _packed(tensor) or _in_letters(rows if tensor.ndim <= 2 else rows[:0]):
