@@ -234,9 +234,9 @@ def _as_seen(attack: Attack, config: TrainConfig) -> dict[str, Any]:
     if recipe.inner_steps:
         described["through"] = "f after g"
     if recipe.budgets and attack.eps is not None:
-        # Through g they are shares of the attack's budget, which is that of the data set.
-        scale = attack.eps / recipe.budgets[1] if recipe.inner_steps else 1.0
-        described["budgets"] = [round(scale * budget, 6) for budget in recipe.budgets]
+        described["budgets"] = list(recipe.budgets)
+        if recipe.inner_steps:  # shares of the attack's budget, which is that of the data set
+            described["budgets"] = [round(attack.eps * budget / recipe.budgets[1], 6) for budget in recipe.budgets]
     if recipe.moved:
         described["moved"] = recipe.moved
     return described

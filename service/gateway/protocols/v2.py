@@ -195,7 +195,7 @@ def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memor
 
 def unread(name: str, datatype: str, shape: tuple[int, ...], held: bytes | None = None) -> Slot:
     """The slot of a tensor of a type that is not read, with its bytes where there are any."""
-    return Slot(name, held, f"its datatype {datatype[:32]!r} is not read here: {', '.join(READ_TYPES)} are", shape)
+    return Slot(name, held, f"its datatype {datatype[:32]} is not read here: {', '.join(READ_TYPES)} are", shape)
 
 
 def split(name: str, blob: bytes | memoryview) -> list[bytes]:

@@ -126,7 +126,7 @@ def _no_other_contents(tensor: Any, raw: bool) -> None:
     expected = "" if raw else _CONTENTS.get(tensor.datatype)
     other = [field.name for field, _ in tensor.contents.ListFields() if field.name != expected]
     if other and expected is not None:
-        raise BrokenBody(f"input {tensor.name!r} of {tensor.datatype[:32]!r} has {other[0]}, which is not its contents")
+        raise BrokenBody(f"input {tensor.name!r} of {tensor.datatype[:32]} has {other[0]}, which is not its contents")
 
 
 def _few(tensor: Any, elements: Sequence[bytes]) -> None:
