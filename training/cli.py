@@ -17,6 +17,7 @@ from arn_purify.models import CheckpointError
 from .commands import convert, craft, detect, evaluate, export, figures, import_lisa, options, tables, train
 
 _COMMANDS = (craft, train, evaluate, tables, convert, detect, figures, import_lisa, export)
+_PLACES = ("--data-dir", "--crafted")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
@@ -62,12 +63,12 @@ def retain_freed_memory() -> None:
 
 
 def _portable(arguments: Sequence[str]) -> list[str]:
-    """The arguments without the folder that this machine keeps its data in."""
+    """The arguments without the folders that this machine keeps its data and its crafted sets in."""
     kept, skip = [], False
     for argument in arguments:
-        if not skip and not argument.startswith("--data-dir"):
+        if not skip and not argument.startswith(_PLACES):
             kept.append(argument)
-        skip = argument == "--data-dir"
+        skip = argument in _PLACES
     return kept
 
 

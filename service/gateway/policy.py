@@ -34,8 +34,11 @@ from ..telemetry.metrics import Metrics
 from .downstream import Downstream, DownstreamAnswer
 from .preprocessing import Image, Preprocessing, PurifierInput
 from .protocols import Message, ParsedRequest, Reserve, Slot, Value, v2
+from .protocols.json_text import begins_as_json
 
 logger = logging.getLogger("service.gateway")
+
+_PIXELS_A_VALUE = 64  # that take as long to work on as one value takes to look at
 
 COMPARE = "x-arn-compare"
 """The header, or metadata, in which a client asks for both labels."""
@@ -105,9 +108,6 @@ class Outcome(Generic[Answer]):
     headers: dict[str, str]
 
 
-_PIXELS_A_VALUE = 64  # that take as long to work on as one value takes to look at
-
-
 async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings) -> Outcome[Answer]:
     """Purify the images of one request and ask the server, as the settings say.
 
@@ -119,7 +119,7 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
         return await _bypass(gateway, transport, timings, "canary")
     try:
         message = dataclasses.replace(await transport.message(), reserve=partial(_reserve, gateway, transport))
-        pixels = len(message.body) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * _texts(message)
+        pixels = len(message.body) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * _texts(transport.protocol, message)
         request = await run_off_loop(pixels, transport.protocol.find, message)
         purified, items = await purify(gateway, request, timings, transport.memory, message.reserve, transport.model)
     except BYPASSABLE as error:
@@ -154,12 +154,13 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
     return Outcome(answer, headers)
 
 
-def _texts(message: Message) -> int:
+def _texts(protocol: ModuleType, message: Message) -> int:
     """About how many strings the JSON of a body holds: they take long to look at, however short."""
-    declared = message.headers.get(v2.HEADER, "")
+    if not begins_as_json(message.body):
+        return 0
+    declared = message.headers.get(v2.HEADER, "") if protocol is v2 else ""  # tensors may follow the JSON
     end = int(declared) if declared.isdecimal() and len(declared) < 12 else len(message.body)
-    is_json = message.body[:64].lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"[")
-    return message.body.count(b'"', 0, end) // 2 if is_json else 0
+    return message.body.count(b'"', 0, end) // 2
 
 
 def _reserve(gateway: Gateway, transport: Transport[Answer], size: int) -> None:

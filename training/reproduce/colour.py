@@ -237,13 +237,13 @@ class Cifar10ReleasedPlan(Cifar10Plan):
         yield self.exported(f, Path(self.kept(f"{self.arch}-joint")), None)
         classifier = ("--classifier", self.kept(f"{self.arch}-joint"))
         yield self.exported(pair, Path(self.kept("joint")), None, "--every", str(self.scale.slow), *classifier)
-        for step in self._sceptic(self.kept("joint")):
+        natural = self.measure(self.kept("joint"), "none,PGD_N", self.scale.slow, None)
+        for step in (natural, *self._sceptic(self.kept("joint"))):
             yield dataclasses.replace(step, arguments=(*step.arguments, *classifier))
 
     def _sceptic(self, spec: str) -> Iterator[Step]:
         """Through a purifier: PGD of many steps, on the margin and again from other starts, without any gradient."""
         white = ("--threat-models", "white_box")
-        yield self.measure(spec, "none,PGD_N", self.scale.slow, None)
         yield from self.white_box("--purifier", spec)
         attacks = "PGD_Nx5,PGD_Nx20,PGD_Nx100,PGD_Nx100r5,PGDM_N,PGD_N@0.0157,SQUARE_N"
         yield self.measure(spec, attacks, self.scale.thorough, None, *white)

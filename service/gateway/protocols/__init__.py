@@ -82,8 +82,8 @@ def shaped(name: str, shape: Sequence[Any] | Numbers) -> tuple[int, ...]:
     Raises:
         BrokenBody: too many axes, or extents that are no counts.
     """
-    # Before a list is made of an array, which would take many times its memory.
-    extents = [-1] if len(shape) > _MAX_AXES else shape.tolist() if isinstance(shape, np.ndarray) else list(shape)
-    if not all(type(extent) is int and 0 <= extent < 2**63 for extent in extents):
-        raise BrokenBody(f"input {name!r}: its shape is not made of at most {_MAX_AXES} counts")
-    return tuple(extents)
+    if len(shape) <= _MAX_AXES:  # the list that is made of a long array would take many times its memory
+        extents = shape.tolist() if isinstance(shape, np.ndarray) else list(shape)
+        if all(type(extent) is int and 0 <= extent < 2**63 for extent in extents):
+            return tuple(extents)
+    raise BrokenBody(f"input {name!r}: its shape is not made of at most {_MAX_AXES} counts")

@@ -40,7 +40,7 @@ _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"), "HEIC"),
 }
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-_BITMAP_INFO = (40, 52, 56, 64, 108, 124)  # sizes of a BMP's second header, with which a DIB begins
+_BITMAP_INFO = _BMP_HEADERS[2:]  # with these a DIB may begin
 _XBM = re.compile(rb"#define\s+\S*_width\s+\d")
 _GAP = rb"(?:\s|#[^\n]*\n)+"  # one way to match each: two would double the work with every character
 _NETPBM = re.compile(

@@ -19,6 +19,13 @@ from typing import Any
 from ...errors import BodyTooLarge, BrokenBody
 from . import MAX_PLACES, Reserve, json_tensor, unlimited
 
+_BEGIN = re.compile(rb"[ \t\r\n\xef\xbb\xbf]*+[{\[]")
+
+
+def begins_as_json(body: bytes | bytearray) -> bool:
+    """Whether a body begins as an object or a list of JSON."""
+    return _BEGIN.match(body) is not None
+
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The members of an object within a leaf.

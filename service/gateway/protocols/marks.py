@@ -10,6 +10,7 @@ from typing import Any, AnyStr
 # character it stands, and what must begin there.
 _MARKS = (
     ("\x89PNG\r\n\x1a\n", 0, ""),
+    ("\xff\xd8\xff", 0, "...(?:\xe0..JFIF|\xe1..(?:Exif|http:)|\xee..Adobe|\xdb\0[\x43\x84\xc5]\0)"),
     ("WEBPVP8", 8, "RIFF"),
     ("BM", 0, "BM.{4}\0{4}..\0\0[\x28\x6c\x7c]\0{3}"),
 )

@@ -15,7 +15,7 @@ from urllib.parse import quote_plus
 
 from ...errors import BrokenBody
 from . import MAX_PLACES, Message, ParsedRequest, Slot, Value, v1
-from .json_text import parse
+from .json_text import begins_as_json, parse
 from .percent import unquoted
 
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
@@ -42,7 +42,7 @@ def find(message: Message) -> ParsedRequest:
     body = bytes(message.body)
     if kind == "multipart/form-data":
         return _find_in_form(message)
-    if kind == "application/json" or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
+    if kind == "application/json" or begins_as_json(body):
         try:
             text, root = parse(body, message.reserve)
             found = v1.in_json(text, root, message.headers)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from arn_purify.service.core import codec
 from arn_purify.service.gateway.downstream import Downstream
+from arn_purify.service.gateway.protocols import v2
 from arn_purify.service.gateway.rest import verbatim
 
 from ...conftest import running
@@ -204,5 +205,7 @@ def test_many_short_texts_are_looked_at_beside_the_event_loop(gateway, asked, mo
     few, many = (json.dumps({"instances": ["b'%25,%25'"] * count}).encode() for count in (3, 3000))
     assert gateway.post("/v1/models/m:predict", content=few).status_code == 422
     assert not beside
-    assert gateway.post("/v1/models/m:predict", content=many).status_code == 422
-    assert len(beside) == 2, "to find the values, and to look at them"
+    for body, headers in ((many, {}), (b" " * 100 + many, {}), (many, {v2.HEADER: "0"})):
+        beside.clear()
+        assert gateway.post("/v1/models/m:predict", content=body, headers=headers).status_code == 422
+        assert len(beside) == 2, "to find the values, and to look at them"

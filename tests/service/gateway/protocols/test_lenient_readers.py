@@ -84,6 +84,12 @@ def test_a_jpeg_within_other_bytes_is_found_whatever_its_first_segment():
     assert read("say: " + base64.b64encode(comment_first).decode() + " it is").reason
 
 
+def test_a_jpeg_of_a_camera_within_other_bytes_is_found_whatever_follows_its_first_segment():
+    first = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+    for more in (b"\xff\xdb", b"\0\xff\xdb", b""):  # decoders skip what is no marker
+        assert read(b"head" + first + more).reason
+
+
 def _written():
     """The first bytes of an image in every format that Pillow can write, and read again."""
     Image.init()
