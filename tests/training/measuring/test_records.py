@@ -1,9 +1,11 @@
 """Records: intervals, and the fields that tell runs and checkpoints apart."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from arn_purify.training.cli import main
 from arn_purify.training.measuring import records
 from arn_purify.training.run_name import RunName
 
@@ -49,3 +51,20 @@ def test_the_path_of_a_record_says_what_it_is(tmp_path):
     record = a_record(threat_model="gray_box", settings=settings)
     assert record.path(tmp_path) == tmp_path / "mnist/lenet5/ARN_PP-r/PGD_N-gray_box-ARN_W-hardened-http-npy.json"
     assert not record.in_process
+
+
+def test_the_commands_of_records_name_no_place_of_a_machine():
+    for path in sorted((ROOT / "results").rglob("*.json")):
+        words = str(json.loads(path.read_text()).get("command", "")).replace("=", " ").split()
+        assert not [word for word in words if Path(word).is_absolute()], path
+
+
+@pytest.mark.parametrize("flag", ["--crafted PLACE", "--crafted=PLACE"])
+def test_the_folder_of_crafted_sets_is_not_in_the_command(flag, tmp_path):
+    out = tmp_path / "records"
+    arguments = f"evaluate --dataset digits --every 60 --purifier identity --attacks PGD_Nx2 --out {out} {flag}"
+    assert main(arguments.replace("PLACE", str(tmp_path / "sets")).split()) == 0
+    (record,) = records.read_all(out)
+    assert "--crafted" not in record.command
+    assert record.command.endswith(f"--out {out}")
+    assert (tmp_path / "sets").is_dir()
