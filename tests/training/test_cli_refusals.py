@@ -56,7 +56,7 @@ def test_mistakes_get_one_line_and_status_2(arguments, tmp_path, monkeypatch, ca
 
 
 def test_a_number_that_one_flag_names_twice_is_refused(capsys):
-    for flag, text in (("--weights", "l1=1,l1=2"), ("--with", "ema=0,ema=.9")):
+    for flag, text in (("--weights", "l1=1,l1=2"), ("--with", "ema=0,ema=.9"), ("--photo-recipe", "ema=0,ema=1")):
         with pytest.raises(SystemExit):
             main(["train", "--dataset", "digits", flag, text, "--out", "run"])
         assert f"{text} names a number twice" in capsys.readouterr().err

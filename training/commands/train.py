@@ -24,6 +24,7 @@ from ..data import Dataset, spec_of
 from ..learning.classifier import CLASSIFIER_RECIPES, NETWORKS, train_classifier
 from ..learning.config import Classifiers, PurifierConfig, RunOptions, TrainConfig
 from ..learning.distributed import join_process_group
+from ..learning.photos import PhotoRecipe
 from ..learning.recipes import RECIPES, LossWeights, Recipe, default_recipe
 from ..learning.trainer import Trainer
 from ..load import load_model
@@ -46,10 +47,14 @@ def _weights(text: str) -> list[tuple[str, float]]:
     return [(term, float(weight)) for term, weight in _pairs(text, known, "terms")]
 
 
-def _fields(text: str) -> list[tuple[str, float | int]]:
-    kinds = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in dataclasses.fields(Recipe)}
+def _fields(text: str, recipe: type[Recipe | PhotoRecipe] = Recipe) -> list[tuple[str, float | int]]:
+    kinds = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in dataclasses.fields(recipe)}
     numbers = {name: number for name, number in kinds.items() if number}
     return [(name, numbers[name](value)) for name, value in _pairs(text, list(numbers), "a recipe's numbers")]
+
+
+def _photo_fields(text: str) -> list[tuple[str, float | int]]:
+    return _fields(text, PhotoRecipe)
 
 
 def _pairs(text: str, known: Sequence[str], what: str) -> list[tuple[str, str]]:
@@ -111,7 +116,7 @@ def _add_flags_of_purifiers(parser: argparse.ArgumentParser) -> None:
         help="other numbers of the recipe: inner_steps=20,ema=0",
     )  # fmt: skip
     parser.add_argument(
-        "--photo-recipe", default="", dest="numbers", metavar="FIELD=NUMBER,...",
+        "--photo-recipe", type=_photo_fields, default=[], action="extend", dest="numbers", metavar="FIELD=NUMBER,...",
         help="of a run on photographs: steps=20000,crop=160",
     )  # fmt: skip
     parser.add_argument(

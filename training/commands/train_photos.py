@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,20 +26,6 @@ _UNREAD = (
     "width", "code_channels", "blocks",
 )  # fmt: skip
 _HELD_OUT = ("photos/test", "test", "val")  # what `evaluate` measures on
-
-
-def recipe_fields(text: str) -> dict[str, Any]:
-    """``FIELD=NUMBER,...`` for the numbers of a :class:`PhotoRecipe`."""
-    kinds = {field.name: field.default for field in dataclasses.fields(PhotoRecipe)}
-    found: dict[str, Any] = {}
-    for part in options.names(text):
-        name, _, value = part.partition("=")
-        default = kinds.get(name)
-        if not isinstance(default, int | float):
-            numbers = ", ".join(name for name, value in kinds.items() if isinstance(value, int | float))
-            raise ValueError(f"the numbers of a run on photographs are {numbers}, not {name}")
-        found[name] = type(default)(value)
-    return found
 
 
 def training_pictures(root: Path, more: Sequence[Path]) -> list[Path]:
@@ -70,7 +55,7 @@ def run(flags: argparse.Namespace, command: str) -> None:
     purifier, start = _purifier(flags)
     target = loaded[0][1].name
     before = "" if data.spec_of(flags.dataset).is_target(target) else target
-    recipe = dataclasses.replace(PhotoRecipe(), **recipe_fields(flags.numbers))
+    recipe = dataclasses.replace(PhotoRecipe(), **dict(flags.numbers))
     stride = max(1, len(validation) // min(flags.watched, 100))
     name = RunName("photos", classifiers=len(classifiers), start=start, before=before)
     PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), name, flags.device, flags.seed, command).fit(
