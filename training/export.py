@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,9 @@ def export(
     rates are percent, of so many ``images``.
     """
     model = models.load(source)
-    card = dataclasses.replace(models.card_of(model), name=name, curve=_curve(source.parent / "metrics.jsonl"))
+    own = models.card_of(model)
+    # A checkpoint that was exported before lies beside no log, and has its curve already.
+    card = dataclasses.replace(own, name=name, curve=_curve(source.parent / "metrics.jsonl") or own.curve)
     with tempfile.TemporaryDirectory() as folder:
         rounded_path = Path(folder) / "rounded.safetensors"
         checkpoint.save(model, card, rounded_path, torch.float16)
@@ -156,7 +159,7 @@ def model_card(card: Card, model: nn.Module) -> str:
         ),
         "loss weights": ", ".join(f"{k} {v:g}" for k, v in card.loss_weights.items() if v),
         "seen attacks": ", ".join(" ".join([str(a["attack"]), *_budget(a)]) for a in card.seen_attacks),
-        "trained in front of": ", ".join(map(_classifier_of, filter(None, card.classifier_sha256.split(", ")))),
+        "trained in front of": ", ".join(_classifier_of(f) for f in re.split(r"[+]|, ", card.classifier_sha256) if f),
         error: ", ".join(
             f"{name.removeprefix('error/')} {rate:.2f} %" if name != "images" else f"n {rate:,}"
             for name, rate in sorted(card.metrics.items(), key=lambda item: (*_after(item[0]), item[0]))

@@ -44,6 +44,10 @@ def test_the_card_of_a_run_shows_how_it_learned(tmp_path):
     curve = card_of(models.load(tmp_path / "short.safetensors")).curve
     assert [row["epoch"] for row in curve] == [1, 2]
     assert curve[0] == {key: rows[0][key] for key in ("epoch", "step", "error/none", "error/PGD_N")}
+    (tmp_path / "release").mkdir()
+    again = ["--name", "again", "--out", str(tmp_path / "release")]
+    assert main(["export", str(tmp_path / "short.safetensors"), *command, *again]) == 0  # far from the run's log
+    assert card_of(models.load(tmp_path / "release" / "again.safetensors")).curve == curve
     first, last = ([f"{row[key]:.1f}" for key in ("error/none", "error/PGD_N")] for row in curve)
     page = (tmp_path / "short.md").read_text()
     assert last[1] == "12.5"
