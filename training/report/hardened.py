@@ -15,7 +15,7 @@ from .tables import Column, by_row, stress_tests
 
 _HARDENED = (
     "The hardened profile is trained on attacks that go through the purifier g and the frozen classifier f. The\n"
-    "tables show the transparent profile too. Oblivious attacks are on [another page]({page})."
+    "tables show other purifiers too. Oblivious attacks are on [another page]({page})."
 )
 _REACH = (
     "A purifier could learn to write the class into the image for the one classifier that it was trained with. The\n"
@@ -36,7 +36,7 @@ _CHOICES = (
     "- `-no-picture` has no L1 loss.\n"
     "- `-no-ramp` uses the whole budget from the first step.\n"
     "- `-joint` trains the classifier too.\n"
-    "- `-reach` fine-tunes the released model through a second classifier, an MLP.",
+    "- `-reach` fine-tunes `-old`, the full run, through a second classifier, an MLP.",
 )
 _COLUMNS: tuple[Column, ...] = (
     ("none", "oblivious"), ("PGD_N", "oblivious"), ("PGD_N", "white_box"), ("AA_N", "white_box"),
@@ -50,31 +50,35 @@ def hardened_sections(records: Sequence[Record], page: str) -> list[str]:
     recipes = by_count(r.recipe for r in records if r.defence == "ARN_W")
     if not recipes:
         return []
-    own = "hardened" if "hardened" in recipes else recipes[0]  # a toy run has its length in its name
+    released = _released_recipes().get((records[0].dataset, "hardened"))
+    full = "hardened" if "hardened" in recipes else recipes[0]  # a toy run has its length in its name
+    own = released if released in recipes else full
     transparent = by_count(r.recipe for r in records if r.defence == "ARN_PP")
-    beside = _released_recipes().get(records[0].dataset) or next(iter(transparent), "")
+    beside = _released_recipes().get((records[0].dataset, "transparent")) or next(iter(transparent), "")
     target = by_count(r.classifier for r in records if (r.defence, r.recipe) == ("ARN_W", own))[0]
-    rows = {"none": "", "ARN_PP": beside, "ARN_wide": beside, "ARN_W": own}
-    shown = [r for r in records if r.recipe == rows.get(r.defence)]
+    rows = {"none": {""}, "ARN_PP": {beside}, "ARN_wide": {beside}, "ARN_W": {own, full}}
+    shown = [r for r in records if r.recipe in rows.get(r.defence, ())]
     before_target = [r for r in shown if r.classifier == target]
-    sections = [_stress_tests(before_target, page)]
+    sections = [_stress_tests(before_target, own, page)]
     if {r.classifier for r in shown if r.defence == "ARN_W"} != {target}:
         reach = by_row(shown, _COLUMNS, lambda r: (r.classifier, row_label(row_of(r))), [ERROR, "purifier"])
         sections.append(f"## In front of other classifiers\n\n{_REACH}\n\n{reach}")
     sections.append(_image_quality(before_target))
-    choices = [r for r in records if r.defence == "ARN_W" and (r.recipe != own or r.classifier == target)]
+    choices = [r for r in records if r.defence == "ARN_W" and (r.recipe not in (own, full) or r.classifier == target)]
     if any(r.recipe != own for r in choices):
         table = by_row(choices, _COLUMNS, lambda r: (r.checkpoint, r.classifier), [ERROR, "classifier"])
-        one_by_one = own == "hardened" or any(r.checkpoint.endswith("-base") for r in choices)
+        one_by_one = full == "hardened" or any(r.checkpoint.endswith("-base") for r in choices)
         sections.append("\n\n".join((*(_CHOICES if one_by_one else _OTHERS), table)))
     return sections
 
 
-def _stress_tests(records: Sequence[Record], page: str) -> str:
-    hardened = by_count(r.checkpoint for r in records if r.defence == "ARN_W")[0]
-    others = by_count(r.checkpoint for r in records if r.defence in ("ARN_PP", "ARN_wide"))
-    table = stress_tests(records, hardened, next(iter(others), "none"))
-    return f"## Attacks that see the purifier\n\n{_HARDENED.format(page=page)}\n\n{table}"
+def _stress_tests(records: Sequence[Record], own: str, page: str) -> str:
+    hardened = next(r.checkpoint for r in records if r.recipe == own)
+    transparent = by_count(r.checkpoint for r in records if r.defence in ("ARN_PP", "ARN_wide"))
+    others = {r.checkpoint for r in records if r.defence == "ARN_W"} - {hardened}
+    tables = [stress_tests(records, hardened, next(iter(transparent), "none"))]
+    tables += [stress_tests(records, name, hardened) for name in sorted(others)]
+    return "\n\n".join(("## Attacks that see the purifier", _HARDENED.format(page=page), *tables))
 
 
 def _image_quality(records: Sequence[Record]) -> str:
@@ -89,7 +93,7 @@ def _image_quality(records: Sequence[Record]) -> str:
 
 
 @functools.cache
-def _released_recipes() -> dict[str, str]:
-    """The recipe of each data set's released transparent purifier."""
+def _released_recipes() -> dict[tuple[str, str], str]:
+    """The recipe of each data set's released purifier, by data set and profile."""
     cards = (models.card_of(models.load(name)) for name in models.available())
-    return {card.dataset: card.recipe for card in cards if card.profile == "transparent"}
+    return {(card.dataset, card.profile): card.recipe for card in cards if card.profile}

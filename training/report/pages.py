@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from arn_purify import models
@@ -14,6 +12,7 @@ from ..data.datasets import DATASETS, DatasetSpec, spec_of
 from ..measuring.records import Record, read_all
 from ..measuring.redflags import annotate, with_flags
 from . import figures, plots
+from .checkpoints import of_released_weights, under_file_names
 from .hardened import hardened_sections
 from .listing import commands_page
 from .markdown import ERROR, markdown_table
@@ -154,27 +153,6 @@ def _between(path: Path, text: str) -> str:
     return f"{head}{_BEGIN}\n\n{text}\n\n{_END}{tail}"
 
 
-def _by_file(records: Sequence[Record], results: Path) -> list[Record]:
-    """The records under the names of the files that were measured, as far as these exist.
-
-    Where a file is gone and another has its name now, the record shows its recipe and short hash too.
-    """
-    files = [path for folder in (models.ZOO, results / "checkpoints") for path in folder.glob("*.safetensors")]
-    names = {hashlib.sha256(path.read_bytes()).hexdigest(): path.stem for path in files}
-    hashes: dict[str, set[str | None]] = {}
-    for r in records:
-        hashes.setdefault(r.checkpoint, set()).add(r.sha256.get("checkpoint"))
-
-    def named(r: Record) -> Record:
-        ambiguous = len(hashes[r.checkpoint]) > 1 and r.recipe
-        name = names.get(r.sha256.get("checkpoint", ""), r.checkpoint_id if ambiguous else r.checkpoint)
-        through = names.get(str(r.settings.get("surrogate_sha256")))
-        settings: Mapping[str, object] = {**r.settings, "surrogate_name": through} if through else r.settings
-        return dataclasses.replace(r, checkpoint=name, settings=settings)
-
-    return [named(r) for r in records]
-
-
 def _pages(records: Sequence[Record], dataset: str, results: Path) -> dict[str, str]:
     """One data set's pages, by file name: the released models first, then what they are compared with."""
     title, first, compared = _title(dataset), f"results-{dataset}.md", f"results-{dataset}-comparison.md"
@@ -231,10 +209,10 @@ def _front(records: Sequence[Record], results: Path, datasets: Sequence[str]) ->
         "Each number is a record with its command, settings, seed, versions, and the hashes of classifier and\n"
         "checkpoint. Its file is\n\n"
         "```\nresults/DATASET/CLASSIFIER/DEFENCE-RUN/ATTACK-THREAT.json\n```\n\n"
-        "For example, `results/mnist/lenet5/ARN_W-hardened/PGD_N-white_box.json` is the white-box error of\n"
-        "`mnist-hardened` under PGD_N. The page *every defence* of a data set ends with the run of each checkpoint;\n"
-        "without a defence the folder is `none`. The [commands](results-commands.md) are sorted by model, and\n"
-        "[Reproduce one cell](evaluation.md#reproduce-one-cell) has an example.\n\n"
+        "For example, `results/mnist/lenet5/ARN_PP-speckled/PGD_N-white_box.json` is the white-box error of\n"
+        "`mnist-transparent` under PGD_N. The page *every defence* of a data set ends with the run of each\n"
+        "checkpoint; without a defence the folder is `none`. The [commands](results-commands.md) are sorted by\n"
+        "model, and [Reproduce one cell](evaluation.md#reproduce-one-cell) has an example.\n\n"
         "⚑ marks a number with a [red flag](evaluation.md#red-flags). `arn-train tables` writes these pages.\n"
         "The paper's numbers are in `results/paper/tables.json`.\n\n"
         "[The notes](notes.md) say how the networks were trained and what else was tried.\n"
@@ -269,8 +247,9 @@ def update(results: Path, check: bool = False) -> list[Path]:
     records = list(read_all(results)) if check else annotate(results)
     if check and records != with_flags(records):
         raise ValueError(f"{results}: flags that do not follow from the records; write the tables again")
+    records = of_released_weights(records, results)
     _unmixed(records)
-    records = _by_file(records, results)
+    records = under_file_names(records, results)
     docs, readme, choosing = root / "docs", root / "README.md", root / "docs" / "choosing.md"
     datasets = in_page_order({record.dataset for record in records})
     wanted = {

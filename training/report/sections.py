@@ -44,11 +44,10 @@ _CHECKPOINTS = {
     "mnist-transparent-plain": "our recipe for 3,210 steps over all training images",
     "mnist-transparent": (
         "the released model. It is `mnist-transparent-plain`, fine-tuned with half of its inputs damaged at random\n"
-        "  (specks, scattered pixels, grain). Unlike the paper's ARN_PP it has seen damaged images"
+        "  (white specks that crowd, scattered pixels, grain). Unlike the paper's ARN_PP it has seen damaged images.\n"
+        "  The kind of damage was chosen by the errors under JSMA_T, STA and FWA_N on the validation split"
     ),
-    "mnist-speckled": (
-        "the same with other damage, which was chosen by the errors under JSMA_T, STA and FWA_N on the validation split"
-    ),
+    "mnist-augmented": ("the same with specks apart from one another. It was `mnist-transparent` in version 0.2"),
     "cifar10-arn-pp": (
         "a strict network, 980 steps of 64 images over every fifth training image, like APE-G and HGD here"
     ),
@@ -61,8 +60,8 @@ _ABLATION = (
     "A cell is the mean over the training seeds. The bars of the plot show the best and the worst seed."
 )
 _TRANSFERRED = (
-    "Here another classifier is attacked, and the purifier stands in front of it. The attack sees that classifier\n"
-    "alone. A purifier's card says which classifier it was trained in front of."
+    "Here a classifier other than {} is attacked, and the purifier stands in front of it. The attack sees that\n"
+    "classifier alone. A purifier's card says which classifier it was trained in front of; it may be the one here."
 )
 _ADAPTIVE = (
     "The paper has numbers only for purifiers trained on PGD_N and PGD_T. In the rows of our other purifiers its\n"
@@ -182,7 +181,7 @@ def _transfer(records: Sequence[Record], target: str, dataset: str, published: S
         if chosen:
             tables.append(f"In front of `{classifier}`:\n\n{comparison(chosen, tuple(columns), paper)}")
     title = "## In front of other classifiers (the paper's Table 5)"
-    return ["\n\n".join((title, _TRANSFERRED, *tables))] if tables else []
+    return ["\n\n".join((title, _TRANSFERRED.format(f"`{target}`"), *tables))] if tables else []
 
 
 def _sweep(records: Sequence[Record], dataset: str) -> list[str]:

@@ -13,6 +13,7 @@ from ..attacks import ATTACKS, AttackName
 from ..data.datasets import STICKERS
 from ..measuring import lid
 from ..measuring.records import Record, ThreatName
+from .checkpoints import names_by_hash
 from .markdown import ERROR, WIDTH, groups, markdown_table
 from .paper import Rates, adaptive_attack, is_of_cell, published_tables
 from .rows import (
@@ -230,9 +231,10 @@ def detection(results: Path, dataset: str) -> str:
     found = [lid.read(path) for path in sorted((results / dataset).rglob("lid-*.json"))]
     if not found:
         return ""
-    rows = []
+    names, rows = names_by_hash(results), []
     for fields in found:
-        label, shares = row_label((fields["defence"], fields["checkpoint"], "in-process")), fields["detection"]
+        name = names.get(fields["sha256"]["checkpoint"], fields["checkpoint"])
+        label, shares = row_label((fields["defence"], name, "in-process")), fields["detection"]
         shown = [f"{shares[key]:.2f}" for key in ("adversarial", "restored", "natural", "noisy")]
         rows.append([f"{label}, {fields['attack']}, n {fields['n']:,}", *shown, f"{shares['area']:.3f}"])
     heads = ["[called adversarial, %](glossary.md)", "attacked", "purified", "natural", "noisy", "area under ROC"]

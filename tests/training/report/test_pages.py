@@ -1,14 +1,16 @@
 """Pages: written from the records, and caught when they are older."""
 
 import dataclasses
-import hashlib
 import json
 
 import pytest
+import torch
 
+from arn_purify import models
+from arn_purify.models import checkpoint
 from arn_purify.training.cli import main
 from arn_purify.training.data.datasets import DATASETS
-from arn_purify.training.measuring import records
+from arn_purify.training.measuring import lid, records
 from arn_purify.training.report import pages, plots
 
 from ..subjects import a_record
@@ -45,20 +47,53 @@ def test_the_readme_shows_released_models_and_no_robust_classifier(project):
 
 def test_a_row_bears_the_name_of_the_file_that_was_measured_and_never_two_files(project):
     root, _path = project
-    (root / "results" / "checkpoints").mkdir()
-    (root / "results" / "checkpoints" / "mnist-now.safetensors").write_bytes(b"x")
+    sha256 = checkpoint_of(models.Hgd(models.HgdConfig(1)), "mnist-now", root)
     measured = {"threat_model": "oblivious", "checkpoint": "mnist-then"}
-    a_record(**measured, sha256={"checkpoint": hashlib.sha256(b"x").hexdigest()}).write(root / "results")
+    a_record(**measured, sha256={"checkpoint": sha256}).write(root / "results")
     pages.update(root / "results")
     page = (root / "docs" / "results-mnist-comparison.md").read_text()
     assert "| ARN_PP (mnist-now) |" in page
-    assert f"| `mnist-now` | `r` | `{hashlib.sha256(b'x').hexdigest()[:8]}` |" in page
+    assert f"| `mnist-now` | `r` | `{sha256[:8]}` |" in page
+    fields = {
+        "defence": "ARN_PP",
+        "checkpoint": "mnist-then",
+        "sha256": {"checkpoint": sha256},
+        "attack": "PGD_N",
+        "n": 1,
+    }
+    detection = lid.Detection(adversarial=70.0, restored=3.0, natural=4.0, noisy=5.0, area=0.9)
+    lid.record(detection, fields, root / "results" / "mnist" / "lid-PGD_N.json")
+    pages.update(root / "results")
+    page = (root / "docs" / "results-mnist-comparison.md").read_text()
+    assert "| ARN_PP (mnist-now), PGD_N, n 1 | 70.00 | 3.00 |" in page
     for recipe in ("r2", "r3"):  # no file has their hashes any more
         a_record(**measured, recipe=recipe, sha256={"checkpoint": recipe}).write(root / "results")
     pages.update(root / "results")
     page = (root / "docs" / "results-mnist-comparison.md").read_text()
     for row in ("mnist-now", "mnist-then, r2, r2", "mnist-then, r3, r3"):
         assert f"| ARN_PP ({row}) |" in page
+
+
+def test_what_was_measured_before_a_release_is_shown_under_the_released_name(project):
+    root, _path = project
+    before = checkpoint_of(models.load("mnist-transparent"), "mnist-before", root)
+    released = models.card_of(models.load("mnist-transparent")).sha256
+    a_record(threat_model="oblivious", checkpoint="mnist-before", sha256={"checkpoint": before}).write(root / "results")
+    a_record(checkpoint="mnist-transparent", sha256={"checkpoint": released}).write(root / "results")
+    pages.update(root / "results")
+    page = (root / "docs" / "results-mnist-comparison.md").read_text()
+    assert before != released
+    assert page.count("| ARN_PP (mnist-transparent) |") == 2
+    assert f"| `mnist-transparent` | `r` | `{released[:8]}` |" in page
+    assert "mnist-before" not in page + (root / "docs" / "results-commands.md").read_text()
+
+
+def checkpoint_of(model, name, root):
+    architecture, config, kind = checkpoint.architecture_of(model)
+    card = models.Card(name, kind, architecture, config, "mnist", (1, 28, 28))
+    path = root / "results" / "checkpoints" / f"{name}.safetensors"
+    path.parent.mkdir()
+    return checkpoint.save(model, card, path, torch.float16)
 
 
 def test_a_column_whose_attack_is_not_the_papers_is_named(project):
