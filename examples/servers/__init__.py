@@ -1,4 +1,4 @@
-"""Real model servers, each serving the shipped LeNet-5, to chain the purifier in front of.
+"""Real model servers, each serving the released LeNet-5, to chain the purifier in front of.
 
 ``python -m examples.servers triton`` installs one under ``build/servers`` (a virtual environment of its own), starts it
 and says where it listens.

@@ -1,4 +1,4 @@
-"""KServe's model server around the shipped LeNet-5: V1 and V2, HTTP and gRPC."""
+"""KServe's model server around the released LeNet-5: V1 and V2, HTTP and gRPC."""
 
 import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer

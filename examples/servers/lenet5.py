@@ -1,4 +1,4 @@
-"""The classifier that every example server serves: the shipped LeNet-5, from this project's own environment."""
+"""The classifier that every example server serves: the released LeNet-5, from this project's own environment."""
 
 import os
 import sys

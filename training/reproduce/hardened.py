@@ -8,18 +8,23 @@ from pathlib import Path
 
 from .plan import Plan, Step
 
+# What the runs of the published tables started from.
+_START = ("--init", "results/checkpoints/mnist-augmented.safetensors")
+
 
 @dataclasses.dataclass(frozen=True)
 class HardenedScale:
     """The size of the hardened plan.
 
-    Flags: of the profile's ``own`` run, of ``more``, a run fine-tuned from it, of the same run ``again`` with another
-    seed or f tuned too, of each ``choice`` and of the classifiers. Strides over the test split: ``quick`` for oblivious
-    attacks, ``slow`` for AutoAttack and 40 steps, ``slower`` for restarts, Square alone and AutoAttack through other
-    classifiers. ``choices`` names the choices to run; empty runs all.
+    Flags: of the profile's ``own`` run, of the two ``wide`` ones that follow it, of ``more``, another run fine-tuned
+    from it, of the same run ``again`` with another seed or f tuned too, of each ``choice`` and of the classifiers.
+    Strides over the test split: ``quick`` for oblivious attacks, ``slow`` for AutoAttack and 40 steps, ``slower`` for
+    restarts, Square alone and AutoAttack through other classifiers. ``choices`` names the choices to run; empty runs
+    all.
     """
 
     own: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
     more: tuple[str, ...] = ("--epochs", "3")
     again: tuple[str, ...] = ()
     choice: tuple[str, ...] = ("--every", "3", "--epochs", "8")
@@ -39,7 +44,7 @@ CPU = HardenedScale(
 )  # fmt: skip
 GPU = HardenedScale(choice=("--epochs", "10"))
 SMOKE = HardenedScale(
-    ("--every", "20", "--epochs", "1", "--batch-size", "32", "--with", "inner_steps=2"),
+    *2 * (("--every", "20", "--epochs", "1", "--batch-size", "32", "--with", "inner_steps=2"),),
     ("--every", "20", "--epochs", "1", "--batch-size", "32"),
     ("--every", "20", "--epochs", "1", "--batch-size", "32", "--with", "inner_steps=2"),
     ("--every", "20", "--epochs", "1", "--batch-size", "32"),
@@ -56,16 +61,18 @@ class HardenedPlan(Plan):
 
     def steps(self) -> Iterator[Step]:
         """See :meth:`Plan.steps`."""
-        hardened, init = self.hardened, ("--init", "models/zoo/mnist-transparent.safetensors")
+        hardened, init = self.hardened, _START
+        yield from self.trained("hardened-old", "purifier", 5400, "--recipe", "hardened", *init, *hardened.own)
         released = dataclasses.replace(self, zoo=Path("models/zoo")) if self.dataset == "mnist" else self
-        yield from released.trained("hardened", "purifier", 5400, "--recipe", "hardened", *init, *hardened.own)
-        ours = released.kept("hardened")
-        yield self.measure(ours, "none,PGD_N,PGD_T", hardened.quick, 300)
-        yield from self._stress_tests(ours)
+        ours, old = released.kept("hardened"), self.kept("hardened-old")
+        yield from self._released(released, old)
+        for purifier in (ours, old):
+            yield self.measure(purifier, "none,PGD_N,PGD_T", hardened.quick, 300)
+            yield from self._stress_tests(purifier)
         unseen = (("lenet5-b", "lenet5", ("--seed", "1")), ("mlp", "mlp", ()), ("resnet8", "resnet8", ()))
         for name, arch, more in unseen:
             yield from self.trained(name, "classifier", 300, "--arch", arch, *more, *hardened.classifier)
-            for purifier in (ours, "mnist-transparent", "identity"):
+            for purifier in (ours, old, "mnist-transparent", "identity"):
                 yield from self._in_front_of(self.kept(name), purifier)
         at_pgd = (
             "--arch",
@@ -75,9 +82,9 @@ class HardenedPlan(Plan):
             *(hardened.classifier or ("--every", str(self.scale.robust))),
         )
         yield from self.trained("at-pgd", "classifier", 900, *at_pgd)
-        for purifier in ("identity", "mnist-transparent", ours):
+        for purifier in ("identity", "mnist-transparent", ours, old):
             yield from self._in_front_of(self.kept("at-pgd"), purifier)
-        yield from self._reach(ours)
+        yield from self._reach(old)
         # What was measured before fidelity was a part of the records, once more.
         yield self.measure("mnist-transparent", "none,PGD_N", hardened.quick, 60)
         white = ("--threat-models", "white_box")
@@ -89,13 +96,33 @@ class HardenedPlan(Plan):
             "hardened-b", "purifier", 1800, "--recipe", "hardened", "--seed", "1", *init, *hardened.again
         )
         gray = ("--threat-models", "gray_box", "--surrogate", self.kept("hardened-b"))
-        yield self.measure(ours, "PGD_N,PGD_Nx100,PGDM_N", hardened.slow, 60, *gray)
+        yield self.measure(old, "PGD_N,PGD_Nx100,PGDM_N", hardened.slow, 60, *gray)
         pair = self.run("joint", "purifier")
         tuned = ("--recipe", "joint", *init, *hardened.again)
         f = self.run("joint", "classifier")  # the last that a run leaves
         yield Step(("train", *self.common, "--out", str(pair.parent), *tuned), 1200, f)
         yield from self._in_front_of(str(f), str(pair))
         yield from self._choices()
+
+    def _released(self, released: Plan, old: str) -> Iterator[Step]:
+        """The released run: from ``old`` to many budgets, through three classifiers, in two stages."""
+        kept, classifier = Path(released.kept("hardened")), self.hardened.classifier
+        yield from self.trained("mlp-b", "classifier", 300, "--arch", "mlp", "--seed", "1", *classifier)
+
+        def left(name: str, file: str, seconds: int, *arguments: str) -> tuple[str, Step]:
+            found = self.run(name, file)
+            train = ("train", *self.common, "--out", str(found.parent), *arguments)
+            return str(found), Step(train, seconds, found, kept=kept)
+
+        lenet = ("--arch", "lenet5", "--seed", "2", "--epochs", "3", *classifier)
+        second, step = left("lenet5-c", "classifier", 300, *lenet)
+        yield step
+        wide = ("--recipe", "hardened-wide", "--classifier", f"mnist-lenet5,{second},{self.kept('mlp-b')}")
+        first, step = left("hardened-first", "purifier", 4800, *wide, "--init", old, *self.hardened.wide)
+        yield step
+        changed = ("--weights", "clean=1.5", "--with", "corrupted=0.9,learning_rate=0.001,inner_steps=5")
+        last = (*wide, "--init", first, "--epochs", "3", *changed, *self.hardened.wide)
+        yield from released.trained("hardened", "purifier", 1200, *last)
 
     def _stress_tests(self, ours: str) -> Iterator[Step]:
         """The white box from every side, in front of the classifier that it was trained with."""
@@ -128,7 +155,6 @@ class HardenedPlan(Plan):
     def _reach(self, ours: str) -> Iterator[Step]:
         """A run fine-tuned from ``ours`` through an MLP as well, measured with another MLP that stays unseen."""
         hardened, reach, white = self.hardened, self.kept("hardened-reach"), ("--threat-models", "white_box")
-        yield from self.trained("mlp-b", "classifier", 300, "--arch", "mlp", "--seed", "1", *hardened.classifier)
         seen = ("--classifier", f"mnist-lenet5,{self.kept('mlp-b')}", "--with", "learning_rate=0.001,ramp=0")
         yield from self.trained(
             "hardened-reach", "purifier", 1800, "--recipe", "hardened", "--init", ours, *hardened.more, *seen
@@ -143,7 +169,7 @@ class HardenedPlan(Plan):
         """Short runs that differ from ``base`` by one thing each, ``wide`` from ``from-nothing``."""
         hardened, seen = self.hardened, [self.kept(name) for name in ("mlp", "resnet8")]
         base = ("--recipe", "hardened", *hardened.choice)
-        init = ("--init", "models/zoo/mnist-transparent.safetensors")
+        init = _START
         choices: dict[str, tuple[str, ...]] = {
             "base": init,
             "from-nothing": (),

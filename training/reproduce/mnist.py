@@ -21,7 +21,7 @@ class MnistPlan(Plan):
         """See :meth:`Plan.steps`."""
         yield from self._oblivious("identity")  # crafts the sets that all others share
         yield from self._oblivious("mnist-transparent")
-        for stage in ("transparent-plain", "speckled"):  # the stage before the released model, and its alternative
+        for stage in ("transparent-plain", "augmented"):  # the stage before the released model, and its alternative
             spec = f"results/checkpoints/mnist-{stage}.safetensors"
             yield from self._oblivious(spec)
             yield from self.white_box("--purifier", spec, (60, 200))

@@ -1,4 +1,4 @@
-"""TorchServe's handler around the shipped LeNet-5: image bytes to a label and its scores."""
+"""TorchServe's handler around the released LeNet-5: image bytes to a label and its scores."""
 
 from examples.servers.lenet5 import Classifier, decode
 

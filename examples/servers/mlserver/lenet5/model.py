@@ -1,4 +1,4 @@
-"""MLServer's runtime around the shipped LeNet-5."""
+"""MLServer's runtime around the released LeNet-5."""
 
 import numpy as np
 from mlserver import MLModel

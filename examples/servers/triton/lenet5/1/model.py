@@ -1,4 +1,4 @@
-"""Triton's Python backend around the shipped LeNet-5."""
+"""Triton's Python backend around the released LeNet-5."""
 
 import os
 import sys
