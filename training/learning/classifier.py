@@ -37,7 +37,7 @@ from ..attacks import Attack, at_budget, for_crafting, get, seed_of
 from ..data import Dataset, Split, flip_images, shift_images, spec_of
 from ..deadline import OutOfTime, is_near
 from .recipes import check_length, one_cycle
-from .state import ConfigurationError, load_state, log_row, save_state, weights_sha256
+from .state import ConfigurationError, check_finite, load_state, log_row, save_state, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,9 @@ def train_classifier(
     optimiser = _optimiser(model, recipe)
     batches = -(-len(dataset.train) // recipe.batch_size)
     state_path = out / "state.safetensors" if out else None
-    fingerprint = repr((arch, weights_sha256(initial), recipe, dataset.train.sha256()))
+    # An attack's own repr holds addresses, which differ from process to process.
+    plain, attacked = dataclasses.replace(recipe, adversary=None), recipe.adversary and recipe.adversary.describe()
+    fingerprint = repr((arch, weights_sha256(initial), plain, attacked, dataset.train.sha256()))
     step = load_state(state_path, {"model": model}, {"model": optimiser}, fingerprint) if state_path else 0
     epochs = _Epochs(recipe, dataset.train.to(device), model, optimiser, device, compiled)
     seconds = 0.0
@@ -174,6 +176,7 @@ def train_classifier(
             raise OutOfTime(f"{epoch} of {recipe.epochs} epochs")
         started = time.monotonic()
         mean = epochs.train(epoch)
+        check_finite({"loss/classifier": mean}, (epoch + 1) * batches)
         if state_path:
             step, error = (epoch + 1) * batches, _validated(model, dataset.validation, device)
             log_row(state_path.parent, {"epoch": epoch + 1, "step": step, "loss/classifier": mean, **error})

@@ -31,7 +31,7 @@ from ..data.pictures import Crops, Endless, centre_crop
 from ..deadline import OutOfTime, is_near
 from ..run_name import RunName, describe
 from . import losses
-from .state import load_state, log_row, save_state, weights_sha256
+from .state import check_finite, load_state, log_row, save_state, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -293,6 +293,7 @@ class PhotoTrainer:
             if recipe.crafts_at(self.step // len(pools)):
                 pools[turn].craft()
             sums.append(self.train_step(classifiers[turn], *pools[turn].batch()))
+            check_finite(sums[-1], self.step)
             progress.update()
             if is_near() or self.step % _SAVED_EVERY == 0 or self.step == recipe.steps:
                 save_state(state, self.modules, self.optimisers, self.step, self.fingerprint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,20 @@ logger = logging.getLogger(__name__)
 
 class ConfigurationError(ValueError):
     """A run that cannot be right. Raised before any work."""
+
+
+class DivergedError(ValueError):
+    """A run whose loss is no number any more. Its state before that is kept."""
+
+
+def check_finite(values: Mapping[str, float], step: int) -> None:
+    """Check the losses of ``step``.
+
+    Raises:
+        DivergedError: one is infinite or no number.
+    """
+    if lost := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise DivergedError(f"step {step}: {', '.join(lost)} not finite; the run has diverged: lower its learning rate")
 
 
 def weights_sha256(module: nn.Module | None) -> str:

@@ -25,7 +25,7 @@ from .distributed import rank, wait_for_all, world_size
 from .networks import Networks, Purifier, learning_rate
 from .objective import Objective, prepare
 from .sources import AdaptiveSource, FreshSource, Source, StaticSource
-from .state import load_state, save_state, weights_sha256
+from .state import check_finite, load_state, save_state, weights_sha256
 from .validation import RunLog, Validation
 
 
@@ -95,6 +95,7 @@ class Trainer:
             batch = source.batch(indices, epoch, self.step)
             values = self.train_step(batch, self.dataset.train.labels_of(indices, self.device))
             self.step += 1
+            check_finite(values, self.step)
             means.add(values)
             progress.update()
             progress.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)

@@ -1,5 +1,8 @@
 """Classifiers: adversarial training, DOA, and a run that was killed."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -44,6 +47,16 @@ def test_a_classifier_run_resumes_where_it_was_killed(digits, tmp_path, monkeypa
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(ConfigurationError, match="another configuration"):
         classifier.train_classifier(digits, classifier.ClassifierRecipe(epochs=3), out=tmp_path / "broken")
+
+
+def test_a_robust_run_resumes_in_another_process(tmp_path):
+    command = [
+        *(sys.executable, "-m", "arn_purify.training", "train", "--dataset", "digits", "--arch", "mlp"),
+        *("--recipe", "at-pgd", "--every", "40", "--epochs", "1", "--batch-size", "32", "--out", str(tmp_path / "run")),
+    ]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_doa_is_fine_tuned_from_a_classifier(digits):

@@ -121,6 +121,7 @@ def test_no_picture_that_is_measured_on_is_learned_from(pictures, tmp_path):
     other, _, test, train, _ = (tmp_path / folder / "1.png" for folder in folders)
     assert training_pictures(tmp_path, []) == [other, train]
     assert training_pictures(tmp_path, [tmp_path / "test"]) == [other, train, test], "where it is asked for"
+    assert training_pictures(tmp_path, [tmp_path]) == 2 * [other, train], "of a further folder too"
     (own := tmp_path / "photos" / "train").mkdir()
     shutil.copy(pictures[0], own / "1.png")
     assert training_pictures(tmp_path, []) == [own / "1.png"]

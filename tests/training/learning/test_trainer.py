@@ -11,7 +11,7 @@ import torch
 from arn_purify import models
 from arn_purify.training import attacks
 from arn_purify.training.learning import recipes
-from arn_purify.training.learning.state import ConfigurationError
+from arn_purify.training.learning.state import ConfigurationError, DivergedError
 
 from .toy import config, small
 from .toy import trainer as make
@@ -74,6 +74,13 @@ def test_baselines_train_by_the_same_harness(arch, terms, digits, classifier, tm
     assert set(rows[0]) == terms
     with pytest.raises(ConfigurationError, match="has a code"):
         make(dataclasses.replace(config("transparent"), arch=arch), small(digits, 64), classifier, tmp_path / "no")
+
+
+def test_a_run_that_diverges_ends_and_leaves_no_purifier(digits, classifier, tmp_path):
+    run = make(config(learning_rate=1e12), small(digits, 64), classifier, tmp_path / "run")
+    with pytest.raises(DivergedError, match="lower its learning rate"):
+        run.fit()
+    assert not (tmp_path / "run" / "purifier.safetensors").exists()
 
 
 def test_every_evaluation_leaves_losses_metrics_and_a_contact_sheet(digits, classifier, tmp_path):
