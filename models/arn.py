@@ -60,6 +60,8 @@ class Arn(nn.Module):
         Without gradients an image of more than :data:`TILE` pixels a side is purified in tiles where the architecture
         allows it, in bounded memory and to the same bits.
         """
+        if not len(x):  # not every layer passes an empty batch on
+            return x.clone()
         if self.config.parts.reach is None or torch.is_grad_enabled() or max(x.shape[2:]) <= TILE:
             return self.decode(self.encode(x), x)
         return self._in_tiles(x, self.config.parts.reach)

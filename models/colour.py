@@ -27,7 +27,7 @@ class _Norm(nn.GroupNorm):
         super().__init__(8, channels)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name that it has in PyTorch)
-        return super().forward(input.float()).to(input.dtype)
+        return super().forward(input.to(self.weight.dtype)).to(input.dtype)
 
 
 def _active(channels: int) -> nn.Sequential:

@@ -48,6 +48,14 @@ def test_purify_is_decode_after_encode_within_range(config):
     assert log_variance.shape == z.shape
 
 
+def test_an_empty_batch_and_other_precisions_are_answered(config):
+    model = Arn(config).eval()
+    assert model(images(config, 0)).shape == (0, config.channels, config.size, config.size)
+    with torch.no_grad():
+        x = images(config, 2)
+        assert torch.allclose(model.double()(x.double()).float(), model.float()(x), atol=1e-5)
+
+
 def test_the_input_gradient_is_not_zero(config):
     x = images(config, 3).requires_grad_(True)
     Arn(config).eval()(x).square().sum().backward()
