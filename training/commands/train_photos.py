@@ -29,15 +29,20 @@ _HELD_OUT = ("photos/test", "test", "val")  # what `evaluate` measures on
 
 
 def training_pictures(root: Path, more: Sequence[Path]) -> list[Path]:
-    """Those in ``photos/train`` of the data folder ``root``, or else all but its test and validation; ``more`` beside.
+    """Those in ``photos/train`` of the data folder ``root``, or else all of it; those of ``more`` beside.
+
+    What lies in a folder's test and validation parts is left out.
 
     Raises:
         DataError: a folder holds no pictures.
     """
     own = root / "photos" / "train"
-    found = find_pictures(own if own.is_dir() else root)
-    kept = [path for path in found if not any(path.is_relative_to(root / part) for part in _HELD_OUT)]
-    return kept + [path for folder in more for path in find_pictures(folder)]
+    return [
+        path
+        for folder in (own if own.is_dir() else root, *more)
+        for path in find_pictures(folder)
+        if not any(path.is_relative_to(folder / part) for part in _HELD_OUT)
+    ]
 
 
 def run(flags: argparse.Namespace, command: str) -> None:

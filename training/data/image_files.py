@@ -59,14 +59,18 @@ def visible_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, side: int | None = None) -> Image.Image:
     """An image file as the service reads an upload: upright, RGB, 16 bits rounded to 8, alpha composited over black.
+
+    Of a JPEG that is shrunk afterwards, to at least ``side`` pixels a side, a fraction of the pixels is decoded.
 
     Raises:
         DataError: it is no image, or a broken one.
     """
     try:
         with Image.open(path) as image:
+            if side:
+                image.draft("RGB", (side, side))
             if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
                 return image.convert("RGB")  # its writer left the fourth byte unset, and every viewer shows it
             return _eight_bits(ImageOps.exif_transpose(image))

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from arn_purify.models.files import is_hidden
 
 from . import DataError
+from .image_files import read_image
 
 _ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 _VALIDATION_SHARE = 24  # of 256
@@ -52,12 +53,7 @@ def read_picture(path: Path, short_side: int) -> Image.Image:
     Raises:
         DataError: it cannot be decoded; the message names the file.
     """
-    try:
-        with Image.open(path) as opened:
-            opened.draft("RGB", (short_side, short_side))  # a JPEG is decoded at a fraction of its size
-            image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no picture that can be read: {error}") from error
+    image = read_image(path, short_side)
     scale = short_side / min(image.size)
     width, height = (max(short_side, round(scale * side)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,11 +1,20 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from arn_purify.training.data import DataError
-from arn_purify.training.data.pictures import Crops, Endless, centre_crop, find_pictures, split_pictures
+from arn_purify.training.data.image_files import read_image
+from arn_purify.training.data.pictures import (
+    Crops,
+    Endless,
+    centre_crop,
+    find_pictures,
+    read_picture,
+    split_pictures,
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +69,24 @@ def test_the_middle_of_a_picture(folder):
     assert centre_crop(folder / "b" / "0.jpg", 56).shape == (3, 56, 56)
 
 
+def test_a_picture_is_prepared_as_the_service_prepares_an_upload(tmp_path):
+    rotated = Image.Exif()
+    rotated[0x0112] = 6  # a quarter turn
+    Image.linear_gradient("L").resize((64, 32)).save(tmp_path / "turned.jpg", exif=rotated)
+    Image.fromarray(np.full((32, 32), 32768, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("RGBA", (32, 32), (255, 255, 255, 128)).save(tmp_path / "clear.png")
+    for name, size, mean in (
+        ("turned.jpg", (32, 64), 127.5),
+        ("deep.png", (32, 32), 128),
+        ("clear.png", (32, 32), 128),
+    ):
+        picture = read_picture(tmp_path / name, 32)
+        assert picture.size == size
+        assert np.asarray(picture).mean() == pytest.approx(mean, abs=1.5)
+        assert np.array_equal(picture, read_image(tmp_path / name))
+
+
 def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
-    with pytest.raises(DataError, match=r"broken\.png is no picture that can be read"):
+    with pytest.raises(DataError, match=r"broken\.png is not an image that can be read"):
         Crops([tmp_path / "broken.png"], 32)[0, 0]
