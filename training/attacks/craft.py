@@ -113,4 +113,6 @@ def crafted_set(
     if first < len(split) and "iterations" in attack.settings:
         speed = (len(split) - first) * attack.settings["iterations"] / (time.monotonic() - started)
         logger.info("%s on %s: %.0f image steps a second", attack.name, device, speed)
-    return CraftedSet(torch.from_numpy(images), torch.from_numpy(np.array(succeeded)), state)
+    # What a defence writes into its input stays in memory: other defences are given the same file.
+    kept = np.load(images_path, mmap_mode="c")
+    return CraftedSet(torch.from_numpy(kept), torch.from_numpy(np.array(succeeded)), state)

@@ -74,6 +74,8 @@ def get(name: str, dataset: str = "mnist") -> Attack:
     attack = preset = _own(variant.name) if ":" in variant.name else _of_family(variant.name, dataset)
     if variant.eps is not None and attack.eps is None:
         raise AttackError(f"{attack.name} seeks the smallest change: it has no budget to set")
+    if variant.eps is not None and attack.norm == "linf" and variant.eps > 1:
+        raise AttackError(f"{name}: a budget of {variant.eps:g} on values in [0, 1]; 8/255 is {8 / 255:.4f}")
     if variant.eps is not None:
         # In l-infinity the step is a share of the budget, but for data that have a step of their own.
         is_share = attack.norm == "linf" and ":" not in variant.name and not spec_of(dataset).attacks.step

@@ -97,6 +97,9 @@ def measure(
 
     Every image counts. PSNR is that of the mean squared error over all images, which is lower than the mean of their
     PSNRs; there is none where nothing was changed.
+
+    Raises:
+        ValueError: the logits are not finite.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
@@ -105,12 +108,14 @@ def measure(
     parts = zip(images.split(chunk), natural.split(chunk), labels.split(chunk), strict=True)
     # A short pass shows no bar, so that a log of both streams holds none.
     for x, x_natural, y in tqdm(list(parts), desc=f"purify {subject.transport}", mininterval=2, delay=2, leave=False):
-        purified = (subject.purify or subject.purifier)(x.to(device)).to(device)
+        purified = (subject.purify or subject.purifier)(x.to(device, copy=True)).to(device)  # it may work in place
         logits, target = subject.deployed(purified).float(), x_natural.to(device)
         errors += int((logits.argmax(1) != y.to(device)).sum())
         loss += float(F.cross_entropy(logits, y.to(device), reduction="sum"))
         squared += float((purified - target).square().flatten(1).mean(1).sum())
         similar += len(x) * float(ssim(purified, target, data_range=1.0))  # type: ignore[arg-type]
+    if not math.isfinite(loss):
+        raise ValueError(f"{subject.name}: the logits are not finite for some images, so there is nothing to measure")
     n = len(images)
     psnr = {"psnr": round(-10 * math.log10(squared / n), 3)} if squared else {}
     return errors, {"loss": round(loss / n, 5), **psnr, "ssim": round(similar / n, 5)}
@@ -131,9 +136,9 @@ def evaluate(
     """One number: the error rate under one attack (``None`` for natural images) and one threat model."""
     started = time.monotonic()
     labels = split.labels
-    differentiated = attack is not None and threat_model.name in ("white_box", "bpda")
-    failures, flags = 0, red_flags(subject, split.batch(slice(0, 32), device)[0], differentiated)
     target = threat_model.target(subject)
+    attacked = target.by(attack) if attack is not None and threat_model.name != "oblivious" else None
+    failures, flags = 0, red_flags(subject, split.batch(slice(0, 32), device)[0], attacked)
     natural = split.batch(slice(None))[0]
     if attack is None:
         images: Tensor = natural
@@ -142,7 +147,7 @@ def evaluate(
         found = crafted_set(split, attack, target.by(attack), target.identity, crafted, seed, device)
         images, failures = found.images, int((~found.succeeded).sum())
         flags = (*flags, *found.provenance.get("flags", ()))
-    answering = dataclasses.replace(subject, purify=target.purify) if target.purify else subject
+    answering = subject if subject.purify else dataclasses.replace(subject, purify=target.purify)
     errors, measures = measure(answering, images, natural, labels, device)
     settings: dict[str, Any] = {} if attack is None else dict(attack.settings)
     card = subject.defence_card

@@ -94,7 +94,8 @@ class Record:
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
     """Write fields atomically, with a digest by which a later change is noticed."""
-    write_atomically(path, (json.dumps({**fields, "digest": _digest(fields)}, indent=1) + "\n").encode())
+    sealed = json.dumps({**fields, "digest": _digest(fields)}, indent=1, allow_nan=False)
+    write_atomically(path, f"{sealed}\n".encode())
 
 
 def unseal(path: Path, fields: dict[str, Any]) -> None:

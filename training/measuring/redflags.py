@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attacks import AttackName
-from ..data.datasets import STICKERS, STICKERS_BY_PGD
+from ..data.datasets import STICKERS, STICKERS_BY_PGD, spec_of
 from .records import Record, read_all
 from .threats import Defended
 
@@ -23,20 +23,22 @@ _AUTOATTACK_MARGIN = 5
 _SAME_PLACES = frozenset(zip(STICKERS, STICKERS_BY_PGD, strict=True))
 
 
-def of_model(defended: Defended, images: Tensor, differentiated: bool) -> tuple[str, ...]:
+def of_model(defended: Defended, images: Tensor, attacked: nn.Module | None = None) -> tuple[str, ...]:
     """Flags of a defence alone: a random answer, or a zero gradient at some of ``images`` ``(N, C, H, W)``.
 
-    The gradient counts where the attacker has ``differentiated`` through the defence.
+    The gradient is that of ``attacked``, which an attack goes through; an attack on f alone needs none.
     """
     flags = []
     with torch.no_grad():
         if not torch.equal(defended.purifier(images), defended.purifier(images)):
             flags.append("random: two purifications of the same images differ")
-    if not differentiated:
+    if attacked is None:
         return tuple(flags)
     x = images.clone().requires_grad_(True)
-    moved = defended.deployed(defended.purifier(x)).logsumexp(1).sum()
-    # Not the cross-entropy: in float32 it is 0 where a classifier is sure. There is no gradient where g detaches.
+    logits = attacked(x).float()
+    # Not the cross-entropy: in float32 it is 0 where a classifier is sure; nor logsumexp, which does not move behind a
+    # log-softmax. There is no gradient where g detaches.
+    moved = (logits * torch.linspace(1, 2, logits.shape[1], device=logits.device)).sum()
     slopes = torch.autograd.grad(moved, x, allow_unused=True)[0] if moved.requires_grad else None
     if slopes is None or bool((slopes.flatten(1).abs().amax(1) == 0).any()):
         flags.append("zero gradient: the logits do not move with some of the inputs")
@@ -54,7 +56,10 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, record in enumerate(records):
-        key = (record.dataset, record.classifier, record.defence, record.recipe, str(record.settings["transport"]))
+        # The user's own images may be those of several folders.
+        images = "" if spec_of(record.dataset).kept_records else str(record.sha256.get("data"))
+        transport = str(record.settings["transport"])
+        key = (record.dataset, record.classifier, record.defence, record.recipe, transport, images)
         groups.setdefault(key, []).append(index)
     flags: dict[int, tuple[str, ...]] = {}
     for members in groups.values():

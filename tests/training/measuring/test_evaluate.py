@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -30,6 +31,30 @@ def test_an_undefended_classifier_falls_and_nothing_is_flagged(split, tmp_path):
     assert attacked.flags == ()
     assert attacked.iterations == 40
     assert attacked.attacked == "f"
+
+
+def test_a_purifier_that_works_in_place_spoils_nothing_for_the_others(split, tmp_path):
+    class Dark(nn.Module):
+        def forward(self, x):
+            return x.mul_(0)
+
+    attack = attacks.get("PGD_N@0.1x2")
+    before = measure(subject(models.Identity()), split, tmp_path, attack)
+    dark = [measure(subject(Dark()), split, tmp_path, attack) for _ in range(2)]
+    after = measure(subject(models.Identity()), split, tmp_path, attack)
+    assert dark[0].measures == dark[1].measures
+    assert (after.errors, after.measures) == (before.errors, before.measures)
+    (file,) = (tmp_path / "crafted").rglob("images.npy")
+    assert np.load(file).max() > 0.5
+
+
+def test_answers_that_are_no_numbers_are_not_measured(split, tmp_path):
+    class Lost(nn.Module):
+        def forward(self, x):
+            return x / 0 * 0
+
+    with pytest.raises(ValueError, match="not finite"):
+        measure(subject(Lost()), split, tmp_path)
 
 
 def test_a_record_measures_loss_and_fidelity(split, tmp_path):

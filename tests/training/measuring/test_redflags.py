@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from arn_purify import models
-from arn_purify.training.measuring import records, redflags
+from arn_purify.training.measuring import records, redflags, threats
 
 from ..subjects import Quantiser, a_record, subject
 
@@ -17,7 +17,7 @@ def test_a_random_purifier_is_flagged(split):
         def forward(self, x):
             return (x + 0.01 * torch.randn_like(x)).clamp(0, 1)
 
-    flags = redflags.of_model(subject(Noisy()), split.batch(slice(0, 8))[0], differentiated=False)
+    flags = redflags.of_model(subject(Noisy()), split.batch(slice(0, 8))[0])
     assert any(flag.startswith("random") for flag in flags)
 
 
@@ -28,14 +28,22 @@ def test_a_purifier_that_hides_its_gradient_is_flagged(split):
 
     for purifier in (Quantiser(), Detached()):
         chosen, images = subject(purifier), split.batch(slice(0, 8))[0]
-        flags = redflags.of_model(chosen, images, differentiated=True)
+        flags = redflags.of_model(chosen, images, threats.WhiteBox().target(chosen).module)
         assert any(flag.startswith("zero gradient") for flag in flags)
-        assert redflags.of_model(chosen, images, differentiated=False) == ()
+        assert redflags.of_model(chosen, images) == ()
+        through_surrogate = threats.GrayBox(purifier, chosen.purifier_card).target(subject(models.Identity()))
+        assert redflags.of_model(chosen, images, through_surrogate.module) == flags
+        assert redflags.of_model(chosen, images, threats.Bpda().target(chosen).module) == (), (
+            "it takes another gradient"
+        )
 
 
-def test_the_shipped_purifier_raises_no_flag(split):
-    chosen = subject(models.load("mnist-transparent"))
-    assert redflags.of_model(chosen, split.batch(slice(0, 8))[0], differentiated=True) == ()
+def test_a_purifier_and_a_classifier_with_a_gradient_raise_no_flag(split):
+    chosen, images = subject(models.load("mnist-transparent")), split.batch(slice(0, 8))[0]
+    behind_log_softmax = nn.Sequential(chosen.classifier, nn.LogSoftmax(1))
+    for classifier in (chosen.classifier, behind_log_softmax):
+        target = threats.WhiteBox().target(dataclasses.replace(chosen, classifier=classifier))
+        assert redflags.of_model(chosen, images, target.module) == ()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +73,14 @@ def test_records_that_cannot_stand_beside_each_other_are_flagged(other, place, f
         assert found[place] == ()
     else:
         assert found[place][0].startswith(f"beside the other records: {flag}")
+
+
+def test_records_of_two_folders_of_the_users_own_are_not_compared():
+    mine = {"dataset": "folder", "sha256": {"data": "a"}}
+    other = a_record(**{**mine, "sha256": {"data": "b"}}, threat_model="oblivious", attacked="f", errors=950)
+    assert set(redflags.between([a_record(**mine), other]).values()) == {()}
+    alike = dataclasses.replace(other, sha256={"data": "a"})
+    assert redflags.between([a_record(**mine), alike])[0]
 
 
 def test_square_is_held_against_the_strongest_gradient_attack_alone():

@@ -1,5 +1,7 @@
 """Threat models: what each differentiates through, and what is counted."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -21,6 +23,20 @@ def test_a_search_for_the_smallest_change_goes_through_what_answers():
     target = threats.Oblivious().target(defended)
     assert target.by(attacks.get("STA_N", "cifar10")) is classifier
     assert target.by(attacks.get("PGD_N", "cifar10")) is target.module is not classifier
+
+
+def test_a_running_service_is_asked_whatever_the_attack_went_through(split, tmp_path):
+    asked = []
+
+    def service(x):
+        asked.append(len(x))
+        return x
+
+    chosen = dataclasses.replace(subject(models.Identity()), purify=service, transport="http+npy")
+    for threat_model in (threats.Oblivious(), threats.Bpda("g")):
+        measure(chosen, split, tmp_path, attacks.get("PGD_N@0.1x1"), threat_model)
+        assert sum(asked) == len(split)
+        asked.clear()
 
 
 def test_bpda_through_the_service_counts_what_the_service_answers(split, tmp_path):
