@@ -38,9 +38,14 @@ def export(
     A split without images is not measured: the card then keeps what the run saw. A purifier is measured in front of
     ``classifier``: natural images and every seen attack at its test settings, through what it saw it through. Error
     rates are percent, of so many ``images``.
+
+    Raises:
+        ValueError: it learned from another data set.
     """
     model = models.load(source)
     own = models.card_of(model)
+    if own.dataset != dataset.name:
+        raise ValueError(f"{source.name} learned from {own.dataset}: --dataset {own.dataset}, not {dataset.name}")
     # A checkpoint that was exported before lies beside no log, and has its curve already.
     card = dataclasses.replace(own, name=name, curve=_curve(source.parent / "metrics.jsonl") or own.curve)
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from arn_purify.models import Card
 from arn_purify.models.checkpoint import Kind
 
 from . import own
-from .data import spec_of
+from .data import Dataset, spec_of
 from .learning.state import weights_sha256
 
 
@@ -43,6 +43,40 @@ def load_model(spec: str, kind: Kind, dataset: str, device: str, shape: Sequence
         )
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, card
+
+
+def try_out(models_: Mapping[str, tuple[nn.Module, Card]], dataset: Dataset, device: str) -> None:
+    """Ask purifiers and classifiers for two images of ``dataset``, so that one that does not fit is named.
+
+    Raises:
+        ValueError: one cannot take the images, a purifier's answer has another shape, a classifier has too few classes,
+            or it knows them by other names.
+    """
+    whole = next((s for s in (dataset.test, dataset.validation, dataset.train) if len(s)), dataset.train)
+    images, classes = whole.images_of(slice(0, 2), device), dataset.class_names
+    for what, (model, card) in models_.items():
+        try:
+            with torch.no_grad():
+                answer = model(images)
+        except RuntimeError as error:
+            raise ValueError(f"{what} {card.name} cannot take {dataset.name}'s images: {_first_line(error)}") from None
+        if card.kind == "purifier":
+            if answer.shape != images.shape:
+                raise ValueError(f"{what} {card.name} answers {tuple(answer.shape)} for images {tuple(images.shape)}")
+        elif answer.dim() != 2 or answer.shape[1] < max(2, len(classes)):
+            raise ValueError(
+                f"{what} {card.name} answers {tuple(answer.shape)}, {dataset.name} has {len(classes)} classes"
+            )
+        elif card.class_names and card.class_names[: len(classes)] != classes:
+            raise ValueError(f"{what} {card.name} knows {_some(card.class_names)}, {dataset.name} has {_some(classes)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _of_function(spec: str, kind: Kind, dataset: str, device: str) -> tuple[nn.Module, Card]:

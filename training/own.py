@@ -55,8 +55,8 @@ def call(spec: str) -> Any:
     try:
         with _working_folder_on_path():
             return getattr(importlib.import_module(name), function)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"{spec}: {error}") from error
+    except (ImportError, AttributeError, TypeError, RuntimeError) as error:  # the last of load_state_dict
+        raise ValueError(f"{spec}: {error}".partition("\n")[0]) from error
 
 
 def sha256(spec: str, made: object, *parts: bytes) -> str:

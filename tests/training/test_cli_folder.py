@@ -1,5 +1,7 @@
 """What is measured on the user's own images is not written among the project's results."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,6 +41,29 @@ def test_records_go_under_runs(folder, tmp_path):
     assert (record.n, record.dataset) == (30, "folder")
     (detection,) = (lid.read(path) for path in (tmp_path / "runs").rglob("lid-*.json"))
     assert detection["run"] == models.card_of(models.load("mnist-transparent")).run
+
+
+def test_a_model_that_does_not_fit_the_images_is_named(folder, tmp_path, capsys):
+    (tmp_path / "unfit.py").write_text(
+        "from torch import nn\n"
+        "def two(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 2))\n"
+        "def colour(): return nn.Conv2d(3, 3, 1)\n"
+        "def smaller(): return nn.AvgPool2d(2)\n"
+        "def other_weights(): nn.Linear(2, 2).load_state_dict({})\n"
+    )
+    for flags, message in (
+        ("--classifier unfit:two", r"classifier unfit.two answers \(2, 2\), folder has 3 classes"),
+        ("--classifier unfit:other_weights", "unfit:other_weights: Error"),
+        ("--purifier unfit:colour", "purifier unfit.colour cannot take folder's images: "),
+        ("--purifier unfit:smaller", r"purifier unfit.smaller answers \(2, 1, 14, 14\)"),
+    ):
+        for command in ("evaluate", "detect") if "--purifier" in flags else ("evaluate", "detect", "craft"):
+            assert main([command, *folder, *flags.split()]) == 2
+            assert re.search(message, capsys.readouterr().err)
+    for part in ("train", "val", "test"):
+        (tmp_path / "photos" / part / "2").rename(tmp_path / "photos" / part / "two")
+    assert main(["evaluate", *folder, "--attacks", "none"]) == 2
+    assert "classifier mnist-lenet5 knows 0, 1, 2, ..., folder has 0, 1, two" in capsys.readouterr().err
 
 
 def test_records_go_where_out_says(folder, tmp_path):

@@ -25,10 +25,17 @@ def test_code_without_weights_is_distinguished_from_other_code(tmp_path, monkeyp
         "train --seen CW_X --dataset digits --out run",
         "train --init missing.safetensors --dataset digits --out run",
         "export missing.safetensors --name x --dataset digits",
-        "craft --every 0 --dataset digits",
+        "craft --dataset digits --attacks PGD_N@8x1",
         "evaluate --dataset digits --robust-classifier mnist-lenet5 --threat-models bpda",
         "evaluate --dataset digits --attacks none --every 100 --via http://127.0.0.1:9",
         "evaluate --dataset digits --attacks PGD_Nx0",
+        "evaluate --dataset digits --attacks none --threat-models white_box",
+        "evaluate --dataset digits --surrogate mnist-transparent",
+        "evaluate --dataset digits --transport png",
+        "evaluate --dataset digits --size 28",
+        "evaluate --dataset folder --size 4",
+        "evaluate --dataset photos --split validation --classifier mnist-lenet5",
+        "train --dataset digits --arch lenet5 --classifier mnist-lenet5 --out run",
         "evaluate --dataset digits --attacks PGD_N@0.1.2",
         "train --dataset digits --arch lenet5 --epochs -1 --out run",
         "train --dataset digits --arch hgd --width 8 --out run",
@@ -53,6 +60,12 @@ def test_mistakes_get_one_line_and_status_2(arguments, tmp_path, monkeypatch, ca
     message = capsys.readouterr().err.rpartition("\r")[2]  # behind a progress bar, where there was one
     assert message.startswith("arn-train: ")
     assert message.count("\n") == 1
+
+
+def test_numbers_from_one_on():
+    for flag in ("--every", "--watched", "--size"):
+        with pytest.raises(SystemExit):
+            main(["train", "--dataset", "digits", flag, "0", "--out", "run"])
 
 
 def test_a_number_that_one_flag_names_twice_is_refused(capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from arn_purify import models
+from arn_purify.models import checkpoint
 from arn_purify.models.checkpoint import card_of
 from arn_purify.training.cli import main
 from arn_purify.training.export import model_card
@@ -55,7 +56,12 @@ def test_the_card_of_a_run_shows_how_it_learned(tmp_path):
 
 
 def test_an_exported_purifier_is_the_rounded_one_with_card_and_sheet(tmp_path):
-    command = ["export", str(models.ZOO / "mnist-transparent.safetensors"), "--name", "again", "--dataset", "digits"]
+    of_digits = models.load("mnist-transparent")
+    card = dataclasses.replace(card_of(of_digits), dataset="digits")
+    checkpoint.save(of_digits, card, tmp_path / "run.safetensors")
+    command = ["export", str(tmp_path / "run.safetensors"), "--name", "again"]
+    assert main([*command, "--every", "20", "--out", str(tmp_path)]) == 2, "MNIST is not what it learned from"
+    command += ["--dataset", "digits"]
     assert main([*command, "--every", "20", "--out", str(tmp_path), "--crafted", str(tmp_path / "crafted")]) == 0
     again, released = models.load(tmp_path / "again.safetensors"), models.load("mnist-transparent")
     x = torch.rand(4, 1, 28, 28)

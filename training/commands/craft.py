@@ -6,6 +6,7 @@ import argparse
 
 from .. import attacks
 from ..attacks.craft import crafted_set
+from ..load import try_out
 from ..measuring.threats import Defended, Oblivious
 from . import options
 
@@ -20,8 +21,10 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argp
 
 def run(flags: argparse.Namespace, command: str) -> None:  # noqa: ARG001 (crafted sets have their own provenance)
     """Craft every attack and say how many images reached its goal."""
-    split = options.split(flags)
+    dataset = options.dataset(flags)
+    split = options.split(flags, dataset)
     classifier = options.load(flags, options.classifier(flags), "classifier", split.shape)
+    try_out({"classifier": classifier}, dataset, flags.device)
     target = Oblivious().target(Defended(*classifier, *options.load(flags, "identity", "purifier", split.shape)))
     for name in flags.attacks:
         attack = attacks.get(name, flags.dataset)

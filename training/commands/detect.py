@@ -7,7 +7,7 @@ import dataclasses
 
 from .. import attacks
 from ..attacks.craft import crafted_set, versions
-from ..load import load_model
+from ..load import load_model, try_out
 from ..measuring import lid
 from ..measuring.threats import Defended, Oblivious
 from . import options
@@ -27,6 +27,8 @@ def run(flags: argparse.Namespace, command: str) -> None:
     dataset, attack = options.dataset(flags), attacks.get(flags.attack, flags.dataset)
     f, f_card = options.load(flags, options.classifier(flags), "classifier", dataset.shape)
     g, g_card = load_model(options.purifier(flags), "purifier", flags.dataset, "cpu", dataset.shape)
+    try_out({"classifier": (f, f_card)}, dataset, flags.device)
+    try_out({"purifier": (g, g_card)}, dataset, "cpu")
     defended, pairs = Defended(f, f_card, g, g_card), []
     target = Oblivious().target(defended)
     for split in (dataset.validation.every(flags.every), dataset.test.every(flags.every)):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from .. import attacks
 from ..attacks import Attack
 from ..data import Split, spec_of
+from ..load import try_out
 from ..measuring.evaluate import Subject, evaluate, over_http
 from ..measuring.records import Record, read_all
 from ..measuring.redflags import annotate
@@ -41,13 +42,22 @@ def add_parser(commands: options.Commands[argparse.ArgumentParser], common: argp
 
 def run(flags: argparse.Namespace, command: str) -> None:
     """Measure each attack under each threat model; on the test split each number becomes a record."""
-    split, results = options.split(flags), options.results_folder(flags)
+    _check(flags)
+    dataset, results = options.dataset(flags), options.results_folder(flags)
+    split = options.split(flags, dataset)
     subject = _subject(flags, split)
+    robust = subject.robust and subject.robust_card and (subject.robust, subject.robust_card)
+    tried = {
+        "classifier": (subject.classifier, subject.classifier_card),
+        "purifier": (subject.purifier, subject.purifier_card),
+        **({"robust classifier": robust} if robust else {}),
+    }
+    try_out(tried, dataset, flags.device)
     chosen = [None if name == "none" else attacks.get(name, flags.dataset) for name in flags.attacks]
     threat_models = [_threat_model(name, flags, split.shape) for name in flags.threat_models]
     records = list(read_all(results)) if flags.split == "test" else []
     standing = {record.path(results): record for record in records}
-    folders: dict[Path, None] = {}
+    measured: list[Path] = []
     for threat_model in threat_models:
         beside = {**threat_model.target(subject).settings, "transport": subject.transport}
         for attack in chosen:
@@ -67,21 +77,35 @@ def run(flags: argparse.Namespace, command: str) -> None:
                 path = record.path(results)
                 if path in standing:
                     _say(f"  replaces {standing[path].error_rate:.2f} %, n {standing[path].n}")
-                folders[record.write(results).parent] = None
-    if flags.split == "test":
-        annotate(results)
-    for folder in folders:
+                measured.append(record.write(results))
+    if measured:
+        for record in annotate(results):
+            if record.path(results) in measured and record.flags:
+                _say(f"flags of {record.attack} {record.threat_model}: {'; '.join(record.flags)}")
+    for folder in dict.fromkeys(path.parent for path in measured):
         # The default depends on where the command was started, so the whole path is shown.
         _say(f"records: {folder if flags.out else folder.resolve()}")
 
 
+def _check(flags: argparse.Namespace) -> None:
+    """Refuse what would measure nothing, and flags that nothing would read."""
+    if not flags.attacks or not flags.threat_models:
+        raise ValueError("nothing to measure: --attacks and --threat-models name at least one each")
+    if set(flags.attacks) == {"none"} and "oblivious" not in flags.threat_models:
+        raise ValueError("nothing to measure: natural images have no attacker who could see the purifier")
+    if flags.surrogate and "gray_box" not in flags.threat_models:
+        raise ValueError("--surrogate is the purifier of a gray_box attacker: no other threat model has one")
+    if flags.transport != "npy" and not flags.via:
+        raise ValueError("--transport is how --via sends images: no --transport without it")
+
+
 def _line(record: Record) -> str:
-    """One number as it is printed: what was attacked, the error with its interval, n and the flags."""
+    """One number as it is printed: what was attacked, the error with its interval and n."""
     low, high = record.ci95
     return (
         f"{record.defence:8} {record.attack:12} {record.threat_model:10} {record.error_rate:6.2f} % "
-        f"[{low:.2f}, {high:.2f}]  n {record.n}  {' '.join(record.flags)}"
-    ).rstrip()
+        f"[{low:.2f}, {high:.2f}]  n {record.n}"
+    )
 
 
 def _say(text: str) -> None:

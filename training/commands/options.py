@@ -17,6 +17,9 @@ from ..data import DATASETS, Dataset, Split, spec_of
 from ..data.image_files import FITS
 from ..load import load_model
 
+SMALLEST = 8
+"""Pixels a side: SSIM compares windows of 11, padded."""
+
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers() gives
 
 
@@ -25,7 +28,7 @@ def common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--dataset", default="mnist", choices=DATASETS)
     parser.add_argument("--data-dir", type=Path, help="where the data are, or are downloaded to (ARN_DATA_DIR, data/)")
-    parser.add_argument("--size", type=int, default=28, help="pixels that images of --dataset folder are resized to")
+    parser.add_argument("--size", type=positive, help="pixels that images of --dataset folder are resized to (28)")
     parser.add_argument(
         "--resize", choices=FITS, default="crop",
         help="how: crop each image to the square at its centre, or fit the whole of it between black borders",
@@ -33,7 +36,7 @@ def common() -> argparse.ArgumentParser:
     parser.add_argument("--classifier", help="target f: name, path or module:function (the data set's released one)")
     parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=1, help="take every k-th image of the split")
+    parser.add_argument("--every", type=positive, default=1, help="take every k-th image of the split")
     parser.add_argument("--crafted", type=Path, default=Path("data/crafted"), help="folder of crafted sets")
     return parser
 
@@ -70,6 +73,13 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isascii() or not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def _device(text: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is none: cpu, cuda or cuda:INDEX")
@@ -78,14 +88,20 @@ def _device(text: str) -> str:
 
 def dataset(flags: argparse.Namespace) -> Dataset:
     """The data set of ``--dataset``."""
-    if flags.every < 1:
-        raise ValueError("--every counts from 1")
-    return data.load(flags.dataset, flags.data_dir, flags.size, flags.resize)
+    if flags.size is not None and spec_of(flags.dataset).size:
+        raise ValueError(f"the images of {flags.dataset} have their own size: no --size")
+    size = 28 if flags.size is None else flags.size
+    if size < SMALLEST:
+        raise ValueError(f"--size {size}: images have at least {SMALLEST} pixels a side")
+    return data.load(flags.dataset, flags.data_dir, size, flags.resize)
 
 
-def split(flags: argparse.Namespace) -> Split:
+def split(flags: argparse.Namespace, whole: Dataset) -> Split:
     """The images of ``--split`` and ``--every``."""
-    return dataset(flags).split(flags.split).every(flags.every)
+    part = whole.split(flags.split).every(flags.every)
+    if not len(part):
+        raise ValueError(f"{flags.dataset} has no images in its split {flags.split}")
+    return part
 
 
 def classifier(flags: argparse.Namespace) -> str:

@@ -122,7 +122,9 @@ def _add_flags_of_purifiers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pictures", type=Path, nargs="*", default=(), help="more folders of photographs to learn from, without labels"
     )
-    parser.add_argument("--watched", type=int, default=1000, help="validation images evaluated after each epoch")
+    parser.add_argument(
+        "--watched", type=options.positive, default=1000, help="validation images evaluated after each epoch"
+    )
     parser.add_argument("--static", action="store_true", help="craft the seen attacks once, against unshifted images")
     parser.add_argument("--pools", type=Path, help="keep what is crafted while training here, for other runs too")
     parser.add_argument(
@@ -162,7 +164,7 @@ def _shape(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train_classifier(flags: argparse.Namespace, dataset: Dataset, arch: str, command: str) -> None:
-    options.refuse(flags, f"--arch {arch} is a classifier", (*_OF_PURIFIERS, *_OF_PHOTOGRAPHS))
+    options.refuse(flags, f"--arch {arch} is a classifier", ("classifier", *_OF_PURIFIERS, *_OF_PHOTOGRAPHS))
     if "RANK" in os.environ:
         raise ValueError("a classifier is trained by one process, not under torchrun")
     make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
