@@ -181,7 +181,7 @@ def read(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     try:
         tensors = load_tensors(data)
         metadata = _metadata(data)
-    except (SafetensorError, ValueError, struct.error) as error:
+    except (SafetensorError, KeyError, ValueError, struct.error) as error:  # KeyError: a type that torch has not
         raise CheckpointError(f"{path.name}: not a safetensors file, or a truncated one ({error})") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
@@ -202,21 +202,38 @@ def read(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     return card, tensors
 
 
+def _contradiction(card: Card, config: Any, kind: Kind) -> str:
+    """What a card says of its network that is not so; empty where nothing is."""
+    shape, classes = card.input_shape, getattr(config, "classes", None)
+    if card.kind != kind:
+        return f"a {kind}, not a {card.kind}"
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        return f"no shape (C, H, W) of images: {shape}"
+    if shape[0] != getattr(config, "channels", 3):
+        return f"{shape[0]} channels"
+    if card.class_names and classes not in (None, len(card.class_names)):
+        return f"{len(card.class_names)} names of {classes} classes"
+    return ""
+
+
 def load(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """Rebuild the model of a checkpoint in eval mode, float32, on ``device``, with its ``.card``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: truncated, foreign, changed, or not matching the architecture it names.
+        CheckpointError: truncated, foreign, changed, not matching the architecture it names, or with a card that
+            contradicts it.
     """
     card, tensors = read(path)
     if card.architecture not in _ARCHITECTURES:
         raise CheckpointError(f"{Path(path).name}: unknown architecture {card.architecture!r}")
-    config_type, module, _ = _ARCHITECTURES[card.architecture]
+    config_type, module, kind = _ARCHITECTURES[card.architecture]
     try:
         model = module(config_type(**card.config))
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{Path(path).name}: its tensors do not fit {card.architecture} ({error})") from error
+    if wrong := _contradiction(card, model.config, kind):
+        raise CheckpointError(f"{Path(path).name}: its card contradicts its network: {wrong}")
     model.card = card  # type: ignore[assignment]
     return model.eval().to(device)

@@ -6,13 +6,17 @@ import argparse
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+# Of seconds: a day at most, and a number.
+_Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
+_HOST_AND_PORT = re.compile(r"(?!.*://)\S+:[0-9]{1,5}")
 SHARED_OUT = ("queue_images", "client_requests", "connections", "bodies_bytes")
 """The limits of which each worker has its share; where 0 means none, so it does for each."""
 
@@ -52,10 +56,10 @@ class Settings(BaseSettings):
         0.0, ge=0, le=1, description="how long a batch waits for more requests; 0 starts whenever the device is free"
     )
     queue_images: int = Field(1024, ge=1, description="most images waiting; more are refused with 429")
-    deadline_seconds: float = Field(10.0, gt=0, description="longest wait in the queue before a 504")
+    deadline_seconds: _Seconds = Field(10.0, gt=0, description="longest wait in the queue before a 504")
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="largest request body")
     max_pixels: int = Field(16_000_000, ge=1, description="largest image, width times height, read from its header")
-    decode_seconds: float = Field(5.0, gt=0, description="longest decode of an image before its process is killed")
+    decode_seconds: _Seconds = Field(5.0, gt=0, description="longest decode of an image before its process is killed")
     sizes: Literal["evaluated", "any"] = Field(
         "evaluated",
         description="sizes that are taken: those that a purifier was evaluated at (photographs: from 65x65 up), or any",
@@ -65,12 +69,12 @@ class Settings(BaseSettings):
     )
     client_requests: int = Field(0, ge=0, description="most requests under way from one client address; 0: no limit")
     connections: int = Field(1000, ge=1, description="most open connections; more are closed with a 503")
-    keep_alive_seconds: float = Field(75.0, gt=0, description="longest wait for another request on a connection")
-    head_seconds: float = Field(10.0, gt=0, description="longest wait for a request's line and headers")
-    body_seconds: float = Field(30.0, gt=0, description="longest wait for a body, and for an answer to be taken")
+    keep_alive_seconds: _Seconds = Field(75.0, gt=0, description="longest wait for another request on a connection")
+    head_seconds: _Seconds = Field(10.0, gt=0, description="longest wait for a request's line and headers")
+    body_seconds: _Seconds = Field(30.0, gt=0, description="longest wait for a body, and for an answer to be taken")
     bodies_bytes: int = Field(512 * 2**20, ge=1, description="most bytes of request bodies in memory at once")
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
-    drain_seconds: float = Field(20.0, ge=0, description="longest time to finish accepted requests after SIGTERM")
+    drain_seconds: _Seconds = Field(20.0, ge=0, description="longest time to finish accepted requests after SIGTERM")
     downstream_url: str = Field(
         "", description="the model server: its base, or with protocol raw the address that takes images"
     )
@@ -78,7 +82,7 @@ class Settings(BaseSettings):
         "raw", description="raw: /classify posts a PNG to the URL; otherwise that protocol's own routes are served"
     )
     downstream_model: str = Field("", description="model there whose V2 metadata must fit the contract at start")
-    downstream_timeout_seconds: float = Field(10.0, gt=0, description="longest wait for the model server")
+    downstream_timeout_seconds: _Seconds = Field(10.0, gt=0, description="longest wait for the model server")
     downstream_grpc: str = Field("", description="host:port of its V2 gRPC; with it ours is served too")
     grpc_port: int = Field(8001, ge=0, le=65535, description="port for V2 gRPC, where downstream_grpc is set")
     purifiers: Annotated[tuple[tuple[str, str], ...], NoDecode] = Field(
@@ -147,9 +151,11 @@ class Settings(BaseSettings):
         if len(self.input_mean) not in (0, 1, 3) or not all(map(math.isfinite, (*self.input_mean, *self.input_std))):
             raise ValueError("input_mean and input_std have one or three finite numbers")
         url = urlsplit(self.downstream_url)
-        if self.downstream_url and not (url.scheme in ("http", "https") and url.hostname):
+        if self.downstream_url and not (url.scheme in ("http", "https") and url.hostname and _has_port(url)):
             raise ValueError(f"downstream_url is http://HOST:PORT or https://HOST:PORT, not {self.downstream_url!r}")
-        if "://" in self.downstream_grpc:
+        if url.fragment or (url.query and self.downstream_protocol != "raw"):
+            raise ValueError("downstream_url has a path at most behind its port; with the protocol raw a query too")
+        if self.downstream_grpc and not _HOST_AND_PORT.fullmatch(self.downstream_grpc):
             raise ValueError(f"downstream_grpc is HOST:PORT, not {self.downstream_grpc!r}")
         if "@" in url.netloc:
             raise ValueError("downstream_url holds a user: clients' own Authorization is passed on")
@@ -181,6 +187,14 @@ class Settings(BaseSettings):
                 raise ValueError("a comma list without anything in it")  # an API key of "," must not mean none
             return parts
         return value
+
+
+def _has_port(url: SplitResult) -> bool:
+    """Whether the port, if one is named, is a number that ports have."""
+    try:
+        return url.port is None or url.port > 0
+    except ValueError:
+        return False
 
 
 def shares(settings: Settings) -> list[Settings]:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ _FEW_REQUESTS = 4
 _VALUES_OF_SMALL_IMAGE = 3 * 64 * 64
 # Large images go through the network in passes of so many pixel values: 20 of 224x224x3.
 _VALUES_A_PASS = 3 * 2**20
+# What a model's name may consist of, since X-ARN-Model holds it.
+_IN_A_HEADER = re.compile(r"[ -~\xa0-\xff]+")
 # The size at which a purifier of any size is warmed up and timed.
 _OF_ANY_SIZE = (3, 32, 32)
 # A single image that takes no longer may be purified on the event loop if no other request is under way.
@@ -373,4 +376,6 @@ def _load(name: str, kind: str, device: str) -> nn.Module:
     card = models.card_of(model)
     if card.kind != kind:
         raise models.CheckpointError(f"{name} is a {card.kind}, not a {kind}")
+    if not _IN_A_HEADER.fullmatch(card.name):
+        raise models.CheckpointError(f"{name}: no header can hold its name {card.name!r}; export it under another")
     return model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

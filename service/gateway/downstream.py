@@ -133,6 +133,9 @@ class Downstream:
             cookie_jar=aiohttp.DummyCookieJar(),  # or one client's cookies would go out with another's requests
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
+        # Or aiohttp sends PUT and GET once more where a kept connection breaks, though the server may have read them.
+        # It has no public switch (a test sees that this one works).
+        self._session._retry_connection = False
 
     async def ask(
         self,

@@ -1,6 +1,8 @@
 """Checkpoints: bit-equal round trips, and a clear error for every file that is not one of ours."""
 
 import dataclasses
+import json
+import struct
 
 import pytest
 import torch
@@ -93,6 +95,43 @@ def test_a_card_that_does_not_fit_its_tensors_is_refused(model, tmp_path, monkey
     checkpoint.save(wide, card(model), tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="do not fit arn"):
         models.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("mnist-lenet5", {"class_names": ("a", "b", "c")}, "3 names of 10 classes"),
+        ("mnist-lenet5", {"kind": "purifier"}, "a classifier, not a purifier"),
+        ("mnist-transparent", {"input_shape": (3, 28, 28)}, "3 channels"),
+        ("mnist-transparent", {"input_shape": (1, 0, 28)}, "no shape"),
+        ("mnist-transparent", {"input_shape": (28, 28)}, "no shape"),
+    ],
+)
+def test_a_card_that_contradicts_its_network_is_refused(name, changed, message, tmp_path, monkeypatch):
+    released = models.load(name)
+    told = dataclasses.replace(models.card_of(released), **changed)
+    monkeypatch.setattr(checkpoint, "architecture_of", lambda _: (told.architecture, dict(told.config), told.kind))
+    checkpoint.save(released, told, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=f"contradicts its network: {message}"):
+        models.load(tmp_path / "x.safetensors")
+
+
+def test_a_file_with_a_type_that_torch_has_not_is_refused(tmp_path):
+    data = (models.ZOO / "mnist-lenet5.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length]) | {"none": {"dtype": "F4", "shape": [0], "data_offsets": [0, 0]}}
+    head = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + data[8 + length :])
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        models.load(tmp_path / "x.safetensors")
+
+
+def test_a_name_that_no_header_can_hold_ends_the_start(tmp_path):
+    purifier = models.load("mnist-transparent")
+    told = dataclasses.replace(models.card_of(purifier), name="数字")
+    checkpoint.save(purifier, told, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="export it under another"):
+        Engine((str(tmp_path / "x.safetensors"),), (), "cpu", "fp32")
 
 
 def test_a_classifier_is_no_purifier():

@@ -42,6 +42,34 @@ def test_a_path_prefix_begins_with_a_slash_and_ends_without():
         Settings(root_path="a")
 
 
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e300", "-1"])
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.endswith("_seconds")])
+def test_seconds_are_numbers_of_a_day_at_most(name, seconds):
+    with pytest.raises(ValidationError, match=name):
+        Settings(**{name: seconds})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"downstream_url": "http://127.0.0.1:99999"},
+        {"downstream_url": "http://127.0.0.1:abc"},
+        {"downstream_url": "http://127.0.0.1:0"},
+        {"downstream_url": "http://h:1/a?b=c", "downstream_protocol": "v2"},
+        {"downstream_url": "http://h:1#a"},
+        *(
+            {"downstream_grpc": address}
+            for address in ("host", "host:port", ":", ":1", "h:123456", "http://h:1", "h :1")
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_asked_is_refused(settings):
+    with pytest.raises(ValidationError, match=r"downstream_(url|grpc)"):
+        Settings(**settings)
+    assert Settings(downstream_url="http://h:1/a?b=c").downstream_url == "http://h:1/a?b=c"
+    assert Settings(downstream_grpc="[::1]:9001").downstream_grpc == "[::1]:9001"
+
+
 def test_what_the_workers_get_adds_up_to_what_was_asked_for(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     asked = Settings(workers=3, queue_images=100, connections=7, client_requests=4, bodies_bytes=10**9, threads=8)

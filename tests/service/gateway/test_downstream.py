@@ -47,6 +47,28 @@ async def test_a_server_that_takes_no_connection_is_asked_once_more_and_unreacha
     assert len(tried) == 2
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
+async def test_a_request_that_the_server_has_read_is_not_sent_again(method):
+    """On a kept connection that breaks then, aiohttp would send GET and PUT once more."""
+    got = []
+
+    async def once_then_gone(reader, writer):
+        for number in range(2):
+            got.append((await reader.readuntil(b"\r\n\r\n")).split()[0].decode())
+            if not number:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(once_then_gone, "127.0.0.1", 0)
+    downstream = Downstream(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", PATIENCE)
+    await downstream.ask(method, "/", {})
+    with pytest.raises(DownstreamUnreachable):
+        await downstream.ask(method, "/", {})
+    await downstream.close()
+    server.close()
+    assert got == [method, method]
+
+
 @pytest.mark.parametrize(
     ("protocol", "path", "body"),
     [
