@@ -39,8 +39,9 @@ def run(flags: argparse.Namespace, command: str) -> None:
     fields = {
         "dataset": dataset.name, "classifier": f_card.name.removeprefix(f"{dataset.name}-"), "defence": row,
         "recipe": g_card.recipe,
-        "run": dict(g_card.run), "checkpoint": g_card.name, "attack": attack.name, "fitted_on": len(pairs[0][0]),
-        "n": len(pairs[1][0]), "seed": flags.seed, "command": command, "versions": versions(),
+        "run": dict(g_card.run), "checkpoint": g_card.name, "attack": attack.name,
+        "fitted_on": lid.counted(len(pairs[0][0])), "n": lid.counted(len(pairs[1][0])),
+        "seed": flags.seed, "command": command, "versions": versions(),
         "sha256": {"classifier": f_card.sha256, "checkpoint": g_card.sha256},
     }  # fmt: skip
     folder = f"{row}-{g_card.recipe}" if g_card.recipe else row

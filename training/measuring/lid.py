@@ -52,6 +52,12 @@ def layer_outputs(classifier: nn.Module, x: Tensor) -> list[Tensor]:
     return found
 
 
+def counted(images: int) -> int:
+    """How many of so many images an estimate is made of: a last minibatch with too few neighbours is left out."""
+    left = images % MINIBATCH
+    return images - left if left <= NEIGHBOURS else images
+
+
 def characteristics(classifier: nn.Module, images: Tensor, natural: Tensor) -> NDArray[np.float32]:
     """The estimate at every layer, ``(N, layers)``, each minibatch against its own ``natural`` images.
 
@@ -61,9 +67,8 @@ def characteristics(classifier: nn.Module, images: Tensor, natural: Tensor) -> N
     if len(images) <= NEIGHBOURS:
         raise ValueError(f"{len(images)} images are too few: an estimate takes {NEIGHBOURS} neighbours")
     rows = []
-    for x, clean in zip(images.split(MINIBATCH), natural.split(MINIBATCH), strict=True):
-        if len(clean) <= NEIGHBOURS:
-            break  # too few neighbours in the last minibatch of the split
+    kept = counted(len(images))
+    for x, clean in zip(images[:kept].split(MINIBATCH), natural[:kept].split(MINIBATCH), strict=True):
         pairs = zip(layer_outputs(classifier, x), layer_outputs(classifier, clean), strict=True)
         rows.append(torch.stack([intrinsic_dimensionality(a, b, paired=True) for a, b in pairs], 1))
     out: NDArray[np.float32] = torch.cat(rows).numpy()

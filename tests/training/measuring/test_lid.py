@@ -42,6 +42,14 @@ def test_the_detector_tells_what_is_far_off_and_not_what_is_natural():
     assert undone.restored == undone.natural
 
 
+def test_a_record_counts_the_images_that_were_estimated():
+    classifier = models.load("mnist-lenet5")
+    natural = data.load("digits").train.batch(slice(0, 121))[0]
+    for images, estimated in ((119, 100), (120, 100), (121, 121)):
+        rows = lid.characteristics(classifier, natural[:images], natural[:images])
+        assert len(rows) == lid.counted(images) == estimated
+
+
 def test_an_images_own_original_is_not_among_its_neighbours():
     classifier = models.load("mnist-lenet5")
     natural = data.load("digits").train.batch(slice(0, 100))[0]
