@@ -271,7 +271,7 @@ async def _decode(
             entered.append(_Entered(image))
         if not image.encoded:
             size = slot.value.size if isinstance(slot.value, np.ndarray) else 0
-            tensor = await run_off_loop(size // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, purifier.takes)
+            tensor = await run_off_loop(size // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, image)
             card = selection.choose(tensor.size, tensor.channels)
             reserve(2 * tensor.images.nbytes)  # its own, and those of what is written of it
             items.append(Item(slot.name, card.name, tensor.images))
