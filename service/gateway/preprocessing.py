@@ -211,6 +211,11 @@ class Preprocessing:
             if image.dtype is None:
                 raise WrongSize(f"no purifier takes {len(tensor)} raw bytes as one image of FP32, UINT8 or FP16")
             tensor = np.frombuffer(tensor, image.dtype)
+            if _has_subnormal(tensor):
+                reason = (
+                    "its numbers are next to nothing: integers? Send these with their datatype, not in the raw form"
+                )
+                raise BadParameter(f"input {name!r}, read as {tensor.dtype}: {reason}")
         if not isinstance(tensor, np.ndarray):
             raise BrokenBody(f"input {name!r}: {slot.reason or 'neither numbers nor an encoded image'}")
         if image.axes is None:
@@ -287,6 +292,14 @@ def _is_another_layout(shape: Sequence[int], fixed: Takes) -> bool:
         return True
     opaque = [(*longer[:-1], longer[-1] - 1), (*longer[:-3], longer[-3] - 1, *longer[-2:])] if len(longer) >= 3 else []
     return any(3 in (other[-1], other[-3]) and plain._axes(other, fixed) for other in opaque)
+
+
+def _has_subnormal(values: Numbers) -> bool:
+    """Whether floats are too small for their type's normal form, as the bits of small integers are."""
+    if values.dtype.kind != "f":
+        return False
+    sizes = np.abs(values)
+    return bool(((sizes > 0) & (sizes < np.finfo(values.dtype).tiny)).any())
 
 
 def _levels(name: str, values: Numbers, channels_last: bool) -> NDArray[np.uint8]:

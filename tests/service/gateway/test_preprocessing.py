@@ -53,6 +53,21 @@ def test_nor_a_type_of_the_raw_form(dtype):
     assert found.from_purifier(found.images).tobytes() == slot.value
 
 
+@pytest.mark.parametrize("dtype", ["<i4", "<u4", "<i2", "<u2"])
+def test_integers_in_the_raw_form_are_no_tiny_floats(dtype):
+    """As such they would be black to the purifier, and levels to the server."""
+    levels = ((np.arange(784) + 99) % 256).astype(dtype)
+    with pytest.raises(BadParameter, match="integers"):
+        entered(Preprocessing(), Slot("raw", levels.tobytes(), raw=True), digit)
+    black = np.zeros(784, "<f4" if dtype.endswith("4") else "<f2")
+    assert entered(Preprocessing(), Slot("raw", black.tobytes(), raw=True), digit).images.max() == 0
+
+
+def test_a_typed_tensor_may_hold_tiny_numbers():
+    tensor = np.full((1, 784), 1e-40, np.float32)
+    assert entered(Preprocessing(), Slot("x", tensor), digit).images.shape == (1, 1, 28, 28)
+
+
 @given(st.data(), st.sampled_from(["0-1", "0-255", "-1-1", "mean/std"]), st.sampled_from(["rgb", "bgr"]), st.booleans())
 def test_ranges_and_colours_go_in_and_out(data, range_, colour, channels_last):
     unit = data.draw(tensors(np.float32)).astype(np.float64)
