@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from types import ModuleType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -28,7 +29,7 @@ from ..core.lifecycle import Lifecycle
 from ..core.limits import Limits, Reservation
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
 from ..edge.inflate import inflate
-from ..errors import BYPASSABLE, BodyTooLarge, BrokenImage, Draining, NoImage, ServiceError, TooManyImages
+from ..errors import BYPASSABLE, BodyTooLarge, BrokenImage, Draining, NoImage, ServiceError, TooManyImages, shown
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .downstream import Downstream, DownstreamAnswer
@@ -236,12 +237,11 @@ def _find(gateway: Gateway, request: ParsedRequest) -> list[Image]:
         wanted = (
             f"as input {preprocessing.input!r}" if preprocessing.input else "of a shape that a loaded purifier takes"
         )
+        tensors = ((slot.name, slot.value) for slot in request.slots if isinstance(slot.value, np.ndarray))
         seen = [
-            f"{slot.name or 'instances'!r} is {slot.value.dtype} {list(slot.value.shape)}"
-            for slot in request.slots
-            if isinstance(slot.value, np.ndarray)
+            f"{shown(name or 'instances')} is {value.dtype} {list(value.shape)}" for name, value in islice(tensors, 4)
         ]
-        raise NoImage(f"no image in the request {wanted}" + (f": {'; '.join(seen[:4])}" if seen else ""))
+        raise NoImage(f"no image in the request {wanted}" + (f": {'; '.join(seen)}" if seen else ""))
     count = sum(max(1, len(image.encoded.files)) if image.encoded else 1 for image in images)
     if count > gateway.settings.queue_images:
         raise TooManyImages(f"{count} images in one request; the queue holds {gateway.settings.queue_images}")
@@ -267,7 +267,7 @@ async def _decode(
             try:
                 items.append(await decoding.decode(data, selection))
             except BrokenImage as error:
-                raise BrokenImage(f"input {slot.name or 'instances'!r}: {error}") from error
+                raise BrokenImage(f"input {shown(slot.name or 'instances')}: {error}") from error
             entered.append(_Entered(image))
         if not image.encoded:
             size = slot.value.size if isinstance(slot.value, np.ndarray) else 0

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.codec import Images
-from ..errors import BadParameter, BrokenBody, BrokenImage, WrongSize
+from ..errors import BadParameter, BrokenBody, BrokenImage, WrongSize, shown
 from .protocols import Numbers, Slot
 from .protocols.spelling import Encoded, read
 
@@ -115,7 +115,7 @@ class Preprocessing:
                     encoded[index] = _encoded(slot)
                 found = encoded.get(index)
                 if layout and found:
-                    raise BrokenBody(f"input {slot.name!r}: its numbers may be the bytes of a file, or pixels")
+                    raise BrokenBody(f"input {shown(slot.name)}: its numbers may be the bytes of a file, or pixels")
                 if self._is_image(slot, found, layout, fixed, takes):
                     names.add(slot.name)
             if names:
@@ -151,7 +151,7 @@ class Preprocessing:
         name = slot.name or "instances"
         if encoded:
             if reason := encoded.reason or (slot.reason and f"an encoded image, but {slot.reason}"):
-                raise BrokenImage(f"input {name!r}: {reason}")
+                raise BrokenImage(f"input {shown(name)}: {reason}")
             return True
         if slot.raw or layout:
             return True
@@ -159,10 +159,10 @@ class Preprocessing:
             return False
         shape = slot.value.shape if isinstance(slot.value, np.ndarray) else slot.shape
         if slot.reason and (self._axes(shape, fixed) or self._explicit_axes(shape, takes)):
-            raise BrokenBody(f"input {name!r} has the shape {list(shape)} of an image, but {slot.reason}")
+            raise BrokenBody(f"input {shown(name)} has the shape {list(shape)} of an image, but {slot.reason}")
         if _is_another_layout(shape, fixed):
             reason = "but not its axes in an order that is read here; see input_layout"
-            raise WrongSize(f"input {name!r} has the extents of an image, {list(shape)}, {reason}")
+            raise WrongSize(f"input {shown(name)} has the extents of an image, {list(shape)}, {reason}")
         # Of a declared name, and of rows without one, nothing else may come.
         return slot.name == self.input if self.input else slot.name == "" and isinstance(slot.value, np.ndarray)
 
@@ -215,15 +215,15 @@ class Preprocessing:
                 reason = (
                     "its numbers are next to nothing: integers? Send these with their datatype, not in the raw form"
                 )
-                raise BadParameter(f"input {name!r}, read as {tensor.dtype}: {reason}")
+                raise BadParameter(f"input {shown(name)}, read as {tensor.dtype}: {reason}")
         if not isinstance(tensor, np.ndarray):
-            raise BrokenBody(f"input {name!r}: {slot.reason or 'neither numbers nor an encoded image'}")
+            raise BrokenBody(f"input {shown(name)}: {slot.reason or 'neither numbers nor an encoded image'}")
         if image.axes is None:
-            raise WrongSize(f"input {name!r}: no purifier takes the shape {list(tensor.shape)}")
+            raise WrongSize(f"input {shown(name)}: no purifier takes the shape {list(tensor.shape)}")
         layout, channels, height, width = image.axes
         if len(self.std) not in (0, 1, channels):
             raise WrongSize(
-                f"input {slot.name!r}: {channels} channel(s), but {len(self.std)} means and deviations declared"
+                f"input {shown(slot.name)}: {channels} channel(s), but {len(self.std)} means and deviations declared"
             )
         channels_last = layout.endswith("HWC") or ("F" in layout and self.layout == "nhwc")
         inner = (height, width, channels) if channels_last else (channels, height, width)
@@ -305,7 +305,7 @@ def _has_subnormal(values: Numbers) -> bool:
 def _levels(name: str, values: Numbers, channels_last: bool) -> NDArray[np.uint8]:
     """Integers as uint8 ``(N, H, W, C)``."""
     if values.min() < 0 or values.max() > 255:
-        raise BadParameter(f"input {name!r}: integers in 0-255 are expected")
+        raise BadParameter(f"input {shown(name)}: integers in 0-255 are expected")
     pixels = values if channels_last else values.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(pixels.astype(np.uint8))
 
@@ -320,8 +320,8 @@ def _unit(
     low, high = float(unit.min()), float(unit.max())
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # false for NaN too
         raise BadParameter(
-            f"input {name!r}: finite values that stand for [0, 1] are expected; under the declared range or mean and "
-            f"deviation these reach from {low:.4g} to {high:.4g}"
+            f"input {shown(name)}: finite values that stand for [0, 1] are expected; under the declared range or mean "
+            f"and deviation these reach from {low:.4g} to {high:.4g}"
         )
     return unit if low >= 0 and high <= 1 else unit.clip(0, 1)
 
