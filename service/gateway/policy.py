@@ -29,7 +29,17 @@ from ..core.lifecycle import Lifecycle
 from ..core.limits import Limits, Reservation
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
 from ..edge.inflate import inflate
-from ..errors import BYPASSABLE, BodyTooLarge, BrokenImage, Draining, NoImage, ServiceError, TooManyImages, shown
+from ..errors import (
+    BYPASSABLE,
+    BodiesFull,
+    BodyTooLarge,
+    BrokenImage,
+    Draining,
+    NoImage,
+    ServiceError,
+    TooManyImages,
+    shown,
+)
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .downstream import Downstream, DownstreamAnswer
@@ -39,6 +49,8 @@ from .protocols.json_text import begins_as_json
 
 logger = logging.getLogger("service.gateway")
 
+_ANSWER_BYTES_PER_PIXEL = 8  # of JSON, whose labels take longer to read than a body does
+_MOST_ANSWER_BYTES = 2**23  # of which labels are read; Python's parser gives other threads no turn
 _PIXELS_A_VALUE = 64  # that take as long to work on as one value takes to look at
 
 COMPARE = "x-arn-compare"
@@ -144,14 +156,19 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
             other.cancel()
     headers = gateway.purifier.answer_headers(items, timings)
     if compare:
-        headers |= compared(gateway, transport.protocol, items[0].model, answer, unpurified)
+        memory = transport.memory
+        try:
+            memory.add(len(answer.body))
+            headers |= await compared(gateway, transport.protocol, items[0].model, memory, answer, unpurified)
+        except BodiesFull:  # the answer is there, and needs no labels
+            gateway.metrics.shadowed.labels("dropped").inc()
     elif random.random() < settings.shadow_share:
         model = items[0].model  # and not the items: their pixels are not counted while the server is asked
 
-        async def shadow() -> None:
-            compared(gateway, transport.protocol, model, answer, await as_it_came())
+        async def shadow(memory: Reservation) -> None:
+            await compared(gateway, transport.protocol, model, memory, answer, await as_it_came())
 
-        gateway.background.start(shadow, len(transport.body))
+        gateway.background.start(shadow, len(transport.body) + len(answer.body))
     return Outcome(answer, headers)
 
 
@@ -306,38 +323,61 @@ def with_channels(pixels: NDArray[Any], channels: int) -> NDArray[np.uint8]:
 # -- both images --------------------------------------------------------------------------------------------------
 
 
-def compared(
+async def compared(
     gateway: Gateway,
     protocol: ModuleType,
     model: str,
+    memory: Reservation,
     purified: DownstreamAnswer,
     unpurified: DownstreamAnswer | None,
 ) -> dict[str, str]:
-    """Count and log whether the server gives both images the same label; the headers that say so."""
+    """Count and log whether the server gives both images the same label; the headers that say so.
+
+    ``memory``, where the purified answer is reserved already, grows by the other one.
+
+    Raises:
+        BodiesFull: there is no room for it.
+    """
     metrics = gateway.metrics
     if unpurified is None or purified.status >= 400 or unpurified.status >= 400:
         metrics.shadowed.labels("error").inc()
         return {}
-    ours, theirs = (_labels(protocol, answer, gateway.settings.max_body_bytes) for answer in (purified, unpurified))
-    if ours is None or theirs is None or len(ours) != len(theirs):
+    memory.add(len(unpurified.body))
+    work = sum(map(_most_bytes, (purified, unpurified))) // _ANSWER_BYTES_PER_PIXEL
+    found = await run_off_loop(work, _compare, protocol, purified, unpurified)
+    if found is None:
         metrics.shadowed.labels("unreadable").inc()
         return {}
-    flips = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    flips, count, ours, theirs = found
     metrics.shadowed.labels("disagree" if flips else "agree").inc()
     metrics.label_flips.labels(model).inc(flips)
     if flips:
-        logger.info("%d of %d labels differ: purified %.100s, as it came %.100s", flips, len(ours), ours, theirs)
-    values = (_listed(ours), _listed(theirs), str(bool(flips)).lower())
-    return dict(zip(_COMPARED, values, strict=True))
+        logger.info("%d of %d labels differ: purified %.100s, as it came %.100s", flips, count, ours, theirs)
+    return dict(zip(_COMPARED, (ours, theirs, str(bool(flips)).lower()), strict=True))
 
 
-def _labels(protocol: ModuleType, answer: DownstreamAnswer, max_bytes: int) -> list[Any] | None:
+def _most_bytes(answer: DownstreamAnswer) -> int:
+    """How many bytes an answer may have once its content coding is undone."""
+    return _MOST_ANSWER_BYTES if answer.headers.get("content-encoding") else len(answer.body)
+
+
+def _compare(
+    protocol: ModuleType, purified: DownstreamAnswer, unpurified: DownstreamAnswer
+) -> tuple[int, int, str, str] | None:
+    """How many labels differ, of how many, and those of both; None where they cannot be read."""
+    ours, theirs = (_labels(protocol, answer) for answer in (purified, unpurified))
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return None
+    return sum(a != b for a, b in zip(ours, theirs, strict=True)), len(ours), _listed(ours), _listed(theirs)
+
+
+def _labels(protocol: ModuleType, answer: DownstreamAnswer) -> list[Any] | None:
     headers = {name.lower(): value for name, value in answer.headers.items()}
     try:
-        body = inflate(answer.body, headers.get("content-encoding", ""), max_bytes)
+        body = inflate(answer.body, headers.get("content-encoding", ""), _MOST_ANSWER_BYTES)
     except ServiceError:
         return None
-    labels: list[Any] | None = protocol.labels(body, headers)
+    labels: list[Any] | None = protocol.labels(body, headers) if len(body) <= _MOST_ANSWER_BYTES else None
     return labels
 
 
