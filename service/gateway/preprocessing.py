@@ -205,22 +205,8 @@ class Preprocessing:
             BrokenBody: neither numbers nor bytes.
             BadParameter: values outside the declared range, NaN among them.
         """
-        tensor = slot.value
         name = slot.name or "instances"
-        if slot.raw and isinstance(tensor, bytes):
-            if image.dtype is None:
-                raise WrongSize(f"no purifier takes {len(tensor)} raw bytes as one image of FP32, UINT8 or FP16")
-            tensor = np.frombuffer(tensor, image.dtype)
-            if _has_subnormal(tensor):
-                reason = (
-                    "its numbers are next to nothing: integers? Send these with their datatype, not in the raw form"
-                )
-                raise BadParameter(f"input {shown(name)}, read as {tensor.dtype}: {reason}")
-        if not isinstance(tensor, np.ndarray):
-            raise BrokenBody(f"input {shown(name)}: {slot.reason or 'neither numbers nor an encoded image'}")
-        if image.axes is None:
-            raise WrongSize(f"input {shown(name)}: no purifier takes the shape {list(tensor.shape)}")
-        layout, channels, height, width = image.axes
+        tensor, (layout, channels, height, width) = _numbers(name, slot, image)
         if len(self.std) not in (0, 1, channels):
             raise WrongSize(
                 f"input {shown(slot.name)}: {channels} channel(s), but {len(self.std)} means and deviations declared"
@@ -292,6 +278,23 @@ def _is_another_layout(shape: Sequence[int], fixed: Takes) -> bool:
         return True
     opaque = [(*longer[:-1], longer[-1] - 1), (*longer[:-3], longer[-3] - 1, *longer[-2:])] if len(longer) >= 3 else []
     return any(3 in (other[-1], other[-3]) and plain._axes(other, fixed) for other in opaque)
+
+
+def _numbers(name: str, slot: Slot, image: Image) -> tuple[Numbers, Axes]:
+    """The numbers of a slot and how they are read as images; raises as :meth:`Preprocessing.to_purifier` says."""
+    tensor = slot.value
+    if slot.raw and isinstance(tensor, bytes):
+        if image.dtype is None:
+            raise WrongSize(f"no purifier takes {len(tensor)} raw bytes as one image of FP32, UINT8 or FP16")
+        tensor = np.frombuffer(tensor, image.dtype)
+        if _has_subnormal(tensor):
+            reason = "its numbers are next to nothing: integers? Send these with their datatype, not in the raw form"
+            raise BadParameter(f"input {shown(name)}, read as {tensor.dtype}: {reason}")
+    if not isinstance(tensor, np.ndarray):
+        raise BrokenBody(f"input {shown(name)}: {slot.reason or 'neither numbers nor an encoded image'}")
+    if image.axes is None:
+        raise WrongSize(f"input {shown(name)}: no purifier takes the shape {list(tensor.shape)}")
+    return tensor, image.axes
 
 
 def _has_subnormal(values: Numbers) -> bool:
