@@ -88,7 +88,7 @@ class Transport(Protocol[Answer]):
 
     @property
     def model(self) -> str:
-        """The server's model that it is for; empty where none is named."""
+        """The server's model that it is for; empty where none is named, or its body names it."""
 
     @property
     def body(self) -> bytes | bytearray:
@@ -134,7 +134,8 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
         message = dataclasses.replace(await transport.message(), reserve=partial(_reserve, gateway, transport))
         pixels = len(message.body) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * _texts(transport.protocol, message)
         request = await run_off_loop(pixels, transport.protocol.find, message)
-        purified, items = await purify(gateway, request, timings, transport.memory, message.reserve, transport.model)
+        model = request.model or transport.model
+        purified, items = await purify(gateway, request, message, timings, transport.memory, model)
     except BYPASSABLE as error:
         if settings.on_failure == "reject" or isinstance(error, Draining):
             raise
@@ -215,11 +216,11 @@ class _Entered:
 
 
 async def purify(
-    gateway: Gateway, request: ParsedRequest, timings: Timings, memory: Reservation, reserve: Reserve, model: str
+    gateway: Gateway, request: ParsedRequest, message: Message, timings: Timings, memory: Reservation, model: str
 ) -> tuple[Message, list[Item]]:
-    """The request to the server's ``model`` with its images purified.
+    """The request to the server's ``model``, which ``message`` was parsed to, with its images purified.
 
-    ``memory`` grows by what is decoded; ``reserve`` is told what tensors take.
+    ``memory`` grows by what is decoded; the message's ``reserve`` is told what tensors take.
 
     Raises:
         NoImage: there is none.
@@ -229,16 +230,17 @@ async def purify(
     started = time.perf_counter()
     work = _size(request.slots) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * len(request.slots)
     images = await run_off_loop(work, _find, gateway, request)
-    items, entered = await _decode(gateway, request.slots, images, memory, reserve, model)
+    items, entered = await _decode(gateway, request.slots, images, memory, message.reserve, model)
     timings.stage("decode", started)
     items = await gateway.purifier.purify(items, timings)
     started = time.perf_counter()
-    work = sum(
+    work = len(message.body) // BYTES_PER_PIXEL  # all of it is written anew
+    work += sum(
         item.images.size // (BYTES_PER_PIXEL if one.tensor else 1) for item, one in zip(items, entered, strict=True)
     )
-    message = await run_off_loop(work, _write, request, items, entered)
+    written = await run_off_loop(work, _write, request, items, entered)
     timings.stage("encode", started)
-    return message, items
+    return written, items
 
 
 def _size(slots: Sequence[Slot]) -> int:
@@ -287,8 +289,7 @@ async def _decode(
                 raise BrokenImage(f"input {shown(slot.name or 'instances')}: {error}") from error
             entered.append(_Entered(image))
         if not image.encoded:
-            size = slot.value.size if isinstance(slot.value, np.ndarray) else 0
-            tensor = await run_off_loop(size // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, image)
+            tensor = await run_off_loop(_size([slot]) // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, image)
             card = selection.choose(tensor.size, tensor.channels)
             reserve(2 * tensor.images.nbytes)  # its own, and those of what is written of it
             items.append(Item(slot.name, card.name, tensor.images))

@@ -75,11 +75,13 @@ class Slot:
 class ParsedRequest:
     """The slots of a request, and how to write other values in their place (by their index; the rest stay).
 
-    A new value has the type of the old one; of a tensor, the shape may be another.
+    A new value has the type of the old one; of a tensor, the shape may be another. ``model`` is the one that the
+    request is for, where its body names it.
     """
 
     slots: Sequence[Slot]
     replace_images: Callable[[Mapping[int, Value]], Message]
+    model: str = ""
 
 
 def shaped(name: str, shape: Sequence[Any] | Numbers) -> tuple[int, ...]:

@@ -101,7 +101,7 @@ def find(message: Message) -> ParsedRequest:
             _write(request, index, values)
         return Message(request.SerializeToString(deterministic=True), message.headers)
 
-    return ParsedRequest(slots, replace_images)
+    return ParsedRequest(slots, replace_images, request.model_name)
 
 
 def _write(request: Any, index: int, values: Mapping[int, Value]) -> None:

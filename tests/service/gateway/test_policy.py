@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from arn_purify.service.gateway import policy
 from arn_purify.service.gateway.policy import _MOST_ANSWER_BYTES
 from arn_purify.service.gateway.protocols import v1, v2_grpc
 
@@ -34,11 +35,12 @@ class OverHttp:
     def __init__(self, client):
         self.client = client
 
-    def ask(self, images, compare=False):
+    def ask(self, images, compare=False, note=""):
         """The answer's headers, and its scores; a refusal's code and None."""
         entry = {"name": "x", "datatype": "FP32", "shape": images.shape, "data": images.reshape(-1).tolist()}
         headers = {"X-ARN-Compare": "true"} if compare else {}
-        answer = self.client.post("/v2/models/m/infer", content=json.dumps({"inputs": [entry]}), headers=headers)
+        body = json.dumps({"inputs": [entry], "parameters": {"note": note}})
+        answer = self.client.post("/v2/models/m/infer", content=body, headers=headers)
         if answer.headers.get("x-arn-refused-by") == "purifier":
             return {"code": answer.json()["code"]}, None
         return answer.headers, answer.json()["outputs"][0]["data"]
@@ -54,8 +56,9 @@ class OverGrpc:
     def __init__(self, client, ask, behind):
         self.client, self._ask, self._behind = client, ask, behind
 
-    def ask(self, images, compare=False):
+    def ask(self, images, compare=False, note=""):
         request = v2_grpc.parse("ModelInferRequest", b"")
+        request.parameters["note"].string_param = note
         request.inputs.add(name="x", datatype="FP32", shape=images.shape)
         request.raw_input_contents.append(images.astype("<f4").tobytes())
         metadata = [("x-arn-compare", "true")] if compare else []
@@ -189,6 +192,26 @@ def test_both_labels_come_back_only_where_that_is_allowed_and_asked_for(serve, a
     assert not any("x-arn-compare" in headers for _, headers in gateway.asked)
 
 
+def on_loop():
+    """Whether this is called on the event loop, and not in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's
+@pytest.mark.parametrize("note", [10, 2**21])
+def test_a_large_request_around_a_small_image_is_written_off_the_event_loop(serve, monkeypatch, note):
+    written = []
+    monkeypatch.setattr(policy, "_write", lambda *args, of=policy._write: written.append(on_loop()) or of(*args))
+    with serve() as gateway:
+        assert gateway.ask(DIGIT, note="a " * (note // 2))[0]["x-arn-purified"] == "true"
+    assert written == [note < 2**20]
+    assert len(gateway.asked) == 1
+
+
 def predictions(size):
     """An answer of V1 with one row of scores, of about so many bytes."""
     return json.dumps({"predictions": [[0.5] * (size // 5)]}).encode()
@@ -217,23 +240,20 @@ def both(request, upstream, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("size", "coding", "on_loop"), [(10**3, None, True), (10**6, None, False), (10**6, "gzip", False)]
+    ("size", "coding", "small"), [(10**3, None, True), (10**6, None, False), (10**6, "gzip", False)]
 )
-def test_labels_of_large_answers_are_read_off_the_event_loop(both, monkeypatch, size, coding, on_loop):
+def test_labels_of_large_answers_are_read_off_the_event_loop(both, monkeypatch, size, coding, small):
     read = []
 
     def labels(answer, headers, of=v1.labels):
-        with contextlib.suppress(RuntimeError):  # none runs in another thread
-            asyncio.get_running_loop()
-            read.append("on")
-        read.append(len(answer))
+        read.append((len(answer), on_loop()))
         return of(answer, headers)
 
     monkeypatch.setattr(v1, "labels", labels)
     answer = predictions(size)
     _, outcome = both(gzip.compress(answer) if coding else answer, coding)
     assert outcome == "agree"
-    assert read == (["on", len(answer)] * 2 if on_loop else [len(answer)] * 2)
+    assert read == [(len(answer), small)] * 2
 
 
 @pytest.mark.parametrize("coding", [None, "gzip"])
