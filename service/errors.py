@@ -42,6 +42,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+_SHOWN_CHARACTERS, _LONGEST_SENTENCE = 64, 1000
+
+
+def shown(value: object) -> str:
+    """What a client sent, in a sentence: as Python writes it, but not all of it. Of lists and objects the type."""
+    if isinstance(value, (str, bytes)):
+        return repr(value[:_SHOWN_CHARACTERS]) + ("..." if len(value) > _SHOWN_CHARACTERS else "")
+    if value is None or isinstance(value, (bool, int, float)):
+        return _cut(repr(value), _SHOWN_CHARACTERS)
+    return f"a {type(value).__name__}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "..."
+
 
 class ServiceError(Exception):
     """An answer that is not 200. ``status`` and ``code`` belong to the class, the sentence to the instance."""
@@ -49,6 +64,10 @@ class ServiceError(Exception):
     status = 500
     code = "internal"
     refused_by = "purifier"
+
+    def __str__(self) -> str:
+        """The sentence, which goes to the client and the log: never longer than a line of text holds."""
+        return _cut(super().__str__(), _LONGEST_SENTENCE)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -278,7 +278,7 @@ def read_request(protocol, data, rng, headers):
             opened = [codec.open_image(data, MAX_PIXELS) for data in image.encoded.files]
             new[image.index] = image.encoded.write([codec.encode_image(one.decode(1)[0]) for one in opened])
         else:
-            tensor = preprocessing.to_purifier(found.slots[image.index], takes)
+            tensor = preprocessing.to_purifier(found.slots[image.index], image)
             new[image.index] = tensor.from_purifier(tensor.images)
     found.replace_images(new)
 

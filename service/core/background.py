@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..errors import BodiesFull
-from .limits import MemoryBudget
+from .limits import MemoryBudget, Reservation
 
 _MAX_TASKS = 64
 
@@ -24,13 +24,13 @@ class Background:
         self._memory, self._on_dropped = memory, on_dropped
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, None]], size: int) -> None:
-        """Run ``work``, which holds ``size`` bytes, after the request; or drop it."""
+    def start(self, work: Callable[[Reservation], Coroutine[Any, Any, None]], size: int) -> None:
+        """Run ``work`` after the request; it holds ``size`` bytes, and reserves what it takes beside. Or drop it."""
 
         async def within_budget() -> None:
             try:
-                with self._memory.reserve(size):
-                    await work()
+                with self._memory.reserve(size) as memory:
+                    await work(memory)
             except BodiesFull:
                 self._on_dropped()
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from arn_purify.models import SMALLEST_PHOTOGRAPH, Card, any_size, for_photographs
 
-from ..errors import NoClassifier, UnknownModel, WrongSize
+from ..errors import NoClassifier, UnknownModel, WrongSize, shown
 from .fit import Fit
 
 Sizes = Literal["evaluated", "any"]
@@ -200,7 +200,7 @@ class Selection:
         cards = [card for card in self.cards if self.wanted in (None, card.name)]
         if not cards:
             loaded = ", ".join(card.name for card in self.cards)
-            raise UnknownModel(f"no model {self.wanted!r} is loaded: {loaded}")
+            raise UnknownModel(f"no model {shown(self.wanted)} is loaded: {loaded}")
         return cards
 
     def _refusal(self, size: tuple[int, ...], channels: int | None = None) -> str:

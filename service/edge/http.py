@@ -28,6 +28,7 @@ from .inflate import check_coding, inflate
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _BOUNDARY = re.compile(rb"[\w'()+,./:=? -]{1,256}", re.ASCII)  # RFC 2046, section 5.1.1, which has them shorter
+_PIECE = 2**16  # bytes of a form, which at worst take some ten milliseconds
 QUIET = ("/metrics", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
 
 
@@ -141,7 +142,10 @@ async def read_multipart(content_type: str, body: bytes | bytearray, max_files: 
     """
 
     async def stream() -> AsyncGenerator[bytes, None]:
-        yield bytes(body)
+        for at in range(0, len(body), _PIECE):
+            if at:
+                await asyncio.sleep(0)
+            yield bytes(body[at : at + _PIECE])
 
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not _BOUNDARY.fullmatch(boundary):

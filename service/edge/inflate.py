@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from ..errors import BodyTooLarge, BrokenBody, UnsupportedMedia
+from ..errors import BodyTooLarge, BrokenBody, UnsupportedMedia, shown
 
 _IDENTITY, _GZIP, _DEFLATE = ("", "identity"), ("gzip", "x-gzip"), ("deflate",)
 _INFLATED_AT_ONCE = 4096  # compressed bytes; what a member leaves of them is copied, and members can be tiny
@@ -19,7 +19,7 @@ def check_coding(encoding: str) -> str:
     """
     encoding = encoding.strip().lower()
     if encoding not in (*_IDENTITY, *_GZIP, *_DEFLATE):
-        raise UnsupportedMedia(f"content encoding {encoding[:32]!r} is not read here: gzip or deflate")
+        raise UnsupportedMedia(f"content encoding {shown(encoding)} is not read here: gzip or deflate")
     return "" if encoding in _IDENTITY else encoding
 
 

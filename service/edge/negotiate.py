@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import NotAcceptable
+from ..errors import NotAcceptable, shown
 
 
 def choose(accept: str | None, offered: Sequence[str]) -> str:
@@ -22,7 +22,7 @@ def choose(accept: str | None, offered: Sequence[str]) -> str:
         if quality > best_quality:
             best, best_quality = media_type, quality
     if not best:
-        raise NotAcceptable(f"nothing in Accept: {accept!r} is among {', '.join(offered)}")
+        raise NotAcceptable(f"nothing in Accept: {shown(accept)} is among {', '.join(offered)}")
     return best
 
 

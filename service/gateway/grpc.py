@@ -259,16 +259,12 @@ class _GrpcRequest:
     body: bytes
     memory: Reservation
     protocol: ClassVar[ModuleType] = v2_grpc
+    model: ClassVar[str] = ""  # the message names it
     no_answer: ClassVar[tuple[type[Exception], ...]] = ()
 
     @property
     def id(self) -> str:
         return self.call.id
-
-    @property
-    def model(self) -> str:
-        rules = self.server._gateway.settings.purifiers  # without them nobody needs the name
-        return str(v2_grpc.parse("ModelInferRequest", self.body).model_name) if rules else ""
 
     @property
     def wants_compare(self) -> bool:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from types import ModuleType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -28,7 +29,17 @@ from ..core.lifecycle import Lifecycle
 from ..core.limits import Limits, Reservation
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop, server_timing
 from ..edge.inflate import inflate
-from ..errors import BYPASSABLE, BodyTooLarge, BrokenImage, Draining, NoImage, ServiceError, TooManyImages
+from ..errors import (
+    BYPASSABLE,
+    BodiesFull,
+    BodyTooLarge,
+    BrokenImage,
+    Draining,
+    NoImage,
+    ServiceError,
+    TooManyImages,
+    shown,
+)
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .downstream import Downstream, DownstreamAnswer
@@ -38,6 +49,8 @@ from .protocols.json_text import begins_as_json
 
 logger = logging.getLogger("service.gateway")
 
+_ANSWER_BYTES_PER_PIXEL = 8  # of JSON, whose labels take longer to read than a body does
+_MOST_ANSWER_BYTES = 2**23  # of which labels are read; Python's parser gives other threads no turn
 _PIXELS_A_VALUE = 64  # that take as long to work on as one value takes to look at
 
 COMPARE = "x-arn-compare"
@@ -75,7 +88,7 @@ class Transport(Protocol[Answer]):
 
     @property
     def model(self) -> str:
-        """The server's model that it is for; empty where none is named."""
+        """The server's model that it is for; empty where none is named, or its body names it."""
 
     @property
     def body(self) -> bytes | bytearray:
@@ -121,7 +134,8 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
         message = dataclasses.replace(await transport.message(), reserve=partial(_reserve, gateway, transport))
         pixels = len(message.body) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * _texts(transport.protocol, message)
         request = await run_off_loop(pixels, transport.protocol.find, message)
-        purified, items = await purify(gateway, request, timings, transport.memory, message.reserve, transport.model)
+        model = request.model or transport.model
+        purified, items = await purify(gateway, request, message, timings, transport.memory, model)
     except BYPASSABLE as error:
         if settings.on_failure == "reject" or isinstance(error, Draining):
             raise
@@ -143,14 +157,19 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
             other.cancel()
     headers = gateway.purifier.answer_headers(items, timings)
     if compare:
-        headers |= compared(gateway, transport.protocol, items[0].model, answer, unpurified)
+        memory = transport.memory
+        try:
+            memory.add(len(answer.body))
+            headers |= await compared(gateway, transport.protocol, items[0].model, memory, answer, unpurified)
+        except BodiesFull:  # the answer is there, and needs no labels
+            gateway.metrics.shadowed.labels("dropped").inc()
     elif random.random() < settings.shadow_share:
         model = items[0].model  # and not the items: their pixels are not counted while the server is asked
 
-        async def shadow() -> None:
-            compared(gateway, transport.protocol, model, answer, await as_it_came())
+        async def shadow(memory: Reservation) -> None:
+            await compared(gateway, transport.protocol, model, memory, answer, await as_it_came())
 
-        gateway.background.start(shadow, len(transport.body))
+        gateway.background.start(shadow, len(transport.body) + len(answer.body))
     return Outcome(answer, headers)
 
 
@@ -197,11 +216,11 @@ class _Entered:
 
 
 async def purify(
-    gateway: Gateway, request: ParsedRequest, timings: Timings, memory: Reservation, reserve: Reserve, model: str
+    gateway: Gateway, request: ParsedRequest, message: Message, timings: Timings, memory: Reservation, model: str
 ) -> tuple[Message, list[Item]]:
-    """The request to the server's ``model`` with its images purified.
+    """The request to the server's ``model``, which ``message`` was parsed to, with its images purified.
 
-    ``memory`` grows by what is decoded; ``reserve`` is told what tensors take.
+    ``memory`` grows by what is decoded; the message's ``reserve`` is told what tensors take.
 
     Raises:
         NoImage: there is none.
@@ -211,16 +230,17 @@ async def purify(
     started = time.perf_counter()
     work = _size(request.slots) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * len(request.slots)
     images = await run_off_loop(work, _find, gateway, request)
-    items, entered = await _decode(gateway, request.slots, images, memory, reserve, model)
+    items, entered = await _decode(gateway, request.slots, images, memory, message.reserve, model)
     timings.stage("decode", started)
     items = await gateway.purifier.purify(items, timings)
     started = time.perf_counter()
-    work = sum(
+    work = len(message.body) // BYTES_PER_PIXEL  # all of it is written anew
+    work += sum(
         item.images.size // (BYTES_PER_PIXEL if one.tensor else 1) for item, one in zip(items, entered, strict=True)
     )
-    message = await run_off_loop(work, _write, request, items, entered)
+    written = await run_off_loop(work, _write, request, items, entered)
     timings.stage("encode", started)
-    return message, items
+    return written, items
 
 
 def _size(slots: Sequence[Slot]) -> int:
@@ -236,12 +256,11 @@ def _find(gateway: Gateway, request: ParsedRequest) -> list[Image]:
         wanted = (
             f"as input {preprocessing.input!r}" if preprocessing.input else "of a shape that a loaded purifier takes"
         )
+        tensors = ((slot.name, slot.value) for slot in request.slots if isinstance(slot.value, np.ndarray))
         seen = [
-            f"{slot.name or 'instances'!r} is {slot.value.dtype} {list(slot.value.shape)}"
-            for slot in request.slots
-            if isinstance(slot.value, np.ndarray)
+            f"{shown(name or 'instances')} is {value.dtype} {list(value.shape)}" for name, value in islice(tensors, 4)
         ]
-        raise NoImage(f"no image in the request {wanted}" + (f": {'; '.join(seen[:4])}" if seen else ""))
+        raise NoImage(f"no image in the request {wanted}" + (f": {'; '.join(seen)}" if seen else ""))
     count = sum(max(1, len(image.encoded.files)) if image.encoded else 1 for image in images)
     if count > gateway.settings.queue_images:
         raise TooManyImages(f"{count} images in one request; the queue holds {gateway.settings.queue_images}")
@@ -267,11 +286,10 @@ async def _decode(
             try:
                 items.append(await decoding.decode(data, selection))
             except BrokenImage as error:
-                raise BrokenImage(f"input {slot.name or 'instances'!r}: {error}") from error
+                raise BrokenImage(f"input {shown(slot.name or 'instances')}: {error}") from error
             entered.append(_Entered(image))
         if not image.encoded:
-            size = slot.value.size if isinstance(slot.value, np.ndarray) else 0
-            tensor = await run_off_loop(size // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, purifier.takes)
+            tensor = await run_off_loop(_size([slot]) // BYTES_PER_PIXEL, preprocessing.to_purifier, slot, image)
             card = selection.choose(tensor.size, tensor.channels)
             reserve(2 * tensor.images.nbytes)  # its own, and those of what is written of it
             items.append(Item(slot.name, card.name, tensor.images))
@@ -306,38 +324,61 @@ def with_channels(pixels: NDArray[Any], channels: int) -> NDArray[np.uint8]:
 # -- both images --------------------------------------------------------------------------------------------------
 
 
-def compared(
+async def compared(
     gateway: Gateway,
     protocol: ModuleType,
     model: str,
+    memory: Reservation,
     purified: DownstreamAnswer,
     unpurified: DownstreamAnswer | None,
 ) -> dict[str, str]:
-    """Count and log whether the server gives both images the same label; the headers that say so."""
+    """Count and log whether the server gives both images the same label; the headers that say so.
+
+    ``memory``, where the purified answer is reserved already, grows by the other one.
+
+    Raises:
+        BodiesFull: there is no room for it.
+    """
     metrics = gateway.metrics
     if unpurified is None or purified.status >= 400 or unpurified.status >= 400:
         metrics.shadowed.labels("error").inc()
         return {}
-    ours, theirs = (_labels(protocol, answer, gateway.settings.max_body_bytes) for answer in (purified, unpurified))
-    if ours is None or theirs is None or len(ours) != len(theirs):
+    memory.add(len(unpurified.body))
+    work = sum(map(_most_bytes, (purified, unpurified))) // _ANSWER_BYTES_PER_PIXEL
+    found = await run_off_loop(work, _compare, protocol, purified, unpurified)
+    if found is None:
         metrics.shadowed.labels("unreadable").inc()
         return {}
-    flips = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    flips, count, ours, theirs = found
     metrics.shadowed.labels("disagree" if flips else "agree").inc()
     metrics.label_flips.labels(model).inc(flips)
     if flips:
-        logger.info("%d of %d labels differ: purified %.100s, as it came %.100s", flips, len(ours), ours, theirs)
-    values = (_listed(ours), _listed(theirs), str(bool(flips)).lower())
-    return dict(zip(_COMPARED, values, strict=True))
+        logger.info("%d of %d labels differ: purified %.100s, as it came %.100s", flips, count, ours, theirs)
+    return dict(zip(_COMPARED, (ours, theirs, str(bool(flips)).lower()), strict=True))
 
 
-def _labels(protocol: ModuleType, answer: DownstreamAnswer, max_bytes: int) -> list[Any] | None:
+def _most_bytes(answer: DownstreamAnswer) -> int:
+    """How many bytes an answer may have once its content coding is undone."""
+    return _MOST_ANSWER_BYTES if answer.headers.get("content-encoding") else len(answer.body)
+
+
+def _compare(
+    protocol: ModuleType, purified: DownstreamAnswer, unpurified: DownstreamAnswer
+) -> tuple[int, int, str, str] | None:
+    """How many labels differ, of how many, and those of both; None where they cannot be read."""
+    ours, theirs = (_labels(protocol, answer) for answer in (purified, unpurified))
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return None
+    return sum(a != b for a, b in zip(ours, theirs, strict=True)), len(ours), _listed(ours), _listed(theirs)
+
+
+def _labels(protocol: ModuleType, answer: DownstreamAnswer) -> list[Any] | None:
     headers = {name.lower(): value for name, value in answer.headers.items()}
     try:
-        body = inflate(answer.body, headers.get("content-encoding", ""), max_bytes)
+        body = inflate(answer.body, headers.get("content-encoding", ""), _MOST_ANSWER_BYTES)
     except ServiceError:
         return None
-    labels: list[Any] | None = protocol.labels(body, headers)
+    labels: list[Any] | None = protocol.labels(body, headers) if len(body) <= _MOST_ANSWER_BYTES else None
     return labels
 
 

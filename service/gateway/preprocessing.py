@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.codec import Images
-from ..errors import BadParameter, BrokenBody, BrokenImage, WrongSize
+from ..errors import BadParameter, BrokenBody, BrokenImage, WrongSize, shown
 from .protocols import Numbers, Slot
 from .protocols.spelling import Encoded, read
 
@@ -30,18 +30,33 @@ _LAYOUTS: dict[str, tuple[str, ...]] = {
 }
 # Beyond [0, 1] by no more than rounding: BF16 has 8 bits, and a mean and deviation were divided through.
 _TOLERANCE = 4e-3
+_RAW_TYPES = (np.dtype("<f4"), np.dtype("u1"), np.dtype("<f2"))  # of the raw form, the likeliest first
 _LEAST_SIDE = 8  # of what is an image by its axes alone, whatever its size
 
 Takes = Callable[[int, int, int], bool]
 """Whether a purifier takes images of (channels, height, width)."""
 
 
+class Axes(NamedTuple):
+    """How a shape is read as images."""
+
+    layout: str
+    channels: int
+    height: int
+    width: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """A slot that holds images: encoded ones, or a tensor, for which ``encoded`` is None."""
+    """A slot that holds images: ``encoded`` ones, or a tensor with its ``axes``, and the raw form's ``dtype``.
+
+    With neither, it was chosen for its name alone, and :meth:`Preprocessing.to_purifier` refuses it.
+    """
 
     index: int
-    encoded: Encoded | None
+    encoded: Encoded | None = None
+    axes: Axes | None = None
+    dtype: np.dtype[Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +115,27 @@ class Preprocessing:
                     encoded[index] = _encoded(slot)
                 found = encoded.get(index)
                 if layout and found:
-                    raise BrokenBody(f"input {slot.name!r}: its numbers may be the bytes of a file, or pixels")
+                    raise BrokenBody(f"input {shown(slot.name)}: its numbers may be the bytes of a file, or pixels")
                 if self._is_image(slot, found, layout, fixed, takes):
                     names.add(slot.name)
             if names:
-                return [Image(i, encoded.get(i)) for i, slot in enumerate(slots) if slot.name in names]
+                chosen = [index for index, slot in enumerate(slots) if slot.name in names]
+                return [self._image(index, slots[index], encoded.get(index), fixed, takes) for index in chosen]
         return []
+
+    def _image(self, index: int, slot: Slot, encoded: Encoded | None, fixed: Takes, takes: Takes) -> Image:
+        """A chosen slot. One of any size takes what no purifier of a fixed size does, in whatever layout."""
+        shapes: list[tuple[np.dtype[Any] | None, tuple[int, ...]]] = []
+        if not encoded and isinstance(slot.value, np.ndarray):
+            shapes = [(None, slot.value.shape)]
+        elif not encoded and slot.raw and isinstance(slot.value, bytes):
+            size = len(slot.value)
+            shapes = [(dtype, (size // dtype.itemsize,)) for dtype in _RAW_TYPES if size % dtype.itemsize == 0]
+        for asked in (fixed, takes):
+            for dtype, shape in shapes:
+                if axes := self._axes(shape, asked):
+                    return Image(index, axes=axes, dtype=dtype)
+        return Image(index, encoded)
 
     def _tensor(self, slot: Slot, asked: Takes, takes: Takes) -> str | None:
         """The layout of a tensor that a purifier takes."""
@@ -121,7 +151,7 @@ class Preprocessing:
         name = slot.name or "instances"
         if encoded:
             if reason := encoded.reason or (slot.reason and f"an encoded image, but {slot.reason}"):
-                raise BrokenImage(f"input {name!r}: {reason}")
+                raise BrokenImage(f"input {shown(name)}: {reason}")
             return True
         if slot.raw or layout:
             return True
@@ -129,15 +159,15 @@ class Preprocessing:
             return False
         shape = slot.value.shape if isinstance(slot.value, np.ndarray) else slot.shape
         if slot.reason and (self._axes(shape, fixed) or self._explicit_axes(shape, takes)):
-            raise BrokenBody(f"input {name!r} has the shape {list(shape)} of an image, but {slot.reason}")
+            raise BrokenBody(f"input {shown(name)} has the shape {list(shape)} of an image, but {slot.reason}")
         if _is_another_layout(shape, fixed):
             reason = "but not its axes in an order that is read here; see input_layout"
-            raise WrongSize(f"input {name!r} has the extents of an image, {list(shape)}, {reason}")
+            raise WrongSize(f"input {shown(name)} has the extents of an image, {list(shape)}, {reason}")
         # Of a declared name, and of rows without one, nothing else may come.
         return slot.name == self.input if self.input else slot.name == "" and isinstance(slot.value, np.ndarray)
 
-    def _axes(self, shape: Sequence[int], takes: Takes) -> tuple[str, int, int, int] | None:
-        """The first layout under which a purifier takes the shape, with C, H and W."""
+    def _axes(self, shape: Sequence[int], takes: Takes) -> Axes | None:
+        """The first layout under which a purifier takes the shape."""
         if len(shape) > 4:  # frames or crops of each image
             shape = (math.prod(shape[:-3]), *shape[-3:])
         for layout in _LAYOUTS[self.layout]:
@@ -148,14 +178,14 @@ class Preprocessing:
                 for channels in (1, 3):
                     side = math.isqrt(extents["F"] // channels)
                     if side * side * channels == extents["F"] and side and takes(channels, side, side):
-                        return layout, channels, side, side
+                        return Axes(layout, channels, side, side)
                 continue
             channels, height, width = extents.get("C", 1), extents["H"], extents["W"]
             if channels in (1, 3) and height and width and takes(channels, height, width):
-                return layout, channels, height, width
+                return Axes(layout, channels, height, width)
         return None
 
-    def _explicit_axes(self, shape: Sequence[int], takes: Takes) -> tuple[str, int, int, int] | None:
+    def _explicit_axes(self, shape: Sequence[int], takes: Takes) -> Axes | None:
         """As :meth:`_axes`, for a shape that is an image's by its axes alone, so that one of any size takes it."""
         found = self._axes(shape, takes) if len(shape) >= 4 else None
         return found if found and min(found[2:]) >= _LEAST_SIDE else None
@@ -167,27 +197,19 @@ class Preprocessing:
         counted = [1, *shape[1:]] if shape and shape[0] == -1 else list(shape)
         return self._axes(counted, takes) is not None or self._axes([1, *counted], takes) is not None
 
-    def to_purifier(self, slot: Slot, takes: Takes) -> PurifierInput:
-        """A numeric slot as a purifier takes it.
+    def to_purifier(self, slot: Slot, image: Image) -> PurifierInput:
+        """A numeric slot as a purifier takes it, in the layout that was found.
 
         Raises:
             WrongSize: no purifier takes the shape under the declared layout.
             BrokenBody: neither numbers nor bytes.
             BadParameter: values outside the declared range, NaN among them.
         """
-        tensor = slot.value
-        if slot.raw and isinstance(tensor, bytes):
-            tensor = self._typed(np.frombuffer(tensor, np.uint8), takes)
         name = slot.name or "instances"
-        if not isinstance(tensor, np.ndarray):
-            raise BrokenBody(f"input {name!r}: {slot.reason or 'neither numbers nor an encoded image'}")
-        found = self._axes(tensor.shape, takes)
-        if found is None:
-            raise WrongSize(f"input {name!r}: no purifier takes the shape {list(tensor.shape)}")
-        layout, channels, height, width = found
+        tensor, (layout, channels, height, width) = _numbers(name, slot, image)
         if len(self.std) not in (0, 1, channels):
             raise WrongSize(
-                f"input {slot.name!r}: {channels} channel(s), but {len(self.std)} means and deviations declared"
+                f"input {shown(slot.name)}: {channels} channel(s), but {len(self.std)} means and deviations declared"
             )
         channels_last = layout.endswith("HWC") or ("F" in layout and self.layout == "nhwc")
         inner = (height, width, channels) if channels_last else (channels, height, width)
@@ -240,13 +262,6 @@ class Preprocessing:
             return values.dtype.kind != "f", one / 255, zero
         return (False, one / 2, one / 2) if chosen == "-1-1" else (False, one, zero)
 
-    def _typed(self, raw: Numbers, takes: Takes) -> Numbers:
-        """The raw form's bytes as the numbers that make a purifier's shape of them: FP32, UINT8 or FP16."""
-        for dtype in (np.dtype("<f4"), np.dtype("u1"), np.dtype("<f2")):
-            if raw.size % dtype.itemsize == 0 and self._axes((raw.size // dtype.itemsize,), takes):
-                return raw.view(dtype)
-        raise WrongSize(f"no purifier takes {raw.size} raw bytes as one image of FP32, UINT8 or FP16")
-
 
 def _encoded(slot: Slot) -> Encoded | None:
     """The encoded images in a slot, be it that only its client says that it holds one."""
@@ -265,10 +280,35 @@ def _is_another_layout(shape: Sequence[int], fixed: Takes) -> bool:
     return any(3 in (other[-1], other[-3]) and plain._axes(other, fixed) for other in opaque)
 
 
+def _numbers(name: str, slot: Slot, image: Image) -> tuple[Numbers, Axes]:
+    """The numbers of a slot and how they are read as images; raises as :meth:`Preprocessing.to_purifier` says."""
+    tensor = slot.value
+    if slot.raw and isinstance(tensor, bytes):
+        if image.dtype is None:
+            raise WrongSize(f"no purifier takes {len(tensor)} raw bytes as one image of FP32, UINT8 or FP16")
+        tensor = np.frombuffer(tensor, image.dtype)
+        if _has_subnormal(tensor):
+            reason = "its numbers are next to nothing: integers? Send these with their datatype, not in the raw form"
+            raise BadParameter(f"input {shown(name)}, read as {tensor.dtype}: {reason}")
+    if not isinstance(tensor, np.ndarray):
+        raise BrokenBody(f"input {shown(name)}: {slot.reason or 'neither numbers nor an encoded image'}")
+    if image.axes is None:
+        raise WrongSize(f"input {shown(name)}: no purifier takes the shape {list(tensor.shape)}")
+    return tensor, image.axes
+
+
+def _has_subnormal(values: Numbers) -> bool:
+    """Whether floats are too small for their type's normal form, as the bits of small integers are."""
+    if values.dtype.kind != "f":
+        return False
+    sizes = np.abs(values)
+    return bool(((sizes > 0) & (sizes < np.finfo(values.dtype).tiny)).any())
+
+
 def _levels(name: str, values: Numbers, channels_last: bool) -> NDArray[np.uint8]:
     """Integers as uint8 ``(N, H, W, C)``."""
     if values.min() < 0 or values.max() > 255:
-        raise BadParameter(f"input {name!r}: integers in 0-255 are expected")
+        raise BadParameter(f"input {shown(name)}: integers in 0-255 are expected")
     pixels = values if channels_last else values.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(pixels.astype(np.uint8))
 
@@ -283,8 +323,8 @@ def _unit(
     low, high = float(unit.min()), float(unit.max())
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # false for NaN too
         raise BadParameter(
-            f"input {name!r}: finite values that stand for [0, 1] are expected; under the declared range or mean and "
-            f"deviation these reach from {low:.4g} to {high:.4g}"
+            f"input {shown(name)}: finite values that stand for [0, 1] are expected; under the declared range or mean "
+            f"and deviation these reach from {low:.4g} to {high:.4g}"
         )
     return unit if low >= 0 and high <= 1 else unit.clip(0, 1)
 

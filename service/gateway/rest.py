@@ -24,7 +24,7 @@ from ..core.limits import Reservation
 from ..core.purifier import Timings
 from ..edge.http import read_body, stopping_when_client_leaves
 from ..edge.inflate import inflate
-from ..errors import BrokenBody, BrokenImage, DownstreamError, ServiceError, UnknownModel
+from ..errors import BrokenBody, BrokenImage, DownstreamError, ServiceError, UnknownModel, shown
 from ..telemetry import tracing
 from .downstream import DownstreamAnswer
 from .policy import COMPARE, infer
@@ -169,7 +169,7 @@ def _refuse_images_in_query(target: str) -> None:
         raise BrokenBody("the query has more than 1000 parameters") from error
     for name, value in pairs:
         if read(value):
-            raise BrokenImage(f"the query's {name[:64]!r} holds an image, which is not read there: send it in the body")
+            raise BrokenImage(f"the query's {shown(name)} holds an image, which is not read there: send it in the body")
 
 
 def _target(request: Request, path: str) -> str:
@@ -233,7 +233,7 @@ def _route(gateway: Gateway, template: str, methods: list[str], module: ModuleTy
             path = template
             for name, value in request.path_params.items():
                 if not _SEGMENT.fullmatch(value) or value.strip(".") == "":
-                    raise UnknownModel(f"{name} {value[:64]!r} is no name of a model or version")
+                    raise UnknownModel(f"{name} {shown(value)} is no name of a model or version")
                 path = path.replace("{" + name + "}", value.replace(" ", "%20"))
             if module is not None:
                 return await _infer(request, gateway, module, path)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..core.fit import FITS, Fit
-from ..errors import BadParameter
+from ..errors import BadParameter, shown
 
 _TRUE, _FALSE = ("true", "1", ""), ("false", "0")
 
@@ -27,9 +27,9 @@ class Parameters:
         given = dict(self.given)
         for name, value in pairs:
             if name not in self.known:
-                raise BadParameter(f"no parameter {name[:64]!r} is known here: {', '.join(self.known)}")
+                raise BadParameter(f"no parameter {shown(name)} is known here: {', '.join(self.known)}")
             if given.setdefault(name, value) != value:
-                raise BadParameter(f"{name} is given twice: {given[name][:64]!r} and {value[:64]!r}")
+                raise BadParameter(f"{name} is given twice: {shown(given[name])} and {shown(value)}")
         return Parameters(self.known, given)
 
     def text(self, name: str) -> str | None:
@@ -44,7 +44,7 @@ class Parameters:
         """
         value = self.given.get(name, "false").lower()
         if value not in (*_TRUE, *_FALSE):
-            raise BadParameter(f"{name} is true or false, not {value[:64]!r}")
+            raise BadParameter(f"{name} is true or false, not {shown(value)}")
         return value in _TRUE
 
     def fit(self, name: str) -> Fit | None:
@@ -57,5 +57,5 @@ class Parameters:
         if value in FITS:
             return value
         if value not in (*_TRUE, *_FALSE):
-            raise BadParameter(f"{name} is {', '.join(FITS)}, true or false, not {value[:64]!r}")
+            raise BadParameter(f"{name} is {', '.join(FITS)}, true or false, not {shown(value)}")
         return "crop" if value in _TRUE else None

@@ -15,7 +15,7 @@ from ..core.codec import Images
 from ..core.purifier import BYTES_PER_PIXEL, Item, Purifier, Timings, run_off_loop
 from ..core.selection import sizes_of_classifiers
 from ..edge.http import read_decoded_body, read_multipart, stopping_when_client_leaves
-from ..errors import BadParameter, BrokenBody, ServiceError, UnsupportedMedia
+from ..errors import BadParameter, BrokenBody, ServiceError, UnsupportedMedia, shown
 from ..settings import Settings
 from .openapi import MULTIPART
 from .parameters import Parameters
@@ -76,7 +76,7 @@ class Uploads:
             return Upload(parameters, tensor=tensor)
         if not (kind in (*_UNTYPED, *codec.IMAGE_TYPES) or codec.is_image(body)):
             raise UnsupportedMedia(
-                f"content type {kind[:64]!r} is not read here, nor are these bytes: send "
+                f"content type {shown(kind)} is not read here, nor are these bytes: send "
                 f"{', '.join(codec.IMAGE_TYPES[:4])}, {codec.NPY_TYPE} or {MULTIPART}"
             )
         return Upload(parameters, [(None, body)])
@@ -128,7 +128,7 @@ class Uploads:
                 items.append(item if filename is None else dataclasses.replace(item, filename=filename))
             except ServiceError as error:
                 if filename is not None:
-                    error.args = (f"{filename}: {error}",)
+                    error.args = (f"{filename[:64]}: {error}",)
                 raise
         return items
 

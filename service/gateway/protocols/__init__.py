@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BrokenBody
+from ...errors import BrokenBody, shown
 from .spelling import Numbers, Value
 
 __all__ = ["MAX_PLACES", "Message", "Numbers", "ParsedRequest", "Reserve", "Slot", "Value", "shaped", "unlimited"]
@@ -19,6 +19,7 @@ __all__ = ["MAX_PLACES", "Message", "Numbers", "ParsedRequest", "Reserve", "Slot
 # Values, elements, inputs or parts of one request that are looked at one by one; a body of millions of empty ones would
 # take minutes and gigabytes. A full queue of images is far less.
 MAX_PLACES = 2**16
+_LONGEST_NAME = 1024
 # Axes of a tensor. A list of numbers that stands for a shape is multiplied together without giving the others a turn.
 _MAX_AXES = 32
 
@@ -64,16 +65,23 @@ class Slot:
     raw: bool = False
     declared: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ``BrokenBody`` for a name that no input has."""
+        if len(self.name) > _LONGEST_NAME:
+            raise BrokenBody(f"the name {shown(self.name)} has more than {_LONGEST_NAME} characters")
+
 
 @dataclasses.dataclass(frozen=True)
 class ParsedRequest:
     """The slots of a request, and how to write other values in their place (by their index; the rest stay).
 
-    A new value has the type of the old one; of a tensor, the shape may be another.
+    A new value has the type of the old one; of a tensor, the shape may be another. ``model`` is the one that the
+    request is for, where its body names it.
     """
 
     slots: Sequence[Slot]
     replace_images: Callable[[Mapping[int, Value]], Message]
+    model: str = ""
 
 
 def shaped(name: str, shape: Sequence[Any] | Numbers) -> tuple[int, ...]:
@@ -86,4 +94,4 @@ def shaped(name: str, shape: Sequence[Any] | Numbers) -> tuple[int, ...]:
         extents = shape.tolist() if isinstance(shape, np.ndarray) else list(shape)
         if all(type(extent) is int and 0 <= extent < 2**63 for extent in extents):
             return tuple(extents)
-    raise BrokenBody(f"input {name!r}: its shape is not made of at most {_MAX_AXES} counts")
+    raise BrokenBody(f"input {shown(name)}: its shape is not made of at most {_MAX_AXES} counts")

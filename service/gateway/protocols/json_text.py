@@ -16,7 +16,7 @@ from json import JSONDecoder
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
-from ...errors import BodyTooLarge, BrokenBody
+from ...errors import BodyTooLarge, BrokenBody, shown
 from . import MAX_PLACES, Reserve, json_tensor, unlimited
 
 _BEGIN = re.compile(rb"[ \t\r\n\xef\xbb\xbf]*+[{\[]")
@@ -36,7 +36,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         times = Counter(name for name, _ in pairs)
-        raise ValueError(f"an object names {next(name for name in times if times[name] > 1)!r} twice")
+        raise ValueError(f"an object names {shown(next(name for name in times if times[name] > 1))} twice")
     return members
 
 
@@ -185,7 +185,7 @@ class _Reader:
                 raise ValueError(f"a member's name is expected at character {index}")
             name, index = scanstring(text, index + 1)
             if name in members:
-                raise ValueError(f"an object names {name!r} twice")
+                raise ValueError(f"an object names {shown(name)} twice")
             index = _skip(text, index)
             if text[index] != ":":
                 raise ValueError(f"':' is expected at character {index}")

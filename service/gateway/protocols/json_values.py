@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from ...errors import BrokenBody
+from ...errors import BrokenBody, shown
 from . import MAX_PLACES, Numbers, Slot, Value
 from .formats import HEAD_BYTES, format_of
 from .json_text import Node
@@ -75,7 +75,7 @@ def _pieces(name: str, value: Any) -> Iterator[Slot]:
         if isinstance(part, str):
             strings += 1
             if strings > MAX_PLACES:
-                raise BrokenBody(f"input {name!r}: more than {MAX_PLACES} strings among other values")
+                raise BrokenBody(f"input {shown(name)}: more than {MAX_PLACES} strings among other values")
             if read(part):
                 yield Slot(name, part, _AMONG)
         elif isinstance(part, dict):

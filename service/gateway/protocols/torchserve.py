@@ -9,7 +9,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from email.message import Message as MailMessage
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -23,6 +22,10 @@ _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
 # Groups are repeated possessively (*+, ++): otherwise the engine keeps a hundred bytes for each repetition.
 _DISPOSITION = re.compile(rb'(?i)form-data((?:[ \t]*;[ \t]*[^\s;="]+=(?:"[^"]*"|[^\s;"]*+))*+)[ \t;]*')
 _PARAMETER = re.compile(rb';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
+# As a disposition's, without escaped quotes: readers of `boundary*`, or of two boundaries, differ.
+_FORM_TYPE = re.compile(r'[^;]*((?:[ \t]*;[ \t]*[^\s;="]+=(?:"[^"\\]*"|[^\s;"]*+))*+)[ \t;]*')
+_TYPE_PARAMETER = re.compile(r';[ \t]*([^\s;="]+)=(?:"([^"]*)"|([^\s;"]*))')
+_BOUNDARY = re.compile(r"[\w'()+,./:=? -]{0,69}[\w'()+,./:=?-]", re.ASCII)  # RFC 2046, section 5.1.1
 _ENCODING, _ENCODINGS = b"content-transfer-encoding", (b"binary", b"8bit", b"7bit", b"base64")
 _LONGEST_HEADERS = 2**14  # of a part, in bytes
 _LONGEST_TYPE = 512  # characters of a content type; a boundary has 70 at most
@@ -141,12 +144,12 @@ def _find_in_form(message: Message) -> ParsedRequest:
 def _boundary(message: Message) -> bytes:
     if len(message.headers["content-type"]) > _LONGEST_TYPE:
         raise BrokenBody("a content type too long for a boundary")
-    mail = MailMessage()
-    mail["Content-Type"] = message.headers["content-type"]
-    boundary = mail.get_boundary()
-    if not boundary or len(boundary) > 70 or not boundary.isascii():
-        raise BrokenBody("a multipart/form-data body without a boundary")
-    return b"--" + boundary.encode()
+    parsed = _FORM_TYPE.fullmatch(message.headers["content-type"])
+    parameters = _TYPE_PARAMETER.findall(parsed[1]) if parsed else []
+    found = [(key.lower(), a or b) for key, a, b in parameters if key.lower().partition("*")[0] == "boundary"]
+    if len(found) != 1 or found[0][0] != "boundary" or not _BOUNDARY.fullmatch(found[0][1]):
+        raise BrokenBody("a multipart/form-data body without a boundary, or with two, or with 'boundary*'")
+    return f"--{found[0][1]}".encode()
 
 
 def _parts(body: bytes, delimiter: bytes) -> list[_Part]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BrokenBody
+from ...errors import BrokenBody, shown
 from . import MAX_PLACES, Message, Numbers, ParsedRequest, Slot, Value, shaped
 from .json_text import Node, parse, splice
 from .json_values import scan, written
@@ -61,7 +61,7 @@ def find(message: Message) -> ParsedRequest:
     declared = message.headers.get(HEADER)
     length = len(message.body)
     if declared is not None and (not declared.isdecimal() or len(declared) > 12 or int(declared) > length):
-        raise BrokenBody(f"{HEADER} is {declared[:32]!r}, the body has {length} bytes")
+        raise BrokenBody(f"{HEADER} is {shown(declared)}, the body has {length} bytes")
     if declared is not None and int(declared) == 0:
         return _raw(message)
     split_at = length if declared is None else int(declared)
@@ -112,11 +112,13 @@ class _Request:
         parameters, shape_node = node.get("parameters") or Node(0, 0), node.get("shape") or Node(0, 0)
         data, size = node.get("data"), parameters.get("binary_data_size")
         if parameters.get("shared_memory_region") is not None:
-            raise BrokenBody(f"input {name!r} is in shared memory, which is not read here: send it in the body")
+            raise BrokenBody(f"input {shown(name)} is in shared memory, which is not read here: send it in the body")
         index = len(self._inputs)
         if size is not None:
             if type(size.leaf) is not int or not 0 <= size.leaf <= len(self.rest) or data is not None:
-                raise BrokenBody(f"input {name!r}: binary_data_size {size.leaf!r}, {len(self.rest)} bytes are left")
+                raise BrokenBody(
+                    f"input {shown(name)}: binary_data_size {shown(size.leaf)}, {len(self.rest)} bytes are left"
+                )
             blob, self.rest = self.rest[: size.leaf], self.rest[size.leaf :]
             for element, slot in binary(name, datatype, shape, blob):
                 self._add(slot, _Place(input=index, element=element))
@@ -183,13 +185,13 @@ def binary(name: str, datatype: str, shape: tuple[int, ...], blob: bytes | memor
     if datatype == "BYTES":
         elements = split(name, blob)
         if len(elements) != count:
-            raise BrokenBody(f"input {name!r}: {len(elements)} elements for the shape {list(shape)}")
+            raise BrokenBody(f"input {shown(name)}: {len(elements)} elements for the shape {list(shape)}")
         return [(i, Slot(name, element)) for i, element in enumerate(elements)]
     if datatype not in READ_TYPES:
         return [(-1, unread(name, datatype, shape, bytes(blob)))]
     size = 2 if datatype == "BF16" else np.dtype(DTYPES[datatype]).itemsize
     if len(blob) != count * size:
-        raise BrokenBody(f"input {name!r}: {len(blob)} bytes for the shape {list(shape)} of {datatype}")
+        raise BrokenBody(f"input {shown(name)}: {len(blob)} bytes for the shape {list(shape)} of {datatype}")
     return [(-1, Slot(name, from_bytes(datatype, blob).reshape(shape)))] if count else []
 
 
@@ -204,12 +206,12 @@ def split(name: str, blob: bytes | memoryview) -> list[bytes]:
     index = 0
     while index < len(blob):
         if len(elements) == MAX_PLACES:
-            raise BrokenBody(f"input {name!r}: more than {MAX_PLACES} elements")
+            raise BrokenBody(f"input {shown(name)}: more than {MAX_PLACES} elements")
         if index + 4 > len(blob):
-            raise BrokenBody(f"input {name!r}: an element's length is cut off")
+            raise BrokenBody(f"input {shown(name)}: an element's length is cut off")
         (length,) = struct.unpack_from("<I", blob, index)
         if index + 4 + length > len(blob):
-            raise BrokenBody(f"input {name!r}: an element says {length} bytes, {len(blob) - index - 4} are left")
+            raise BrokenBody(f"input {shown(name)}: an element says {length} bytes, {len(blob) - index - 4} are left")
         elements.append(bytes(blob[index + 4 : index + 4 + length]))
         index += 4 + length
     return elements
@@ -239,13 +241,13 @@ def _from_json(text: str, name: str, datatype: str, shape: tuple[int, ...], data
     # numpy would read strings as numbers, true and false too, and cut fractions off: recognised by their letters.
     foreign = '"rs' if dtype.kind == "f" else '"rs.eE'
     if any(text.find(letter, data.start, data.end) >= 0 for letter in foreign):
-        raise BrokenBody(f"input {name!r}: its data are no {datatype} tensor")
+        raise BrokenBody(f"input {shown(name)}: its data are no {datatype} tensor")
     try:
         array = _typed(data.leaf, dtype)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise BrokenBody(f"input {name!r}: its data are no {datatype} tensor") from error
+        raise BrokenBody(f"input {shown(name)}: its data are no {datatype} tensor") from error
     if array is None or array.size != math.prod(shape):
-        raise BrokenBody(f"input {name!r}: the data do not fill the shape {list(shape)}")
+        raise BrokenBody(f"input {shown(name)}: the data do not fill the shape {list(shape)}")
     return Slot(name, array.reshape(shape)) if array.size else None
 
 

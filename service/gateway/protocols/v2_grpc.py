@@ -16,7 +16,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from ...errors import BrokenBody
+from ...errors import BrokenBody, shown
 from . import MAX_PLACES, Message, ParsedRequest, Slot, Value, shaped
 from .v2 import DTYPES, READ_TYPES, binary, from_bytes, join, top_classes, unread
 from .wire import parsed_bytes
@@ -76,7 +76,9 @@ def find(message: Message) -> ParsedRequest:
     places: list[tuple[Any, int, int]] = []  # a tensor, its index and an element of it; or a parameter
     for index, tensor in enumerate(request.inputs):
         if "shared_memory_region" in tensor.parameters:
-            raise BrokenBody(f"input {tensor.name!r} is in shared memory, which is not read here: send it in the body")
+            raise BrokenBody(
+                f"input {shown(tensor.name)} is in shared memory, which is not read here: send it in the body"
+            )
         shape = shaped(tensor.name, tensor.shape)
         _no_other_contents(tensor, raw=bool(raw))
         found = binary(tensor.name, tensor.datatype, shape, raw[index]) if raw else _contents(tensor, shape)
@@ -99,7 +101,7 @@ def find(message: Message) -> ParsedRequest:
             _write(request, index, values)
         return Message(request.SerializeToString(deterministic=True), message.headers)
 
-    return ParsedRequest(slots, replace_images)
+    return ParsedRequest(slots, replace_images, request.model_name)
 
 
 def _write(request: Any, index: int, values: Mapping[int, Value]) -> None:
@@ -126,12 +128,14 @@ def _no_other_contents(tensor: Any, raw: bool) -> None:
     expected = "" if raw else _CONTENTS.get(tensor.datatype)
     other = [field.name for field, _ in tensor.contents.ListFields() if field.name != expected]
     if other and expected is not None:
-        raise BrokenBody(f"input {tensor.name!r} of {tensor.datatype[:32]} has {other[0]}, which is not its contents")
+        raise BrokenBody(
+            f"input {shown(tensor.name)} of {tensor.datatype[:32]} has {other[0]}, which is not its contents"
+        )
 
 
 def _few(tensor: Any, elements: Sequence[bytes]) -> None:
     if len(elements) > MAX_PLACES:
-        raise BrokenBody(f"input {tensor.name!r}: more than {MAX_PLACES} elements")
+        raise BrokenBody(f"input {shown(tensor.name)}: more than {MAX_PLACES} elements")
 
 
 def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
@@ -146,7 +150,7 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
         texts = [dataclasses.replace(slot, value=element) for element in tensor.contents.bytes_contents]
         return [(-1, slot), *((-1, text) for text in texts)]
     if len(held) != math.prod(shape):
-        raise BrokenBody(f"input {tensor.name!r}: {len(held)} elements for the shape {list(shape)}")
+        raise BrokenBody(f"input {shown(tensor.name)}: {len(held)} elements for the shape {list(shape)}")
     if tensor.datatype == "BYTES":
         _few(tensor, held)
         return [(i, Slot(tensor.name, element)) for i, element in enumerate(held)]
@@ -157,7 +161,7 @@ def _contents(tensor: Any, shape: tuple[int, ...]) -> list[tuple[int, Slot]]:
         narrow = array[filled : filled + len(wide)]
         narrow[:] = wide.astype(dtype)
         if dtype.kind in "iu" and (narrow != wide).any():
-            raise BrokenBody(f"input {tensor.name!r}: a value that is no {tensor.datatype}")
+            raise BrokenBody(f"input {shown(tensor.name)}: a value that is no {tensor.datatype}")
         filled += len(wide)
     return [(-1, Slot(tensor.name, array.reshape(shape)))] if len(held) else []
 

@@ -48,6 +48,12 @@ def png(pixels):
 UNDECLARED = Preprocessing()
 
 
+def entered(preprocessing, slot, fixed, takes=None):
+    """A tensor as the purifier takes it that is found for it."""
+    (image,) = preprocessing.find_images([slot], fixed, takes or fixed)
+    return preprocessing.to_purifier(slot, image)
+
+
 def through(protocol, message, preprocessing=UNDECLARED, takes=anything):
     """Find every image, decode it and put it back, unchanged."""
     request = protocol.find(message)
@@ -59,7 +65,7 @@ def through(protocol, message, preprocessing=UNDECLARED, takes=anything):
             opened = [codec.open_image(data, 10**6) for data in image.encoded.files]
             new[image.index] = image.encoded.write([codec.encode_image(one.decode(one.channels)[0]) for one in opened])
         else:
-            tensor = preprocessing.to_purifier(slot, takes)
+            tensor = preprocessing.to_purifier(slot, image)
             assert tensor.images.dtype in (np.uint8, np.float32)
             new[image.index] = tensor.from_purifier(tensor.images)
     return request.replace_images(new), len(images)

@@ -198,6 +198,24 @@ def test_over_grpc_images_in_parameters_are_purified_and_contents_that_two_serve
     assert v2_grpc.parse("ModelInferRequest", sent).parameters["note"].string_param == "kept"
 
 
+@pytest.mark.parametrize("field", ["name", "datatype", "parameter"])
+def test_over_grpc_a_long_name_is_not_sent_back(asked, field):
+    request, entry = tensor(fp32_contents=[1])
+    name = "\x7f" * 100_000
+    if field == "parameter":
+        entry.parameters[name].string_param = "R0lGODlhAAAAAAAAAAAAAAAA"
+    else:
+        entry.datatype = "FP32"
+        setattr(entry, field, name)
+    with grpc_upstream() as (behind, address):
+        settings = {"models": "mnist-transparent", "downstream_grpc": address, "grpc_port": 0}
+        with running(**settings) as client, asking(client) as ask, pytest.raises(grpc.RpcError) as told:
+            ask(request.SerializeToString())
+    assert told.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert 0 < len(told.value.details()) < 1000
+    assert not behind.asked
+
+
 def test_the_servers_grpc_error_comes_back_beside_our_evidence():
     request, _ = tensor(bytes_contents=[PNG])
     with grpc_upstream() as (behind, address):

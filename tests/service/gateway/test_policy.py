@@ -1,5 +1,6 @@
 """Canary, bypass, shadow and compare: one suite, over HTTP and over gRPC."""
 
+import asyncio
 import contextlib
 import gzip
 import json
@@ -10,7 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
-from arn_purify.service.gateway.protocols import v2_grpc
+from arn_purify.service.gateway import policy
+from arn_purify.service.gateway.policy import _MOST_ANSWER_BYTES
+from arn_purify.service.gateway.protocols import v1, v2_grpc
 
 from ...conftest import running
 from .grpc_upstream import asking, grpc_upstream
@@ -32,11 +35,12 @@ class OverHttp:
     def __init__(self, client):
         self.client = client
 
-    def ask(self, images, compare=False):
+    def ask(self, images, compare=False, note=""):
         """The answer's headers, and its scores; a refusal's code and None."""
         entry = {"name": "x", "datatype": "FP32", "shape": images.shape, "data": images.reshape(-1).tolist()}
         headers = {"X-ARN-Compare": "true"} if compare else {}
-        answer = self.client.post("/v2/models/m/infer", content=json.dumps({"inputs": [entry]}), headers=headers)
+        body = json.dumps({"inputs": [entry], "parameters": {"note": note}})
+        answer = self.client.post("/v2/models/m/infer", content=body, headers=headers)
         if answer.headers.get("x-arn-refused-by") == "purifier":
             return {"code": answer.json()["code"]}, None
         return answer.headers, answer.json()["outputs"][0]["data"]
@@ -52,8 +56,9 @@ class OverGrpc:
     def __init__(self, client, ask, behind):
         self.client, self._ask, self._behind = client, ask, behind
 
-    def ask(self, images, compare=False):
+    def ask(self, images, compare=False, note=""):
         request = v2_grpc.parse("ModelInferRequest", b"")
+        request.parameters["note"].string_param = note
         request.inputs.add(name="x", datatype="FP32", shape=images.shape)
         request.raw_input_contents.append(images.astype("<f4").tobytes())
         metadata = [("x-arn-compare", "true")] if compare else []
@@ -185,6 +190,85 @@ def test_both_labels_come_back_only_where_that_is_allowed_and_asked_for(serve, a
         assert sample(gateway.client, 'arn_shadowed_total{outcome="disagree"}') == allowed
     assert len(gateway.asked) == 2 + allowed
     assert not any("x-arn-compare" in headers for _, headers in gateway.asked)
+
+
+def on_loop():
+    """Whether this is called on the event loop, and not in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's
+@pytest.mark.parametrize("note", [10, 2**21])
+def test_a_large_request_around_a_small_image_is_written_off_the_event_loop(serve, monkeypatch, note):
+    written = []
+    monkeypatch.setattr(policy, "_write", lambda *args, of=policy._write: written.append(on_loop()) or of(*args))
+    with serve() as gateway:
+        assert gateway.ask(DIGIT, note="a " * (note // 2))[0]["x-arn-purified"] == "true"
+    assert written == [note < 2**20]
+    assert len(gateway.asked) == 1
+
+
+def predictions(size):
+    """An answer of V1 with one row of scores, of about so many bytes."""
+    return json.dumps({"predictions": [[0.5] * (size // 5)]}).encode()
+
+
+@pytest.fixture(params=["shadow", "compare"])
+def both(request, upstream, monkeypatch):
+    """Asks a gateway that reads the labels of both answers; the answer's headers and what became of the comparison."""
+
+    def ask(answer, coding=None, **settings):
+        headers = {"Content-Type": "application/json"} | ({"Content-Encoding": coding} if coding else {})
+        monkeypatch.setattr(Upstream, "answers", staticmethod(lambda path: (200, headers, answer)))
+        settings |= {"shadow_share": 1} if request.param == "shadow" else {"compare": True}
+        with running(downstream_url=upstream, downstream_protocol="v1", **settings) as client:
+            body = json.dumps({"instances": ROWS})
+            sent = client.post("/v1/models/m:predict", content=body, headers={"X-ARN-Compare": "true"})
+            assert (sent.status_code, sent.headers["x-arn-purified"]) == (200, "true")
+            outcomes = ("agree", "disagree", "error", "unreadable", "dropped")
+            while not (found := [one for one in outcomes if sample(client, f'arn_shadowed_total{{outcome="{one}"}}')]):
+                time.sleep(0.01)
+            while client.app.state.service.limits.memory.reserved_bytes:
+                time.sleep(0.01)
+        return sent.headers, *found
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("size", "coding", "small"), [(10**3, None, True), (10**6, None, False), (10**6, "gzip", False)]
+)
+def test_labels_of_large_answers_are_read_off_the_event_loop(both, monkeypatch, size, coding, small):
+    read = []
+
+    def labels(answer, headers, of=v1.labels):
+        read.append((len(answer), on_loop()))
+        return of(answer, headers)
+
+    monkeypatch.setattr(v1, "labels", labels)
+    answer = predictions(size)
+    _, outcome = both(gzip.compress(answer) if coding else answer, coding)
+    assert outcome == "agree"
+    assert read == [(len(answer), small)] * 2
+
+
+@pytest.mark.parametrize("coding", [None, "gzip"])
+def test_labels_of_an_answer_that_takes_long_to_read_are_not_read(both, monkeypatch, coding):
+    monkeypatch.setattr(v1, "labels", lambda *_: pytest.fail("it was read"))
+    answer = predictions(_MOST_ANSWER_BYTES + 100)
+    headers, outcome = both(gzip.compress(answer) if coding else answer, coding)
+    assert (outcome, headers.get("x-arn-label")) == ("unreadable", None)
+
+
+def test_both_answers_need_room(both):
+    limits = {"max_body_bytes": 2**14, "bodies_bytes": 2**16}
+    assert both(predictions(2**12), **limits)[1] == "agree"
+    headers, outcome = both(predictions(2**17), **limits)
+    assert (outcome, headers.get("x-arn-label")) == ("dropped", None)
 
 
 def test_a_bypassed_body_goes_on_as_it_came_compressed_or_not(upstream, asked):

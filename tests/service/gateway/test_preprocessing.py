@@ -12,7 +12,7 @@ from arn_purify.service.errors import BadParameter, ServiceError
 from arn_purify.service.gateway.preprocessing import Preprocessing
 from arn_purify.service.gateway.protocols import Message, Slot, v1, v2
 
-from .helpers import anything, digit, png, tensors, through
+from .helpers import anything, digit, entered, png, tensors, through
 
 
 @pytest.mark.parametrize(
@@ -28,12 +28,44 @@ from .helpers import anything, digit, png, tensors, through
 )
 def test_layouts(shape, layout, expected):
     tensor = np.random.default_rng(0).random(shape, dtype=np.float32)
-    entered = Preprocessing(layout=layout).to_purifier(Slot("x", tensor), digit)
-    assert entered.images.shape == expected
-    assert np.array_equal(entered.from_purifier(entered.images), tensor)
-    changed = entered.from_purifier(1 - entered.images)
+    found = entered(Preprocessing(layout=layout), Slot("x", tensor), digit)
+    assert found.images.shape == expected
+    assert np.array_equal(found.from_purifier(found.images), tensor)
+    changed = found.from_purifier(1 - found.images)
     assert np.allclose(changed, 1 - tensor)
     assert changed.shape == tensor.shape
+
+
+@pytest.mark.parametrize("shape", [(2, 784), (8, 784), (3, 28, 28), (3, 784), (784,), (28, 28)])
+def test_a_purifier_of_any_size_takes_no_layout_in_which_one_of_a_fixed_size_reads_the_shape(shape):
+    tensor = np.random.default_rng(0).random(shape, dtype=np.float32)
+    found = entered(Preprocessing(), Slot("x", tensor), digit, anything)
+    assert np.array_equal(found.images, tensor.reshape(-1, 1, 28, 28))
+    assert (found.size, found.channels) == ((28, 28), 1)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "u1", "<f2"])
+def test_nor_a_type_of_the_raw_form(dtype):
+    tensor = np.arange(784).astype(dtype) / np.dtype(dtype).type(784 if dtype != "u1" else 1)
+    slot = Slot("raw", tensor.astype(dtype).tobytes(), raw=True)
+    found = entered(Preprocessing(), slot, digit, anything)
+    assert found.size == (28, 28)
+    assert found.from_purifier(found.images).tobytes() == slot.value
+
+
+@pytest.mark.parametrize("dtype", ["<i4", "<u4", "<i2", "<u2"])
+def test_integers_in_the_raw_form_are_no_tiny_floats(dtype):
+    """As such they would be black to the purifier, and levels to the server."""
+    levels = ((np.arange(784) + 99) % 256).astype(dtype)
+    with pytest.raises(BadParameter, match="integers"):
+        entered(Preprocessing(), Slot("raw", levels.tobytes(), raw=True), digit)
+    black = np.zeros(784, "<f4" if dtype.endswith("4") else "<f2")
+    assert entered(Preprocessing(), Slot("raw", black.tobytes(), raw=True), digit).images.max() == 0
+
+
+def test_a_typed_tensor_may_hold_tiny_numbers():
+    tensor = np.full((1, 784), 1e-40, np.float32)
+    assert entered(Preprocessing(), Slot("x", tensor), digit).images.shape == (1, 1, 28, 28)
 
 
 @given(st.data(), st.sampled_from(["0-1", "0-255", "-1-1", "mean/std"]), st.sampled_from(["rgb", "bgr"]), st.booleans())
@@ -52,28 +84,28 @@ def test_ranges_and_colours_go_in_and_out(data, range_, colour, channels_last):
     if range_ == "mean/std" and flip:
         tensor = as_sent[:, ::-1]
     tensor = np.ascontiguousarray(tensor.transpose(0, 2, 3, 1) if channels_last else tensor)
-    entered = preprocessing.to_purifier(Slot("x", tensor), anything)
-    assert np.allclose(entered.images, unit, atol=2e-7)
-    assert np.array_equal(entered.from_purifier(entered.images), tensor)
-    halved = entered.from_purifier((entered.images / 2).astype(np.float32))
-    again = preprocessing.to_purifier(Slot("x", halved), anything)
+    found = entered(preprocessing, Slot("x", tensor), anything)
+    assert np.allclose(found.images, unit, atol=2e-7)
+    assert np.array_equal(found.from_purifier(found.images), tensor)
+    halved = found.from_purifier((found.images / 2).astype(np.float32))
+    again = entered(preprocessing, Slot("x", halved), anything)
     assert np.allclose(again.images, unit / 2, atol=1e-6)
 
 
 def test_integers_stay_integers():
     tensor = np.arange(784, dtype=np.int64).reshape(1, 28, 28, 1) % 256
-    entered = Preprocessing().to_purifier(Slot("x", tensor, typed=False), digit)
-    assert entered.images.dtype == np.uint8
-    assert np.array_equal(entered.from_purifier(255 - entered.images), 255 - tensor)
+    found = entered(Preprocessing(), Slot("x", tensor, typed=False), digit)
+    assert found.images.dtype == np.uint8
+    assert np.array_equal(found.from_purifier(255 - found.images), 255 - tensor)
     binary = (tensor > 100).astype(np.int64)  # JSON's 0 and 1 are 0.0 and 1.0
-    entered = Preprocessing().to_purifier(Slot("x", binary, typed=False), digit)
-    assert entered.images.max() == 1
-    between = entered.from_purifier(entered.images * np.float32(0.75))
+    found = entered(Preprocessing(), Slot("x", binary, typed=False), digit)
+    assert found.images.max() == 1
+    between = found.from_purifier(found.images * np.float32(0.75))
     assert between.max() == 0.75  # and not the integer below
     bytes_ = (tensor % 128).astype(np.int8)
-    entered = Preprocessing().to_purifier(Slot("x", bytes_), digit)
-    assert entered.from_purifier(np.full_like(entered.images, 200)).max() == 127  # the lightest that there is
-    levels = Preprocessing(range="0-1").to_purifier(Slot("x", binary), digit)
+    found = entered(Preprocessing(), Slot("x", bytes_), digit)
+    assert found.from_purifier(np.full_like(found.images, 200)).max() == 127  # the lightest that there is
+    levels = entered(Preprocessing(range="0-1"), Slot("x", binary), digit)
     assert levels.from_purifier(levels.images * np.float32(0.75)).sum() == binary.sum()
 
 
@@ -82,7 +114,7 @@ def test_values_outside_the_declared_range_are_refused(bad):
     tensor = np.zeros((1, 1, 28, 28), np.float32)
     tensor[0, 0, 3, 3] = bad
     with pytest.raises(BadParameter, match="finite values"):
-        Preprocessing().to_purifier(Slot("x", tensor), digit)
+        entered(Preprocessing(), Slot("x", tensor), digit)
 
 
 WITH_COMPANY = [

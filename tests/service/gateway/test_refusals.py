@@ -51,6 +51,48 @@ def test_refusals_of_ours_come_in_the_protocols_form_and_reach_no_server(
     assert not asked
 
 
+NAME = "\x7f" * 100_000
+ENTRY = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
+LONG = {
+    "a member of V1": ("/v1/models/m:predict", {"instances": [{NAME: [[1, 2]]}]}),
+    "a file under it": ("/v1/models/m:predict", {"instances": [{NAME: "R0lGODlhAAAAAAAAAAAAAAAA"}]}),
+    "a member twice": ("/v1/models/m:predict", f'{{"instances": [1], "{NAME}": 1, "{NAME}": 2}}'),
+    "a member twice below": ("/v1/models/m:predict", f'{{"instances": [[1, {{"{NAME}": 1, "{NAME}": 2}}]]}}'),
+    "an input of V2": ("/v2/models/m/infer", {"inputs": [{**ENTRY, "name": NAME, "data": [1, 2]}]}),
+    "its data": ("/v2/models/m/infer", {"inputs": [{**ENTRY, "name": NAME, "data": [1]}]}),
+    "its shape": ("/v2/models/m/infer", {"inputs": [{**ENTRY, "name": NAME, "shape": [-1]}]}),
+    "its length": ("/v2/models/m/infer", {"inputs": [{**ENTRY, "parameters": {"binary_data_size": [0] * 100_000}}]}),
+    "its length as text": ("/v2/models/m/infer", {"inputs": [{**ENTRY, "parameters": {"binary_data_size": NAME}}]}),
+    "a parameter": ("/v2/models/m/infer", {"inputs": [], "parameters": {NAME: "R0lGODlhAAAAAAAAAAAAAAAA"}}),
+    "a field": (
+        "/predictions/m", f'--b\r\nContent-Disposition: form-data; name="{NAME[:9999]}"\r\n\r\nR0lGODlh\r\n--b--'
+    ),
+    "a file's name": (
+        "/purify", f'--b\r\nContent-Disposition: form-data; name="a"; filename="{NAME[:9999]}"\r\n\r\nx\r\n--b--\r\n'
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_a_long_name_or_value_is_not_sent_back(gateway, asked, what):
+    path, body = LONG[what]
+    kind = "multipart/form-data; boundary=b" if "--b" in body else "application/json"
+    body = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    answer = gateway.post(path, content=body.encode(), headers={"Content-Type": kind})
+    assert answer.status_code in (400, 422)
+    assert len(answer.content) < 1000
+    assert not asked
+
+
+def test_nor_is_it_written_to_the_log_where_the_request_is_bypassed(upstream, asked, caplog):
+    caplog.set_level("WARNING", logger="service.gateway")
+    body = json.dumps({"instances": [{"a" * 1000 + str(i): [[1, 2]] for i in range(9)}]})
+    with running(downstream_url=upstream, downstream_protocol="v1", on_failure="bypass") as client:
+        assert client.post("/v1/models/m:predict", content=body).headers["x-arn-bypass"] == "no_image"
+    (line,) = [record.getMessage() for record in caplog.records if "forwarded unpurified" in record.getMessage()]
+    assert len(line) < 1000
+
+
 DECOYS = [
     ("v1", "/v1/models/m:predict", '{"instances": [{"image": {"b64": "PNG", "x": 0}}, {"image": {"b64": "PNG"}}]}'),
     ("v2", "/v2/models/m/infer", UNREAD.replace("TYPE", "BOOL")),

@@ -84,8 +84,10 @@ def test_an_image_that_the_named_purifier_does_not_take_is_refused(upstream):
     assert not asked
 
 
-def test_over_grpc_too(expected):
-    asked = []
+def test_over_grpc_too_and_the_message_is_parsed_once(expected, monkeypatch):
+    asked, parsed = [], []
+    parse = v2_grpc.parse
+    monkeypatch.setattr(v2_grpc, "parse", lambda name, body: parsed.append(name) or parse(name, body))
 
     class Behind(grpc.GenericRpcHandler):
         def service(self, details):
@@ -107,8 +109,10 @@ def test_over_grpc_too(expected):
             infer = channel.unary_unary(f"/{v2_grpc.SERVICE}/ModelInfer")
             for model, purifier in (("signs", "lisa-transparent"), ("animals", "cifar10-transparent")):
                 request.model_name = model
+                parsed.clear()
                 infer(request.SerializeToString(), timeout=PATIENCE)
-                sent = v2_grpc.parse("ModelInferRequest", asked[-1]).raw_input_contents[0]
+                assert parsed == ["ModelInferRequest"]
+                sent = parse("ModelInferRequest", asked[-1]).raw_input_contents[0]
                 sent = np.frombuffer(sent, np.uint8).reshape(SIGN.shape)
                 assert abs(sent.astype(int) - expected[purifier]).max() <= 1
     finally:

@@ -73,6 +73,33 @@ def test_a_parts_own_length_is_that_of_the_new_image():
     assert (part["Content-Length"], part["Content-MD5"]) == (str(len(image) + 4), None)
 
 
+FIELD = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n--b--'
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    ["boundary=b", 'Boundary="b"', "boundary=b;", "charset=utf-8; boundary=b ", 'x="; boundary=c"; boundary=b; y='],
+)
+def test_a_boundary_is_read_wherever_it_stands(parameters):
+    (slot,) = torchserve.find(Message(FIELD, {"content-type": f"multipart/form-data; {parameters}"})).slots
+    assert (slot.name, slot.value) == ("x", b"y")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *(f"boundary*={charset}''b" for charset in ("undefined", "idna", "punycode", "utf-8", "x")),
+        "boundary*0=b", "boundary*0*=undefined''b", "boundary=b; boundary*=utf-8''c", "BOUNDARY*1=c; boundary=b",
+        "boundary=b; boundary=c", "boundary=b; boundary=b", "boundary=b, multipart/form-data; boundary=c",
+        "boundary=b, text/plain", "boundary = b", 'boundary="b', 'boundary="\\b"', "boundary=b (c)", "boundary=",
+        "boundary=" + "b" * 71, "boundary=\xe4", "",
+    ],
+)  # fmt: skip
+def test_a_boundary_that_two_readers_may_read_differently_is_refused(parameters):
+    with pytest.raises(BrokenBody, match="without a boundary"):
+        torchserve.find(Message(FIELD, {"content-type": f"multipart/form-data; {parameters}"}))
+
+
 @pytest.mark.parametrize(
     "behind", [PNG, b'--b\r\nContent-Disposition: form-data; name="y"\r\n\r\n' + PNG + b"\r\n--b--"]
 )
