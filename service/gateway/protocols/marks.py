@@ -2,64 +2,111 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
-from collections.abc import Sequence
-from typing import Any, AnyStr
+import struct
+from collections.abc import Callable, Iterator
 
-# Long enough never to stand in something else by chance. Of each what is looked for, how far behind the image's first
-# character it stands, and what must begin there.
-_MARKS = (
-    ("\x89PNG\r\n\x1a\n", 0, ""),
-    ("\xff\xd8\xff", 0, "...(?:\xe0..JFIF|\xe1..(?:Exif|http:)|\xee..Adobe|\xdb\0[\x43\x84\xc5]\0)"),
-    ("WEBPVP8", 8, "RIFF"),
-    ("BM", 0, "BM.{4}\0{4}..\0\0[\x28\x6c\x7c]\0{3}"),
-)
-_GIF = (("GIF87a", 0, ""), ("GIF89a", 0, ""))  # in text they may be words
-_DIGIT = "[A-Za-z0-9+/_-]"
-_MARKS_IN_BASE64 = (
-    *((start, 0, "") for start in ("iVBORw0KGgo", "R0lGODlh", "R0lGODdh")),
-    *((start, 0, "") for start in ("/9j/2w", "/9j//g")),
-    ("/9j/", 0, "/9j/[4-7][AQgw]"),
-    ("RUJQVlA4", 12, "UklGR"),
-    ("Qk", 0, f"Qk{_DIGIT}{{6}}AAAA{_DIGIT}{{4}}AA(?:Ao|Bs|B8)"),
-)
+from .formats import FIRST_PAIRS, HEAD_BYTES, LONG_STARTS, TIFF_STARTS, format_of, is_jpeg
 
-
-class _Jpeg:
-    """In a pattern's place: the first two markers of a JPEG file, whatever the segment between them is."""
-
-    @staticmethod
-    def match(data: bytes | str, at: int) -> bool:
-        head = data[at : at + 6].encode("latin-1", "replace") if isinstance(data, str) else data[at : at + 6]
-        if len(head) < 6 or head[3] < 0xC0:
-            return False
-        after = at + 4 + int.from_bytes(head[4:], "big")
-        return data[after : after + 1] in (b"\xff", "\xff")
-
-
-WITHIN_BYTES: list[tuple[bytes, int, Any]] = [
-    (b"\xff\xd8\xff", 0, _Jpeg),
-    *(
-        (found.encode("latin-1"), behind, re.compile(start.encode("latin-1"), re.DOTALL))
-        for found, behind, start in (*_MARKS, *_GIF)
-    ),
-]
-WITHIN_TEXT: list[tuple[str, int, Any]] = [
-    ("\xff\xd8\xff", 0, _Jpeg),
-    *((found, behind, re.compile(start, re.DOTALL)) for found, behind, start in (*_MARKS, *_MARKS_IN_BASE64)),
-]
 MOST_PLACES = 2**16
 """So many places are looked at, of each mark."""
 
+_HEAD_LETTERS = 2 * HEAD_BYTES  # and line breaks
+_MOST_SEGMENT_LETTERS = 2**12
+_NO_TEXT = re.compile(rb"[^\t\n\v\f\r -~]")
+_TO_STANDARD, _TO_URL_SAFE = bytes.maketrans(b"-_", b"+/"), bytes.maketrans(b"+/", b"-_")
+_LETTERS = re.compile(rb"[A-Za-z0-9+/_-]+")
+_NO_LETTER = re.compile(rb"[^A-Za-z0-9+/_-]+")
+_RUN = re.compile(rb"[A-Za-z0-9+/_-]{16,}")
+_HEX_RUN = re.compile(rb"(?:[0-9a-fA-F]{2}){10,}+")
 
-def place(data: AnyStr, marks: Sequence[tuple[AnyStr, int, Any]]) -> int | None:
+
+def _is_format(data: bytes, at: int) -> bool:
+    return format_of(data[at : at + HEAD_BYTES], sure=True) is not None
+
+
+def _is_there(_data: bytes, _at: int) -> bool:
+    return True
+
+
+def _is_no_word(data: bytes, at: int) -> bool:
+    """Whether it is an image, and no text that begins like one."""
+    return _is_format(data, at) and _NO_TEXT.search(data, at, at + HEAD_BYTES) is not None
+
+
+def _is_tiff(data: bytes, at: int) -> bool:
+    """Whether the first directory lies within the data, and its first entry makes sense."""
+    order = "<" if data.startswith(b"I", at) else ">"
+    big = b"+" in data[at + 2 : at + 4]
+    try:
+        (place,) = struct.unpack_from(order + ("8xQ" if big else "4xI"), data, at)
+        count, tag, kind = struct.unpack_from(order + ("QHH" if big else "HHH"), data, min(at + place, len(data)))
+    except struct.error:
+        return False
+    return bool(0 < count < 2**10 and tag >= 254 and 0 < kind <= 18)
+
+
+def _is_jpeg_in_base64(data: bytes, at: int) -> bool:
+    letters = _LETTERS.match(data, at, at + _MOST_SEGMENT_LETTERS)
+    return letters is not None and is_jpeg(decoded(letters[0]))
+
+
+# How each begins, and what else must be so.
+_Marks = tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], bool]], ...]
+_MARKS: _Marks = (
+    *((re.compile(re.escape(start)), _is_format) for start in LONG_STARTS),
+    (re.compile(rb"\xff\xd8(?=\xff)"), is_jpeg),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _is_format),
+    (re.compile(rb"BM"), _is_format),
+    (re.compile(rb"GIF8[79]a[\t\n\v\f\r -~]{0,6}[^\t\n\v\f\r -~]"), _is_format),
+    (re.compile(rb"\xff\x4f\xff\x51\x00[\x29-\xff]"), _is_format),
+    *((re.compile(re.escape(start)), _is_tiff) for start in TIFF_STARTS),
+    (re.compile(rb"\0\0..ftyp", re.DOTALL), _is_format),
+    (re.compile(rb"P[1-6f]\s"), _is_no_word),
+    (re.compile(rb"\n[\x00\x02\x03\x05]\x01"), _is_format),
+)
+_MARKS_IN_BASE64: _Marks = (
+    *((re.compile(start), _is_there) for start in (rb"iVBORw0KGgo", rb"R0lGODlh", rb"R0lGODdh", rb"UklGR.{7}RUJQVlA4")),
+    *((re.compile(start), _is_jpeg_in_base64) for start in (rb"/9j(?=/)", rb"_9j(?=_)")),
+    (re.compile(rb"Qk[A-Za-z0-9+/_-]{6}AAAA[A-Za-z0-9+/_-]{4}AA(?:Ao|Bs|B8)"), _is_there),
+)
+_SURE_PAIRS = {*FIRST_PAIRS} - {b"\xff\x0a"}
+_PAIRS = {base64.b64encode(pair)[:2].translate(to) for pair in _SURE_PAIRS for to in (None, _TO_URL_SAFE)}
+_HEX_PAIRS = {pair.hex().encode() for pair in _SURE_PAIRS}
+
+
+def decoded(head: bytes) -> bytes:
+    """The first bytes of what may be base64 of either alphabet, whatever other characters stand in between."""
+    digits = head.translate(_TO_STANDARD)
+    try:
+        return base64.b64decode(digits, validate=True)
+    except (binascii.Error, ValueError):
+        digits = _NO_LETTER.sub(b"", digits)
+        return base64.b64decode(digits[: len(digits) // 4 * 4])
+
+
+def place(data: bytes) -> int | None:
     """Where an image begins within other bytes or text; of too much to look at, the last place that was."""
-    for found, behind, start in marks:
-        at = data.find(found, behind)
-        for _ in range(MOST_PLACES):
-            if at < 0 or start.match(data, at - behind):
-                break
-            at = data.find(found, at + 1)
-        if at >= 0:
-            return at - behind
+    marks = (() if data.isascii() and b"\0" not in data else _MARKS) + _MARKS_IN_BASE64
+    for pattern, is_image in marks:
+        for number, found in enumerate(pattern.finditer(data), 1):
+            if number == MOST_PLACES or is_image(data, found.start()):
+                return found.start()
+    for number, (at, head) in enumerate(_heads(data), 1):
+        if number == MOST_PLACES or format_of(head, sure=True):
+            return at
     return None
+
+
+def _heads(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """What the letters of base64 and hexadecimal digits stand for that may begin an image, and where they begin."""
+    for run in _RUN.finditer(data):
+        at = run.start()
+        if data[at : at + 2] in _PAIRS and not data.startswith(b"AAAAA", at):
+            yield at, decoded(data[at : at + _HEAD_LETTERS])[:HEAD_BYTES]
+        for digits in _HEX_RUN.finditer(data, at, run.end()):
+            at = digits.start()
+            if data[at : at + 4].lower() in _HEX_PAIRS and not data.startswith(b"00000000", at):
+                yield at, bytes.fromhex(data[at : min(at + 2 * HEAD_BYTES, digits.end())].decode())

@@ -11,16 +11,17 @@ import binascii
 import dataclasses
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 from urllib.parse import quote_from_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .formats import FEWEST_BYTES, FIRST_PAIRS, HEAD_BYTES, READ, format_of
-from .marks import MOST_PLACES, WITHIN_BYTES, WITHIN_TEXT, place
+from .formats import FEWEST_BYTES, FIRST_PAIRS, HEAD_BYTES, MAY_GO_ON, OPEN_ENDED, READ, format_of
+from .marks import MOST_PLACES, decoded, place
 from .percent import unquoted
 
 Numbers = NDArray[Any]
@@ -32,7 +33,6 @@ _LAYERS = 3  # of one spelling within another, such as base64 of base64
 _HEAD_DIGITS = HEAD_BYTES // 3 * 4
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+")
 _STANDARD_BASE64 = re.compile(r"[A-Za-z0-9+/]+")
-_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/_-]+")
 _SKIPPED = re.compile(r"[^A-Za-z0-9+/]")  # by Python's b64decode, unless it is told to validate
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/_\-=\s]")
 _LIKE_BASE64 = re.compile(r"[A-Za-z0-9+/_\-=\s]{64,}")
@@ -41,6 +41,7 @@ _PREFIX = re.compile(r"\s*+[^,]{0,256},")
 _DATA_URI = re.compile(r"\s*data:[^,]{0,256},", re.IGNORECASE)
 _HEX = re.compile(r"\s*(?:0x)?(?=[0-9a-fA-F]{2})")
 _HEX_DIGITS = re.compile(r"(?:[0-9a-fA-F]{2}){10,}")
+_JSON = re.compile(r"""[\ufeff\xef\xbb\xbf\s]*+[\[{"]""")
 _ESCAPED = re.compile(r"(?<!\\)\\++u00([0-9a-fA-F]{2})")  # as JSON has them, however often escaped
 _MANY_LINES, _FEWEST_A_LINE = 2**16, 16  # of so many lines, characters on average
 # The letters of a file's base64, as numbers.
@@ -92,7 +93,7 @@ def _in_bytes(data: bytes, layers: int) -> Encoded | None:
         return _found(kind, data, lambda new: new)
     if layers and _is_text(data[:64]):
         return _within(_in_text(data.decode("latin-1"), layers), lambda text: text.encode("latin-1"))
-    if place(data, WITHIN_BYTES) is not None:  # a serialized tf.Example, say
+    if place(data) is not None:  # a serialized tf.Example, say
         return _unreadable("other bytes stand around those of an image")
     return None
 
@@ -102,7 +103,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def _in_text(text: str, layers: int) -> Encoded | None:
-    if kind := format_of(text[:HEAD_BYTES].encode("latin-1", "replace")):
+    if kind := format_of(_plain(text if MAY_GO_ON.match(text) else text[:HEAD_BYTES])):
         try:
             return _found(kind, text.encode("latin-1"), lambda new: new.decode("latin-1"))
         except UnicodeEncodeError:
@@ -112,11 +113,37 @@ def _in_text(text: str, layers: int) -> Encoded | None:
     for start, end in _places(text):
         if found := _in_base64(text, start, end, layers):
             return found
-    if (at := place(text, WITHIN_TEXT)) is not None:
+    if (at := place(_plain(text))) is not None:
         return _unreadable(f"other text stands around an image, which begins at character {at}")
-    if "\\" in text and place(_unescaped(text), WITHIN_TEXT) is not None:
+    if "\\" in text and place(_plain(_unescaped(text))) is not None:
         return _unreadable("other text stands around an image, with backslashes in between")
+    return _in_json(text, layers) if layers else None
+
+
+def _plain(text: str) -> bytes:
+    """A text of as many bytes; other characters than Latin-1's are question marks."""
+    return text.encode("latin-1", "replace")
+
+
+def _in_json(text: str, layers: int) -> Encoded | None:
+    """Why a text cannot be read that is JSON, one of whose strings holds an image."""
+    for number, inner in enumerate(_json_strings(text), 1):
+        if number > MOST_PLACES:
+            return _unreadable(f"holds more than {MOST_PLACES} texts as JSON")
+        if _in_text(inner, layers - 1):
+            return _unreadable("is JSON, one of whose texts holds an image")
     return None
+
+
+def _json_strings(text: str) -> Iterator[str]:
+    """The strings of a text that begins as JSON, names of members too, up to the first that is none."""
+    at = text.find('"') if _JSON.match(text) else -1
+    with suppress(ValueError):
+        while at >= 0:
+            inner, end = scanstring(text, at + 1, False)
+            if len(inner) >= FEWEST_BYTES:
+                yield inner
+            at = text.find('"', end)
 
 
 def _unescaped(text: str) -> str:
@@ -172,16 +199,18 @@ def _in_hex(text: str) -> Encoded | None:
 
 def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
     head = text[start : min(end, start + _HEAD_DIGITS)]
-    kind = format_of(_decoded(head))
+    kind = format_of(decoded(_plain(head)))
     if not kind and _SKIPPED.search(head):
         heads = (_digits(text, start, end, letters) for letters in (_BASE64, _STANDARD_BASE64))
-        kind = next(filter(None, map(format_of, map(_decoded, heads))), None)
+        kind = next(filter(None, (format_of(decoded(digits.encode())) for digits in heads)), None)
     if not kind and not (layers and _LIKE_BASE64.match(head)):
         return None
     spelled = _Base64.of(text[start:end])
     if isinstance(spelled, str):
         return _unreadable(f"begins as the base64 of a {kind} file, but {spelled}") if kind else None
-    if kind and format_of(spelled.data) != kind:
+    if kind in OPEN_ENDED:
+        kind = format_of(spelled.data)
+    elif kind and format_of(spelled.data) != kind:
         return _unreadable(f"is the base64 of a {kind} file to those who skip some of its characters")
 
     def write(new: bytes) -> str:
@@ -189,7 +218,8 @@ def _in_base64(text: str, start: int, end: int, layers: int) -> Encoded | None:
 
     if kind:
         return _found(kind, spelled.data, write)
-    return _within(_in_bytes(spelled.data, layers - 1), write)  # base64 of base64, or of bytes around an image
+    # Base64 of base64, or of bytes around an image.
+    return _within(_in_bytes(spelled.data, layers - 1), write) if layers else None
 
 
 def _digits(text: str, start: int, end: int, letters: re.Pattern[str]) -> str:
@@ -200,16 +230,6 @@ def _digits(text: str, start: int, end: int, letters: re.Pattern[str]) -> str:
         if len(digits) >= _HEAD_DIGITS:
             break
     return digits[:_HEAD_DIGITS]
-
-
-def _decoded(head: str) -> bytes:
-    """The first bytes of what may be base64 of either alphabet, whatever other characters stand in between."""
-    digits = head.replace("-", "+").replace("_", "/")
-    try:
-        return base64.b64decode(digits, validate=True)
-    except (binascii.Error, ValueError):
-        digits = _NOT_BASE64.sub("", digits)
-        return base64.b64decode(digits[: len(digits) // 4 * 4])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +296,7 @@ def _in_numbers(tensor: Numbers) -> Encoded | None:
         return None
     single = max(tensor.shape, default=1) == tensor.size
     rows = tensor.reshape(1, -1) if single else tensor.reshape(-1, tensor.shape[-1])
-    likely = _likely(rows)
+    likely = np.ones(1, bool) if single else _likely(rows)
     if likely.sum() > MOST_PLACES:
         return _unreadable(f"has more than {MOST_PLACES} rows that may begin as images")
     kinds = _formats(rows, likely, sure=not single)
@@ -325,10 +345,9 @@ def _in_letters(rows: Numbers) -> str:
     likely = ((start >= 9) & (start < 127)).all(axis=1)
     heads, width = start[likely].astype(np.uint8).tobytes(), start.shape[1]
     for at in range(0, len(heads), width):
-        if letters := _LETTERS.match(heads, at, at + width):
-            head = letters[1].decode()
-            if _decoded(head[:16])[:2] in FIRST_PAIRS and format_of(_decoded(head)):
-                return "holds the letters of an image's base64 as numbers"
+        letters = _LETTERS.match(heads, at, at + width)
+        if letters and decoded(letters[1][:16])[:2] in FIRST_PAIRS and format_of(decoded(letters[1])):
+            return "holds the letters of an image's base64 as numbers"
     return ""
 
 
@@ -348,7 +367,8 @@ def _formats(rows: Numbers, likely: NDArray[np.bool_], sure: bool) -> list[str |
     """The format that the numbers of each row that is ``likely``, as bytes, begin as."""
     found: list[str | None] = [None] * len(rows)
     for row in np.flatnonzero(likely):
-        head = _as_bytes(rows[row : row + 1, :HEAD_BYTES])
+        whole = not sure and rows.dtype.itemsize == 1
+        head = _as_bytes(rows[row : row + 1, : None if whole else HEAD_BYTES])
         if head is None:  # a file's first bytes, and numbers that are none behind them
             head = _as_bytes(rows[row : row + 1, :12])
         found[row] = None if head is None else format_of(head.tobytes(), sure)

@@ -122,7 +122,7 @@ FOREIGN = {
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40),
     "JPEG XL": b"\xff\x0a" + bytes(range(40)),
     "JPEG XL in a container": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40),
-    "ICO": b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0\x68\4\0\0\x16\0\0\0" + bytes(40),
+    "ICO": b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0\x68\4\0\0\x16\0\0\0\x28" + bytes(39),
     "PNM": b"P5\n28 28\n255\n" + bytes(784),
 }
 UNREADABLE_TEXTS = {
