@@ -30,7 +30,7 @@ def test_the_example_of_one_cell_gives_what_the_page_shows(tmp_path, monkeypatch
     assert main(shlex.split(line)) == 0
     said = capsys.readouterr().out.splitlines()
     (record,) = read_all(tmp_path / "mine")
-    shown = re.search(r"(?m)^ARN_W .* ([\d.]+) % \[([\d.]+), ([\d.]+)\]  n 100$", SECTION)
+    shown = re.search(r"(?m)^ARN_PP .* ([\d.]+) % \[([\d.]+), ([\d.]+)\]  n 100$", SECTION)
     error, low, high = map(float, shown.groups())
     assert record.error_rate == pytest.approx(error, abs=1), "rounding may turn an image"
     assert said[-1] in SECTION.splitlines()

@@ -86,8 +86,7 @@ def crafted_set(
     identity = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
     folder = root / f"{attack.name}-{identity[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    card = folder / "provenance.json"
-    images_path, succeeded_path = folder / "images.npy", folder / "succeeded.npy"
+    card, images_path, succeeded_path = (folder / f for f in ("provenance.json", "images.npy", "succeeded.npy"))
     state = json.loads(card.read_text()) if card.is_file() else {**provenance, "done": 0}
     mode = "r+" if state["done"] else "w+"
     images = np.lib.format.open_memmap(images_path, mode, np.float32, tuple(split.images.shape))
@@ -113,6 +112,5 @@ def crafted_set(
     if first < len(split) and "iterations" in attack.settings:
         speed = (len(split) - first) * attack.settings["iterations"] / (time.monotonic() - started)
         logger.info("%s on %s: %.0f image steps a second", attack.name, device, speed)
-    # What a defence writes into its input stays in memory: other defences are given the same file.
-    kept = np.load(images_path, mmap_mode="c")
-    return CraftedSet(torch.from_numpy(kept), torch.from_numpy(np.array(succeeded)), state)
+    kept = torch.from_numpy(np.load(images_path, mmap_mode="c"))  # what a defence writes stays in its memory
+    return CraftedSet(kept, torch.from_numpy(np.array(succeeded)), state)

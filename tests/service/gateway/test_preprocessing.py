@@ -63,6 +63,13 @@ def test_integers_in_the_raw_form_are_no_tiny_floats(dtype):
     assert entered(Preprocessing(), Slot("raw", black.tobytes(), raw=True), digit).images.max() == 0
 
 
+def test_a_few_tiny_floats_in_the_raw_form_are_those_of_an_image():
+    """FP16 has them below 6e-5, and a resized image a few."""
+    values = np.linspace(0, 1, 784, dtype=np.float16)
+    values[5] = 3e-5
+    assert entered(Preprocessing(), Slot("raw", values.tobytes(), raw=True), digit).images.shape == (1, 1, 28, 28)
+
+
 def test_a_typed_tensor_may_hold_tiny_numbers():
     tensor = np.full((1, 784), 1e-40, np.float32)
     assert entered(Preprocessing(), Slot("x", tensor), digit).images.shape == (1, 1, 28, 28)

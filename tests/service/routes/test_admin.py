@@ -111,7 +111,7 @@ REFUSALS = [
     ({"path": "changed.safetensors"}, "changed after it was written"),
     ({"path": "classifier.safetensors"}, "is a classifier, not a purifier"),
     ({"path": "wide.safetensors"}, "takes (1, 32, 32)"),
-    ({"path": "lying.safetensors"}, "expected (N, 3, H, W)"),
+    ({"path": "lying.safetensors"}, "its card contradicts its network: 1 channels"),
     ({"path": "nan.safetensors"}, "not finite"),
     ({"path": "other.safetensors", "sha256": "0" * 64}, "has the hash"),
     ({"path": "other.safetensors", "golden": ("shipped", 0)}, "grey levels away from the expected one"),
