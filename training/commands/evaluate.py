@@ -67,6 +67,7 @@ def run(flags: argparse.Namespace, command: str) -> None:
             if known and spec_of(flags.dataset).kept_records and not flags.force:
                 _say(_line(known) + ("" if known.seed == flags.seed else f"  seed {known.seed}"))
                 _say(f"  measured already: {known.path(results)}; use --force or --out to measure again")
+                _say_flags(known)
                 continue
             record = evaluate(
                 subject, split, attack, threat_model,
@@ -78,10 +79,11 @@ def run(flags: argparse.Namespace, command: str) -> None:
                 if path in standing:
                     _say(f"  replaces {standing[path].error_rate:.2f} %, n {standing[path].n}")
                 measured.append(record.write(results))
-    if measured:
-        for record in annotate(results):
-            if record.path(results) in measured and record.flags:
-                _say(f"flags of {record.attack} {record.threat_model}: {'; '.join(record.flags)}")
+            else:
+                _say_flags(record)
+    for record in annotate(results) if measured else ():  # some follow from the other records
+        if record.path(results) in measured:
+            _say_flags(record)
     for folder in dict.fromkeys(path.parent for path in measured):
         # The default depends on where the command was started, so the whole path is shown.
         _say(f"records: {folder if flags.out else folder.resolve()}")
@@ -106,6 +108,11 @@ def _line(record: Record) -> str:
         f"{record.defence:8} {record.attack:12} {record.threat_model:10} {record.error_rate:6.2f} % "
         f"[{low:.2f}, {high:.2f}]  n {record.n}"
     )
+
+
+def _say_flags(record: Record) -> None:
+    if record.flags:
+        _say(f"flags of {record.attack} {record.threat_model}: {'; '.join(record.flags)}")
 
 
 def _say(text: str) -> None:
