@@ -127,7 +127,7 @@ def test_every_format_of_pillow_is_known_or_cannot_be_told():
 @pytest.mark.parametrize(
     "text",
     [
-        "/work/data/model", "/workspace/models/resnet50", "/world/europe/news", "_world_news_2024",
+        "/worker/data/model", "/workspace/models/resnet50", "/world/europe/news", "_world_news_2024",
         "/workspace/models/ResNet50/variables holds the weights of the model, as it was trained in the spring of 2024.",
         "LinSmith01", "DanMartin1", "SIMPLETONS AND OTHERS", "FTEXTURES OF CLOTH", "qoif is a fast format",
         "icns files", "Image type: cat", "P4 machines", "/* C */ int main(void) { return 0; }",
