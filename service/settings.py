@@ -29,13 +29,16 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; :: for all of IPv6 and IPv4")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: int = Field(
-        1, ge=1, le=256, description="processes that share the port, each with its own engine; limits are shared out"
+        1,
+        ge=1,
+        le=256,
+        description="processes that share the port, each with its own engine and its share of the limits",
     )
     root_path: str = Field("", description="path prefix under which a proxy serves this, such as /purifier")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma list of origins whose pages may call this from a browser, * for any; empty: none"
     )
-    tls_cert: str = Field("", description="PEM file of the certificate and its chain; with it HTTP and gRPC speak TLS")
+    tls_cert: str = Field("", description="PEM file of the certificate and its chain; with it HTTP and gRPC use TLS")
     tls_key: str = Field("", description="PEM file of its private key")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("mnist-transparent", "cifar10-transparent"),
@@ -71,7 +74,7 @@ class Settings(BaseSettings):
     connections: int = Field(1000, ge=1, description="most open connections; more are closed with a 503")
     keep_alive_seconds: _Seconds = Field(75.0, gt=0, description="longest wait for another request on a connection")
     head_seconds: _Seconds = Field(10.0, gt=0, description="longest wait for a request's line and headers")
-    body_seconds: _Seconds = Field(30.0, gt=0, description="longest wait for a body, and for an answer to be taken")
+    body_seconds: _Seconds = Field(30.0, gt=0, description="longest wait for a body, and for an answer to be read")
     bodies_bytes: int = Field(512 * 2**20, ge=1, description="most bytes of request bodies in memory at once")
     docs: bool = Field(True, description="serve /docs, /redoc and /openapi.json")
     drain_seconds: _Seconds = Field(20.0, ge=0, description="longest time to finish accepted requests after SIGTERM")
@@ -81,9 +84,9 @@ class Settings(BaseSettings):
     downstream_protocol: Literal["raw", "v1", "v2", "torchserve", "any"] = Field(
         "raw", description="raw: /classify posts a PNG to the URL; otherwise that protocol's own routes are served"
     )
-    downstream_model: str = Field("", description="model there whose V2 metadata must fit the contract at start")
+    downstream_model: str = Field("", description="model whose V2 metadata is compared with the input settings")
     downstream_timeout_seconds: _Seconds = Field(10.0, gt=0, description="longest wait for the model server")
-    downstream_grpc: str = Field("", description="host:port of its V2 gRPC; with it ours is served too")
+    downstream_grpc: str = Field("", description="host:port of the model server's V2 gRPC; with it gRPC is served too")
     grpc_port: int = Field(8001, ge=0, le=65535, description="port for V2 gRPC, where downstream_grpc is set")
     purifiers: Annotated[tuple[tuple[str, str], ...], NoDecode] = Field(
         (),
@@ -95,7 +98,9 @@ class Settings(BaseSettings):
     input_mean: Annotated[tuple[float, ...], NoDecode] = Field(
         (), description="comma list of each channel's mean on 0-1, where tensors come normalised"
     )
-    input_std: Annotated[tuple[float, ...], NoDecode] = Field((), description="and of each channel's deviation")
+    input_std: Annotated[tuple[float, ...], NoDecode] = Field(
+        (), description="comma list of each channel's standard deviation, with input_mean"
+    )
     input_colour: Literal["rgb", "bgr"] = Field("rgb", description="order of a tensor's three channels")
     on_failure: Literal["reject", "bypass"] = Field(
         "reject", description="when an image cannot be purified: refuse, or forward it unpurified and say so"

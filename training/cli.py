@@ -22,7 +22,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("arn-train", description="Craft attacks, train ARN, measure both.")
+    parser = argparse.ArgumentParser("arn-train", description="Craft attacks, train purifiers and measure them.")
     commands = parser.add_subparsers(dest="command", required=True)
     parser.add_argument(
         "--import", dest="imported", action="append", type=options.own_module, metavar="MODULE",

@@ -103,11 +103,11 @@ _USES = {
     ),
     "hardened": (
         "In front of a classifier of such images, also where attackers know the purifier",
-        "It fails against larger budgets than it was trained with and against other kinds of attack.",
+        "It fails against budgets well above the tables' ε and against other kinds of attack.",
     ),
     "joint": (
         "Together with the classifier that was trained with it, also where attackers know both",
-        "It fails against larger budgets than it was trained with and against other kinds of attack.",
+        "It fails against budgets well above the tables' ε and against other kinds of attack.",
     ),
 }
 _CLASSIFIER_USE = (
@@ -218,4 +218,11 @@ def _learned(card: Card) -> str:
     rows = [[*(f"{row[name]:,}" for name in when), *(f"{row[name]:.1f}" for name in names)] for row in card.curve]
     heads = [*("steps" if name == "step" else name for name in when), *(name.removeprefix("error/") for name in names)]
     table = markdown_table(heads, rows, left=0)
-    return f"\nError in percent of some validation images as it learned:\n\n{table}\n"
+    said = ["Error in percent of some validation images as it learned."]
+    if "error/none" in names:
+        said.append("*none* are natural images.")
+    if any(name.endswith("white_box") for name in names):
+        said.append("White-box attacks have the largest budget of the training here.")
+    if any(name.startswith("error/PGD_N ") and name[-1].isdigit() for name in names):
+        said.append("*PGD_N 4* is the attack at 4/255.")
+    return f"\n{' '.join(said)}\n\n{table}\n"

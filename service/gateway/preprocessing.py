@@ -327,7 +327,8 @@ def _unit(
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # false for NaN too
         raise BadParameter(
             f"input {shown(name)}: finite values that stand for [0, 1] are expected; under the declared range or mean "
-            f"and deviation these reach from {low:.4g} to {high:.4g}"
+            f"and deviation these reach from {low:.4g} to {high:.4g}; see ARN_INPUT_RANGE, and ARN_INPUT_MEAN with "
+            f"ARN_INPUT_STD"
         )
     return unit if low >= 0 and high <= 1 else unit.clip(0, 1)
 

@@ -42,7 +42,7 @@ def router(settings: Settings, purifier: Purifier) -> APIRouter:
         openapi_extra={"parameters": QUERY, "requestBody": BODY},
     )
     async def purify(request: Request) -> Response:
-        """Purify: G(E(x)). Answers in kind, or in what ``Accept`` asks for."""
+        """The purified image, in the format of the request unless ``Accept`` names another."""
         with purifier.request() as timings:
             upload = await uploads.read(request)
             media_type = negotiate.choose(accept(request), answers.offers(upload))

@@ -1,5 +1,6 @@
 """The documents name everything that there is, and link to what exists."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from arn_purify import models
 from arn_purify.service import errors
 from arn_purify.service.settings import Settings
 from arn_purify.service.telemetry.metrics import Metrics
@@ -120,3 +122,15 @@ def test_links_lead_somewhere(page):
 def test_source_files_that_are_named_exist(page):
     for name in re.findall(r"\b(?:models|service|training|tests|benchmarks)/[\w/]+\.py\b", page.read_text()):
         assert (ROOT / name).is_file(), name
+
+
+def test_benchmarks_were_run_with_the_purifiers_that_are_released():
+    """Their accuracies would be another file's otherwise. A speed does not depend on the weights."""
+    released = {hashlib.sha256(path.read_bytes()).hexdigest() for path in models.ZOO.glob("*.safetensors")}
+    hashes = {
+        path.name: record["sha256"]["purifier"]
+        for path in (ROOT / "results" / "benchmarks").glob("gateway-*.json")
+        if "sha256" in (record := json.loads(path.read_text()))
+    }
+    assert len(hashes) > 1
+    assert {name: digest for name, digest in hashes.items() if digest not in released} == {}

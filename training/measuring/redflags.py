@@ -14,7 +14,7 @@ from ..data.datasets import STICKERS, STICKERS_BY_PGD, spec_of
 from .records import Record, read_all
 from .threats import Defended
 
-_BETWEEN = "beside the other records: "
+BETWEEN = "beside the other records: "
 # Half of the range: every pixel can be made grey, so nothing of the image need remain.
 _LARGE_EPS = 0.5
 # Points by which AutoAttack, the stronger attack, may beat the strongest gradient attack beyond the intervals.
@@ -48,9 +48,9 @@ def of_model(defended: Defended, images: Tensor, attacked: nn.Module | None = No
 def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
     """Flags of each record, by its index, in comparison with the others of its defence.
 
-    Flagged are: an attack on f alone, through another purifier or with an approximate gradient that does better than
-    the same attack with the full gradient; a black-box attack that does better than every gradient attack, or
-    AutoAttack that does by far; stickers by PGD that do better than RP2's in the same places; an error that falls as
+    Flagged are: an attack on f alone, through another purifier or with an approximate gradient that finds more errors
+    than the same attack with the full gradient; a black-box attack that finds more than every gradient attack, or
+    AutoAttack that does by far; stickers by PGD that find more than RP2's in the same places; an error that falls as
     the budget or the iterations grow; a white-box error below 100 % at a budget that can erase the image. Overlapping
     intervals raise no flag.
     """
@@ -66,7 +66,7 @@ def between(records: Sequence[Record]) -> Mapping[int, tuple[str, ...]]:
         group = [records[index] for index in members]
         for index, record in zip(members, group, strict=True):
             found = [*_beaten(record, group), *_survives_any_budget(record), *_falls(record, group)]
-            flags[index] = tuple(_BETWEEN + flag for flag in sorted(found))
+            flags[index] = tuple(BETWEEN + flag for flag in sorted(found))
     return flags
 
 
@@ -89,7 +89,7 @@ def _beaten(record: Record, group: Sequence[Record]) -> Iterator[str]:
         comparable = (same_attack or score_based or autoattack or same_places) and _aim(record) == _aim(other)
         if comparable and other.ci95[0] > record.ci95[1] + (_AUTOATTACK_MARGIN if autoattack else 0):
             yield (
-                f"{other.attack} {other.threat_model} does better: {other.error_rate:.2f} % against "
+                f"{other.attack} {other.threat_model} finds more errors: {other.error_rate:.2f} % against "
                 f"{record.error_rate:.2f} %"
             )
 
@@ -162,7 +162,7 @@ def with_flags(records: Sequence[Record]) -> list[Record]:
     found = between(records)
     return [
         dataclasses.replace(
-            record, flags=(*(flag for flag in record.flags if not flag.startswith(_BETWEEN)), *found[index])
+            record, flags=(*(flag for flag in record.flags if not flag.startswith(BETWEEN)), *found[index])
         )
         for index, record in enumerate(records)
     ]

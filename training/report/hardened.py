@@ -18,8 +18,9 @@ _HARDENED = (
     "tables show other purifiers too. Oblivious attacks are on [another page]({page})."
 )
 _REACH = (
-    "A purifier could learn to write the class into the image for the one classifier that it was trained with. The\n"
-    "classifiers in this table were trained independently of it. A white-box attack goes through each of them."
+    "A purifier could learn to write the class into the image for the one classifier that it was trained with. In\n"
+    "this table `lenet5` is that classifier. The others were trained independently of the purifiers; `-reach`\n"
+    "learned with an MLP of another seed. A white-box attack goes through each of them."
 )
 _QUALITY = (
     "How close purified images are to the natural ones. PSNR is computed from the mean squared error of all images\n"

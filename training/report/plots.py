@@ -13,7 +13,7 @@ from ..data.datasets import spec_of
 from ..measuring.records import Record
 from .figures import figure_of, hash_of, save, stale
 from .rows import attack_title, row_label, row_of, row_order
-from .selection import AblationRow, ablation, is_variant, sweep
+from .selection import AblationRow, ablation, is_variant, released_names, sweep
 
 _COLOURS = ("#3b6fb6", "#c2553a", "#5a9367", "#8a6fb0", "#b08d3b")
 # A part of each plot's hash: another number draws all of them again.
@@ -48,6 +48,8 @@ def _wanted(records: Sequence[Record]) -> dict[str, tuple[str, Callable[[], Any]
             shown: Any = {f"{r.recipe} {r.attack}": r.errors for group in variants.values() for r in group}
             found[plot_name("ablation", dataset)] = hash_of([_STYLE, shown]), partial(_ablation, variants)
         if swept:
+            # The README shows it: the released purifiers, as far as there are any.
+            swept = [r for r in swept if r.checkpoint in released_names(dataset)] or swept
             shown = {f"{r.defence} {r.checkpoint} {r.attack}": r.errors for r in swept}
             found[plot_name("sweep", dataset)] = hash_of([_STYLE, shown]), partial(_sweep, swept)
         if compared:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.datasets import STICKERS_BY_PGD, spec_of
 from ..measuring.records import Record
+from ..measuring.redflags import BETWEEN
 from . import plots
 from .markdown import markdown_table
 from .paper import paper_rates, published_tables
@@ -211,15 +212,12 @@ def _recipes(records: Sequence[Record]) -> list[str]:
 
 
 def _flags(records: Sequence[Record]) -> list[str]:
-    """A heading for each flag, and below it a line for each defence that has it."""
-    carriers: dict[str, dict[str, list[str]]] = {}
-    for r in records:
-        for flag in r.flags:
-            row = f"{row_label(row_of(r))} in front of {r.classifier}"
-            carriers.setdefault(flag, {}).setdefault(row, []).append(f"{r.attack} {r.threat_model}")
-    parts = [
-        f"**{flag}**\n\n" + "\n".join(f"- {row}: {', '.join(sorted(attacks))}" for row, attacks in sorted(rows.items()))
-        for flag, rows in sorted(carriers.items())
-    ]
+    """A row for each flagged number."""
+    rows = sorted(
+        (row_label(row_of(r)), r.classifier, f"{r.attack} {r.threat_model}", flag.removeprefix(BETWEEN).split(". ")[0])
+        for r in records
+        for flag in r.flags
+    )
     explained = "[Evaluation](evaluation.md#red-flags) explains each flag."
-    return ["\n\n".join(("## Red flags ⚑", explained, *parts))] if parts else []
+    table = markdown_table(["defence", "in front of", "number", "flag"], rows, left=4)
+    return [f"## Red flags ⚑\n\n{explained}\n\n{table}"] if rows else []

@@ -49,17 +49,17 @@ def test_a_purifier_and_a_classifier_with_a_gradient_raise_no_flag(split):
 @pytest.mark.parametrize(
     ("other", "place", "flag"),
     [
-        ({"attack": "SQUARE_N", "errors": 950, "iterations": None}, 0, "SQUARE_N white_box does better"),
-        ({"threat_model": "oblivious", "attacked": "f", "errors": 950}, 0, "PGD_N oblivious does better"),
+        ({"attack": "SQUARE_N", "errors": 950, "iterations": None}, 0, "SQUARE_N white_box finds more errors"),
+        ({"threat_model": "oblivious", "attacked": "f", "errors": 950}, 0, "PGD_N oblivious finds more errors"),
         ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 800}, 1, "falls with the budget: 90.00 % at 0.3"),
         ({"attack": "PGD_N@0.5", "eps": 0.5, "errors": 930}, 1, "93.00 %, not 100 %, at a budget of 0.5"),
         ({"attack": "SQUARE_N", "errors": 910, "iterations": None}, 0, None),  # within the intervals
         ({"attack": "SQUARE_T", "goal": "targeted", "errors": 950, "iterations": None}, 0, None),
-        ({"attack": "AA_N", "errors": 990, "iterations": None}, 0, "AA_N white_box does better"),
+        ({"attack": "AA_N", "errors": 990, "iterations": None}, 0, "AA_N white_box finds more errors"),
         ({"attack": "AA_N", "errors": 950, "iterations": None}, 0, None),  # it is the stronger attack
         ({"threat_model": "oblivious", "attack": "PGD_Nx10", "iterations": 10, "errors": 950}, 0, "PGD_Nx10 oblivious"),
         ({"attack": "PGD_N@0.4", "eps": 0.4, "errors": 890}, 1, None),
-        ({"threat_model": "bpda", "errors": 990}, 0, "PGD_N bpda does better: 99.00 %"),
+        ({"threat_model": "bpda", "errors": 990}, 0, "PGD_N bpda finds more errors: 99.00 %"),
         ({"threat_model": "bpda", "attack": "PGDM_N", "errors": 990}, 0, None),
         ({"attack": "PGD_Nx100", "iterations": 100, "errors": 600}, 1, "falls with the iterations: 90.00 % after 40"),
         ({"attack": "PGD_Nx10", "iterations": 10, "errors": 600}, 0, None),
@@ -99,7 +99,7 @@ def test_stickers_of_a_weak_search_are_flagged():
     weak, strong = a_record(attack="AP_3", errors=200, **fields), a_record(attack="APM_3", **fields)
     elsewhere = a_record(attack="APM_4", errors=950, **fields)
     found = redflags.between([weak, strong, elsewhere])
-    flag = "beside the other records: APM_3 white_box does better: 90.00 % against 20.00 %"
+    flag = "beside the other records: APM_3 white_box finds more errors: 90.00 % against 20.00 %"
     assert found == {0: (flag,), 1: (), 2: ()}
     on_f_alone = [dataclasses.replace(record, threat_model="oblivious") for record in (weak, strong)]
     assert set(redflags.between(on_f_alone).values()) == {()}

@@ -137,7 +137,7 @@ def test_flags_are_written_into_the_records_and_their_absence_is_caught(project)
         pages.update(root / "results", check=True)
     pages.update(root / "results")
     assert sum(bool(record.flags) for record in records.read_all(root / "results")) == 1
-    assert "SQUARE_N white_box does better" in (root / "docs" / "results-mnist-comparison.md").read_text()
+    assert "SQUARE_N white_box finds more errors" in (root / "docs" / "results-mnist-comparison.md").read_text()
 
 
 def test_a_row_holds_one_checkpoint(project):
