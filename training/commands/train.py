@@ -143,7 +143,21 @@ def run(flags: argparse.Namespace, command: str) -> None:
     dataset = options.dataset(flags)
     dataset = dataclasses.replace(dataset, train=dataset.train.every(flags.every))
     arch = flags.arch or _usual_network(dataset)
+    check(flags, arch)
     (_train_classifier if arch in NETWORKS else _train_purifier)(flags, dataset, arch, command)
+
+
+def check(flags: argparse.Namespace, arch: str) -> None:
+    """Refuse flags that the training of this network would not read.
+
+    Raises:
+        ValueError: one of them was given.
+    """
+    if arch in NETWORKS:
+        options.refuse(flags, f"--arch {arch} is a classifier", ("classifier", *_OF_PURIFIERS, *_OF_PHOTOGRAPHS))
+    else:
+        options.refuse(flags, f"--arch {arch} is a purifier", ("compile",))
+        options.refuse(flags, f"{flags.dataset} has labels", _OF_PHOTOGRAPHS)
 
 
 def _usual_network(dataset: Dataset) -> str:
@@ -164,7 +178,6 @@ def _shape(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train_classifier(flags: argparse.Namespace, dataset: Dataset, arch: str, command: str) -> None:
-    options.refuse(flags, f"--arch {arch} is a classifier", ("classifier", *_OF_PURIFIERS, *_OF_PHOTOGRAPHS))
     if "RANK" in os.environ:
         raise ValueError("a classifier is trained by one process, not under torchrun")
     make = CLASSIFIER_RECIPES.get(flags.recipe or "natural")
@@ -185,8 +198,6 @@ def _train_classifier(flags: argparse.Namespace, dataset: Dataset, arch: str, co
 
 
 def _train_purifier(flags: argparse.Namespace, dataset: Dataset, arch: str, command: str) -> None:
-    options.refuse(flags, f"--arch {arch} is a purifier", ("compile",))
-    options.refuse(flags, f"{dataset.name} has labels", _OF_PHOTOGRAPHS)
     initial = load_model(str(flags.init), "purifier", dataset.name, "cpu", dataset.shape)[0] if flags.init else None
     recipe, seen = _recipe(flags, dataset, arch)
     network = _network(flags, dataset, arch)

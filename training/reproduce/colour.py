@@ -29,6 +29,10 @@ CIFAR10_RELEASED_CPU = Scale(
         "--epochs", "4", "--batch-size", "64", "--with", "inner_steps=1,learning_rate=0.0006,ramp=0.5,eps_to=0.75",
         "--watched", "200",
     ),
+    joint_long=(
+        "--epochs", "3", "--batch-size", "64", "--weights", "clean=0.1",
+        "--with", "inner_steps=2,learning_rate=0.001,eps_to=1,eps_from=1,ramp=0,joint=1", "--watched", "200",
+    ),
 )  # fmt: skip
 CIFAR10_GPU = Scale(
     epochs=0, ablation=3, ablation_epochs=0, quick=1, slow=10, slower=40, thorough=10,
@@ -48,6 +52,7 @@ LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(
     8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1,
     hardened=("--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20"),
+    joint_long=("--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20", "--with", "joint=1"),
 )  # fmt: skip
 
 Places = tuple[Path, Path, Path, str]
@@ -96,8 +101,8 @@ class ColourPlan(Plan):
 
     @property
     def common(self) -> tuple[str, ...]:
-        """The flags of every command: the target too."""
-        return (*super().common, "--classifier", self.kept(self.target))
+        """The target too."""
+        return (*self.everywhere, "--classifier", self.kept(self.target))
 
     def classifier(self, name: str, arch: str, *more: str, every: int = 1) -> Iterator[Step]:
         """Train one of the classifiers."""
@@ -231,14 +236,20 @@ class Cifar10ReleasedPlan(Cifar10Plan):
         yield from self.oblivious(self.kept("hardened"))
         yield from self._sceptic(self.kept("hardened"))
         # How much the frozen classifier limits it: the same with f tuned too, at the whole budget.
-        pair, f = self.run("joint", "purifier"), self.run("joint", "classifier")  # the last that a run leaves
-        tuned = (*hardened, "--with", "eps_to=1,joint=1")
-        yield Step(("train", *self.common, "--out", str(pair.parent), *tuned), None, f, kept=Path(self.kept("joint")))
-        yield self.exported(f, Path(self.kept(f"{self.arch}-joint")), None)
-        classifier = ("--classifier", self.kept(f"{self.arch}-joint"))
-        yield self.exported(pair, Path(self.kept("joint")), None, "--every", str(self.scale.slow), *classifier)
-        natural = self.measure(self.kept("joint"), "none,PGD_N", self.scale.slow, None)
-        for step in (natural, *self._sceptic(self.kept("joint"))):
+        yield from self._jointly("joint", *hardened, "--with", "eps_to=1,joint=1")
+        if self.scale.joint_long:
+            both = ("--init", self.kept("joint"), "--classifier", self.kept(f"{self.arch}-joint"))
+            yield from self._jointly("joint-long", *hardened[:4], *both, *self.scale.joint_long)
+
+    def _jointly(self, name: str, *tuned: str) -> Iterator[Step]:
+        """Train a purifier and its classifier together, keep both, and measure the pair."""
+        pair, f = self.run(name, "purifier"), self.run(name, "classifier")  # the last that a run leaves
+        yield Step(("train", *self.common, "--out", str(pair.parent), *tuned), None, f, kept=Path(self.kept(name)))
+        yield self.exported(f, Path(self.kept(f"{self.arch}-{name}")), None)
+        classifier = ("--classifier", self.kept(f"{self.arch}-{name}"))
+        yield self.exported(pair, Path(self.kept(name)), None, "--every", str(self.scale.slow), *classifier)
+        natural = self.measure(self.kept(name), "none,PGD_N", self.scale.slow, None)
+        for step in (natural, *self._sceptic(self.kept(name))):
             yield dataclasses.replace(step, arguments=(*step.arguments, *classifier))
 
     def _sceptic(self, spec: str) -> Iterator[Step]:

@@ -20,7 +20,7 @@ class Scale:
     Flags: ``batch`` of all training, ``ablation_batch`` of Figure 4's as well, ``purifier`` of the purifiers'. On
     colour: ``compared`` of purifiers that see the paper's budget alone, ``continued`` of the strict network's second
     run, ``released`` of the released purifier, ``first`` and ``skips`` of the first and the last run with skips,
-    ``hardened`` of the hardened profile.
+    ``hardened`` of the hardened profile, ``joint_long`` of the classifier's second run with it, if there is one.
     """
 
     every: int = 1
@@ -42,6 +42,7 @@ class Scale:
     skips: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
     hardened: tuple[str, ...] = ()
+    joint_long: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
     continued: tuple[str, ...] = ()
 
@@ -86,10 +87,15 @@ class Plan:
         raise NotImplementedError
 
     @property
-    def common(self) -> tuple[str, ...]:
+    def everywhere(self) -> tuple[str, ...]:
         """The flags of every command."""
         device = () if self.device == "cpu" else ("--device", self.device)
         return ("--dataset", self.dataset, *device)
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The flags of every command but the training of a classifier."""
+        return self.everywhere
 
     def kept(self, name: str) -> str:
         """Where the rounded checkpoint of a run is."""
@@ -102,7 +108,8 @@ class Plan:
     def trained(self, name: str, file: str, seconds: int | None, *arguments: str) -> Iterator[Step]:
         """Train, and round the checkpoint to fp16."""
         found, kept = self.run(name, file), Path(self.kept(name))
-        yield Step(("train", *self.common, "--out", str(found.parent), *arguments), seconds, found, kept=kept)
+        common = self.everywhere if file == "classifier" else self.common
+        yield Step(("train", *common, "--out", str(found.parent), *arguments), seconds, found, kept=kept)
         every = 1 if file == "classifier" else self.scale.slow
         yield self.exported(found, kept, None if seconds is None else 30, "--every", str(every))
 

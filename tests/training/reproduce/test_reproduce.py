@@ -1,11 +1,13 @@
 """The whole chain at toy size: every step runs, a second run has nothing left to train, every table is written."""
 
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from arn_purify.training import deadline
+from arn_purify.training import cli, deadline
+from arn_purify.training.commands import train
 from arn_purify.training.reproduce import run as reproduce
 
 ROOT = Path(__file__).parents[3]
@@ -38,6 +40,18 @@ def test_the_plan_of_every_scale_names_what_it_measures(capsys, checkout):
         for word in ("--arch ape-g", "--arch hgd", "at-pgd", "doa-7x7", "AA_N", "gray_box", "bpda", "att=0,", "detect"):
             assert any(word in line for line in listed), word
     assert "--every 10" not in " ".join(listed), "on a GPU every image is taken"
+
+
+@pytest.mark.parametrize("scale", ["", "--smoke", "--device cuda", "--retrain"])
+@pytest.mark.parametrize("name", ["mnist", "mnist-hardened", "cifar10", "lisa"])
+def test_training_refuses_no_flag_of_a_plan(name, scale, checkout, capsys):
+    assert reproduce.main([name, "--list", *scale.split()]) == 0
+    listed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    trained = [words for words in listed if words[:2] == ["arn-train", "train"]]
+    assert trained or scale == ""
+    for words in trained:
+        flags = cli._parser().parse_args(words[1:])
+        train.check(flags, flags.arch or "compact")
 
 
 def test_what_is_kept_is_trained_again_only_where_that_is_asked_for(checkout, capsys):
