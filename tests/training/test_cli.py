@@ -11,7 +11,7 @@ from arn_purify.training.commands import evaluate, train
 
 @pytest.mark.parametrize(
     ("arguments", "may_round"),
-    [("evaluate", False), ("train --out run", True), ("train --out run --fp32", False), ("evaluate", False)],
+    [("evaluate", False), ("train --out run", True), ("train --out run --fp32", False)],
 )
 def test_only_training_rounds_to_tf32(arguments, may_round, monkeypatch):
     seen = []
