@@ -60,9 +60,13 @@ def run(flags: argparse.Namespace, command: str) -> None:
     purifier, start = _purifier(flags)
     target = loaded[0][1].name
     before = "" if data.spec_of(flags.dataset).is_target(target) else target
-    recipe = dataclasses.replace(PhotoRecipe(), **dict(flags.numbers))
+    numbers = dict(flags.numbers)
+    recipe = dataclasses.replace(PhotoRecipe(), **numbers)
     stride = max(1, len(validation) // min(flags.watched, 100))
-    name = RunName("photos", classifiers=len(classifiers), start=start, before=before)
+    name = RunName(
+        "photos", fields=tuple(numbers.items()), classifiers=len(classifiers), start=start, seed=flags.seed,
+        before=before,
+    )  # fmt: skip
     PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), name, flags.device, flags.seed, command).fit(
         train, validation[::stride]
     )
