@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,9 +68,10 @@ def run(flags: argparse.Namespace, command: str) -> None:
         "photos", fields=tuple(numbers.items()), classifiers=len(classifiers), start=start, seed=flags.seed,
         before=before,
     )  # fmt: skip
-    PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), name, flags.device, flags.seed, command).fit(
-        train, validation[::stride]
-    )
+    # A GPU waits for its crops where one process decodes them; a CPU's cores are busy with the network.
+    workers = min(8, os.cpu_count() or 1) if flags.device.startswith("cuda") else 1
+    run = PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), name, flags.device, flags.seed, command, workers)
+    run.fit(train, validation[::stride])
 
 
 def _purifier(flags: argparse.Namespace) -> tuple[Arn, str]:
