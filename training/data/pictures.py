@@ -84,7 +84,7 @@ class Crops(Dataset[Tensor]):
 
 
 class Endless(Sampler[tuple[int, int]]):
-    """Pictures drawn without end, each with a seed for its crop; ``first`` says where a resumed run goes on."""
+    """Pictures drawn without end, each with a seed for its crop; ``first`` is the step that a run is resumed at."""
 
     def __init__(self, pictures: int, seed: int, first: int) -> None:
         self.pictures, self.seed, self.first = pictures, seed, first
