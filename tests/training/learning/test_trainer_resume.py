@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from arn_purify import models
 from arn_purify.training.learning.state import ConfigurationError
@@ -49,6 +50,10 @@ def test_a_run_folder_of_another_configuration_is_not_resumed(digits, classifier
     with pytest.raises(ConfigurationError, match="another configuration"):
         other.fit()
     state = tmp_path / "run" / "state.safetensors"
+    for metadata in (None, {"format": "pt"}):
+        save_file({"weight": torch.zeros(1)}, state, metadata)
+        with pytest.raises(ConfigurationError, match="another configuration"):
+            other.fit()
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(ConfigurationError, match="is damaged"):
         other.fit()
