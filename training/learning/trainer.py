@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -132,8 +132,7 @@ class Trainer:
         """Where the recipe takes its batches from."""
         options, train = self.options, self.dataset.train
         if self.recipe.inner_steps:
-            through = lambda: adaptive.frozen(self.purifier, self.classifier)  # noqa: E731
-            return AdaptiveSource(self.config, train, through, self.steps)
+            return AdaptiveSource(self.config, train, self._pair(), self.steps)
         if self.recipe.refresh_epochs:
             root = (options.pools or options.out) / f"pool-{self.rank}-of-{world_size()}"
             return FreshSource(self.config, train, self.classifiers.attacked, root, options.pools is not None)
@@ -143,6 +142,13 @@ class Trainer:
             StaticSource(*args)  # the others read what this one crafts
         wait_for_all()
         return StaticSource(*args)
+
+    def _pair(self) -> Callable[[], nn.Module]:
+        """A call for f after g as both stand, frozen; an f that does not learn is folded once, which takes long."""
+        if "classifier" in self.networks.modules:
+            return lambda: adaptive.frozen(self.purifier, self.classifier)
+        fixed = {classifier: adaptive.frozen(classifier) for classifier in self.in_turn}
+        return lambda: nn.Sequential(adaptive.frozen(self.purifier), fixed[self.classifier])
 
     def train_step(self, batch: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, float]:
         """One iteration of Algorithm 1 on natural images and their attacked versions; returns every loss.
