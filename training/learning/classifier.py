@@ -34,7 +34,7 @@ from arn_purify.models import (
 )
 
 from ..attacks import Attack, at_budget, for_crafting, get, seed_of
-from ..data import Dataset, Split, flip_images, shift_images, spec_of
+from ..data import Dataset, Split, augment, spec_of
 from ..deadline import OutOfTime, is_near
 from .recipes import check_length, one_cycle
 from .state import ConfigurationError, check_finite, load_state, log_row, save_state, weights_sha256
@@ -260,10 +260,7 @@ class _Epochs:
         """Images shifted, mirrored and attacked as the recipe says, and their labels."""
         recipe = self.recipe
         images, labels = self.split.batch(indices, self.device)
-        offsets = torch.randint(0, 2 * recipe.shift + 1, (len(indices), 2), generator=generator)
-        images = shift_images(images, offsets, recipe.shift)
-        if recipe.flip:
-            images = flip_images(images, torch.rand(len(indices), generator=generator) < 0.5)
+        images = augment(images, recipe.shift, recipe.flip, generator)
         if recipe.adversary:
             images = self._attack(recipe.adversary, images, labels, step)
         return images, labels
