@@ -276,10 +276,10 @@ class _Epochs:
 
 
 @torch.inference_mode()
-def error_rate(model: nn.Module, split: Split, device: str = "cpu", batch_size: int = 1000) -> float:
+def error_rate(model: nn.Module, split: Split, device: str = "cpu") -> float:
     """Classification error of ``model`` on natural images, in percent, the last partial batch included."""
     errors = 0
-    for indices in torch.arange(len(split)).split(batch_size):
+    for indices in torch.arange(len(split)).split(1000):
         images, labels = split.batch(indices, device)
         errors += int((model(images).argmax(1) != labels).sum())
     return 100 * errors / len(split)
