@@ -139,7 +139,7 @@ def purify(x: Tensor, model: str | os.PathLike[str] = "mnist-transparent") -> Te
     used last stay in memory; a file that has changed is read again.
 
     Raises:
-        ValueError: the images are not ``(N, C, H, W)`` with the model's number of channels.
+        ValueError: the images are not ``(N, C, H, W)`` with the model's number of channels, or it is a classifier.
         FileNotFoundError, CheckpointError: as :func:`load`.
     """
     name = os.fspath(model)
@@ -149,6 +149,8 @@ def purify(x: Tensor, model: str | os.PathLike[str] = "mnist-transparent") -> Te
     found = path.stat()
     with _loading:
         network = _unchanged(name, (path, found.st_mtime_ns, found.st_size))
+    if (kind := card_of(network).kind) != "purifier":
+        raise ValueError(f"{name} is a {kind}, not a purifier")
     with torch.inference_mode():
         out: Tensor = network(x)
     return out

@@ -77,7 +77,7 @@ class Card:
 
     ``input_shape`` is (C, H, W); ``recipe`` names the run and ``run`` says the same in fields (``training.run_name``);
     ``seen_attacks`` lists ``{"attack", "eps", ...}``; ``metrics`` are error rates in percent on so many ``images`` of
-    the validation split, measured on the file that ships; ``curve`` what its run saw on a part of that split after each
+    the validation split, measured on the released file; ``curve`` what its run saw on a part of that split after each
     epoch; ``sha256`` is the hash of the file read.
     """
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -145,10 +146,13 @@ class _Block(nn.Module):
         return F.relu(short + self.body(x))
 
 
-def _stages(widths: Sequence[int], blocks: int, projects: bool) -> list[nn.Module]:
-    """``blocks`` to each of ``widths[1:]``; every stage but the first halves height and width."""
+def _stages(widths: Sequence[int], blocks: int, make: Callable[[int, int, int], nn.Module]) -> list[nn.Module]:
+    """``blocks`` to each of ``widths[1:]``; every stage but the first halves height and width.
+
+    ``make``: a block from its channels, those that it gives, and its stride.
+    """
     return [
-        _Block(i if block == 0 else o, o, 2 if block == 0 and stage else 1, projects)
+        make(i if block == 0 else o, o, 2 if block == 0 and stage else 1)
         for stage, (i, o) in enumerate(itertools.pairwise(widths))
         for block in range(blocks)
     ]
@@ -177,7 +181,7 @@ class ResNet(ColourClassifier):
         widths = (16, 16, 32, 64) if small else (64, 64, 128, 256, 512)
         blocks = (config.depth - 2) // 6 if small else 2
         stem = (_conv(3, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU())
-        layers = nn.Sequential(*stem, *_stages(widths, blocks, projects=not small), *_pool())
+        layers = nn.Sequential(*stem, *_stages(widths, blocks, partial(_Block, projects=not small)), *_pool())
         super().__init__(layers, widths[-1], config.classes)
         self.config = config
 
@@ -213,11 +217,7 @@ class WideResNet(ColourClassifier):
 
     def __init__(self, config: WideResNetConfig) -> None:
         widths = (16, *(config.widen * width for width in (16, 32, 64)))
-        blocks = [
-            _PreActivated(i if block == 0 else o, o, 2 if block == 0 and stage else 1)
-            for stage, (i, o) in enumerate(itertools.pairwise(widths))
-            for block in range((config.depth - 4) // 6)
-        ]
+        blocks = _stages(widths, (config.depth - 4) // 6, _PreActivated)
         last = (nn.BatchNorm2d(widths[-1]), nn.ReLU())
         super().__init__(nn.Sequential(_conv(3, 16), *blocks, *last, *_pool()), widths[-1], config.classes)
         self.config = config
@@ -311,7 +311,7 @@ class ResNet8(Classifier):
         self.config = config
         self.layers = nn.Sequential(
             _conv(config.channels, 16), nn.BatchNorm2d(16), nn.ReLU(),
-            *_stages((16, 16, 32, 64), blocks=1, projects=True), *_pool(),
+            *_stages((16, 16, 32, 64), 1, partial(_Block, projects=True)), *_pool(),
         )  # fmt: skip
         self.linear = nn.Linear(64, config.classes)
 

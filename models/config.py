@@ -30,7 +30,8 @@ class ArnConfig(Sizes):
 
     Args:
         architecture: ``compact`` (ours), ``released`` (the authors' MNIST network; 28x28 only), ``colour`` and
-            ``skips`` (ours for larger images; :mod:`arn_purify.models.colour`).
+            ``skips`` (ours for larger images; :mod:`arn_purify.models.colour`), ``photo`` (ours for photographs;
+            :mod:`arn_purify.models.photo`).
         channels: colour channels C of the images taken and given back.
         size: height and width in pixels that the network is trained and evaluated at; ours take any other too.
         width: channels of the first stride-2 stage of ``compact``, a quarter of them in ``released``, doubled at each

@@ -1,9 +1,9 @@
 """Make ``examples/``: ten of scikit-learn's digits and a photograph, attacked, and what the purifiers give back.
 
-The natural digits are fixed before anything is purified: of each class the one that the shipped LeNet-5 is surest of.
+The natural digits are fixed before anything is purified: of each class the one that the released LeNet-5 is surest of.
 They are 8x8 in the source; here they are drawn into the middle of a 28x28 image as MNIST's are. The adversarial ones
 are PGD_N at eps .3 (40 steps of .01) against that LeNet-5 alone, rounded to PNG's 256 levels, and still fool it.
-Beside them a photograph as CIFAR-10's are, at eps 8/255 against the shipped ResNet-20, and two of 224x224 at eps 4/255
+Beside them a photograph as CIFAR-10's are, at eps 8/255 against cifar10-airbench-40, and two of 224x224 at eps 4/255
 against EfficientNet-Lite0, with the purifier that ``--photos`` names. The first of them heads the README.
 """
 

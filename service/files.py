@@ -23,6 +23,7 @@ from .core.selection import takes
 from .errors import ServiceError, WrongSize
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Summary:
     other: int
 
 
-def purify_files(source: Path, target: Path, model: str, device: str, resize: Fit | None, batch: int = 64) -> Summary:
+def purify_files(source: Path, target: Path, model: str, device: str, resize: Fit | None) -> Summary:
     """Purify an image file, or every image below a folder, into PNGs of the same names.
 
     Hidden files and folders are skipped, and ``target`` where it lies inside ``source``. An image that cannot be read,
@@ -52,7 +53,7 @@ def purify_files(source: Path, target: Path, model: str, device: str, resize: Fi
     engine = Engine((model,), (), device, "fp32")
     name = next(iter(engine.purifiers))
     card, paths, purified = engine.card(name), list(names), 0
-    batch = batch if resize or _has_one_size(card) else 1  # large images are in memory one at a time
+    batch = _BATCH if resize or _has_one_size(card) else 1  # large images are in memory one at a time
     for problem in unread:
         _report(str(problem.filename), problem)
     with tqdm(total=len(paths), unit="image") as progress:

@@ -35,7 +35,7 @@ class Seat(NamedTuple):
 
 def _few_arenas() -> None:
     """Use one heap for all threads: glibc otherwise keeps the memory that a thread has freed for that thread."""
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # the last is Windows'
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 

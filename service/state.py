@@ -66,6 +66,7 @@ class State:
             warm_up=self._warm_up,
             under_way=lambda: self.lifecycle.in_flight,
             begin=self.engine.begin if self.engine.records else None,
+            is_lost=lambda: self.engine.lost,
         )
         check_workers = worker.check_all if worker else lambda: None
         self.lifecycle = Lifecycle(self.batcher, settings.drain_seconds, check_workers)

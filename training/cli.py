@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kind, _, index = str(vars(flags).get("device")).partition(":")
         if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
             raise ValueError(f"--device {flags.device}: torch sees no such device")
+        # cuDNN's default. It would craft and measure with 10 bits what records and crafted sets call fp32.
+        torch.backends.cudnn.allow_tf32 = flags.command == "train" and not flags.fp32
         return int(flags.run(flags, command) or 0)
     except (OSError, ValueError, CheckpointError) as error:
         print(f"arn-train: {error}", file=sys.stderr)
@@ -56,7 +58,7 @@ def retain_freed_memory() -> None:
 
     For a process that does nothing but train or measure: it never shrinks again.
     """
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # the last is Windows'
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -124,12 +124,13 @@ class ResizeAndPad(nn.Module):
 
     @staticmethod
     def _one(x: Tensor) -> Tensor:
-        size = x.shape[-1]
+        height, width = x.shape[2:]
         rng = np.random.default_rng(int(1000 * float(x.sum())))
-        side = int(rng.integers(round(0.9 * size), size))
-        small = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
-        top, left = (int(rng.integers(size - side + 1)) for _ in range(2))
-        return F.pad(small, (left, size - side - left, top, size - side - top), value=0.5)
+        columns = int(rng.integers(round(0.9 * width), width))
+        rows = round(height * columns / width)
+        small = F.interpolate(x, (rows, columns), mode="bilinear", antialias=True)
+        top, left = (int(rng.integers(room + 1)) for room in (height - rows, width - columns))
+        return F.pad(small, (left, width - columns - left, top, height - rows - top), value=0.5)
 
 
 def resize_and_pad() -> ResizeAndPad:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STEPS = 40
-STEP = 0.01
+_STEPS = 40
+_STEP = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,19 +23,17 @@ class Attack:
     through_purifier: bool = False
 
 
-def pgd(
-    target: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int = STEPS, step: float = STEP, seed: int = 0
-) -> Tensor:
+def pgd(target: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
     """Untargeted l-inf PGD on ``target``, images ``(N, C, H, W)`` in [0, 1] to logits, away from ``labels`` ``(N,)``.
 
-    ``eps`` is the budget on [0, 1]; the random start of a ``seed`` is the same on every device.
+    ``eps`` is the budget on [0, 1]; the random start is always the same, on every device.
     """
-    start = torch.empty(images.shape).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
+    start = torch.empty(images.shape).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
     delta = (images + eps * start.to(images)).clamp(0, 1) - images
-    for _ in range(steps):
+    for _ in range(_STEPS):
         delta.requires_grad_(True)
         loss = F.cross_entropy(target(images + delta), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, delta)
-        delta = (delta.detach() + step * gradient.sign()).clamp(-eps, eps)
+        delta = (delta.detach() + _STEP * gradient.sign()).clamp(-eps, eps)
         delta = (images + delta).clamp(0, 1) - images
     return (images + delta).detach()

@@ -11,7 +11,6 @@ answers of the one under way are waited for.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import math
 import threading
@@ -32,38 +31,14 @@ from ..errors import (
 )
 from .codec import Images
 from .engine import Purified, Work, stacked
+from .entry import Answer, Entry, Outcomes, deliver
 from .pieces import Pieces, checked
 
 logger = logging.getLogger(__name__)
 
+_GONE = "the device's thread has stopped"
 # With this many images at once a network is nearly as fast per image as it gets.
 _EFFICIENT_BATCH = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """A result with its own timings, which are recorded in one place: where the answer is sent."""
-
-    result: Purified
-    queue_seconds: float
-    infer_seconds: float
-    submitted: float
-
-
-@dataclasses.dataclass(eq=False)
-class _Entry:
-    work: Work
-    images: Images
-    future: asyncio.Future[Answer]
-    deadline: float
-    submitted: float
-    taken: bool = False
-
-    def __post_init__(self) -> None:
-        self.key: tuple[object, ...] = (self.work, self.images.dtype, self.images.shape[1:])
-
-
-_Outcomes = list[tuple[_Entry, Answer | ServiceError]]
 
 
 class Batcher:
@@ -80,6 +55,7 @@ class Batcher:
         under_way: how many requests are being worked on in all, here and elsewhere.
         begin: called with work and images to start a batch that ``run`` would do; answers a call that waits for the
             result, or None where only ``run`` can do it.
+        is_lost: called after a failure; whether the device will never work again.
     """
 
     def __init__(
@@ -93,13 +69,15 @@ class Batcher:
         warm_up: Callable[[], object] = lambda: None,
         under_way: Callable[[], int] = lambda: 0,
         begin: Callable[[Work, Images], Callable[[], Purified] | None] | None = None,
+        is_lost: Callable[[], bool] = lambda: False,
     ) -> None:
         self._run, self._begin, self._on_batch, self._warm_up = run, begin, on_batch, warm_up
         self._under_way, self._pieces = under_way, Pieces(max_batch_images, on_halved)
-        self._warm = False
+        self._is_lost = is_lost
+        self._warm = self._lost = False
         self._max_batch_images, self._max_wait_seconds = max_batch_images, max_wait_seconds
         self._queue_images = queue_images
-        self._entries: deque[_Entry] = deque()
+        self._entries: deque[Entry] = deque()
         self._changes: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._waiting = 0
         self._images_a_second = 0.0
@@ -125,8 +103,8 @@ class Batcher:
 
     @property
     def ended(self) -> bool:
-        """Whether the device's thread has run and ended: after a failed warm-up, and after ``close``."""
-        return self._thread.ident is not None and not self._thread.is_alive()
+        """Whether nothing is worked on any more: after a failed warm-up, with the device lost, and after ``close``."""
+        return self._lost or (self._thread.ident is not None and not self._thread.is_alive())
 
     def check_warm(self) -> None:
         """Check that entries are worked on.
@@ -136,7 +114,7 @@ class Batcher:
             EngineFailure: the device's thread is gone; only a restart helps.
         """
         if self.ended:
-            raise EngineFailure("the device's thread has stopped")
+            raise EngineFailure(_GONE)
         if not self._warm:
             raise Warming("the models are being warmed up")
 
@@ -151,11 +129,11 @@ class Batcher:
             Draining: the batcher is closing.
             DeadlineExceeded: still waiting after ``deadline_seconds``.
             OutOfMemory: one of the images does not fit into the device's memory.
-            EngineFailure: ``run`` raised, or answered another number of images.
+            EngineFailure: ``run`` raised, or answered another number of images; or the device's thread is gone.
         """
         loop = asyncio.get_running_loop()
         now = time.perf_counter()
-        entry = _Entry(work, images, loop.create_future(), now + deadline_seconds, now)
+        entry = Entry(work, images, loop.create_future(), now + deadline_seconds, now)
         with self._condition:
             self._event_loop = loop
             self.admit(len(images))
@@ -169,6 +147,9 @@ class Batcher:
                 [(_, outcome)] = self._outcomes([entry])
             finally:
                 self._device.release()
+            if self._lost:
+                with self._condition:
+                    self._condition.notify()  # the device's thread ends too
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
@@ -183,11 +164,11 @@ class Batcher:
 
         Raises:
             Draining: the batcher is closing.
+            EngineFailure: the device's thread is gone.
         """
         done: Future[object] = Future()
         with self._condition:
-            if self._closing:
-                raise Draining("the service is shutting down")
+            self._check_running()
             self._changes.append((change, done))
             self._condition.notify()
         await asyncio.wrap_future(done)
@@ -196,18 +177,23 @@ class Batcher:
         """Check that so many images would be accepted now, before they are read and decoded.
 
         Raises:
-            TooManyImages, QueueFull, Draining: as :meth:`submit` says.
+            TooManyImages, QueueFull, Draining, EngineFailure: as :meth:`submit` says.
         """
-        if self._closing:
-            raise Draining("the service is shutting down")
+        self._check_running()
         if images > self._queue_images:
             raise TooManyImages(f"{images} images in one request; the queue holds {self._queue_images}")
         if self._waiting + images > self._queue_images:
             seconds = self._waiting / self._images_a_second if self._images_a_second else 1.0
             raise QueueFull(f"{self._waiting} images are waiting already", retry_after=min(60, math.ceil(seconds) or 1))
 
+    def _check_running(self) -> None:
+        if self._closing:
+            raise Draining("the service is shutting down")
+        if self.ended:
+            raise EngineFailure(_GONE)
+
     @staticmethod
-    def _expire(entry: _Entry) -> None:
+    def _expire(entry: Entry) -> None:
         if not entry.taken and not entry.future.done():  # a taken entry is about to be answered
             entry.future.set_exception(DeadlineExceeded("the request waited longer than its deadline"))
 
@@ -218,30 +204,40 @@ class Batcher:
             self._condition.notify()
         if self._thread.ident is not None:  # it was started
             self._thread.join(timeout_seconds)
+        self._fail_waiting(Draining("the service shut down before this request's turn"))
+
+    def _fail_waiting(self, error: ServiceError) -> None:
+        """Answer whatever waits for the device with ``error``."""
         with self._condition:
-            left = list(self._entries)
+            left, changes = list(self._entries), list(self._changes)
             self._entries.clear()
+            self._changes.clear()
             self._waiting = 0
-        self._deliver([(entry, Draining("the service shut down before this request's turn")) for entry in left])
+        deliver([(entry, error) for entry in left], self._event_loop)
+        for _, done in changes:
+            if done.set_running_or_notify_cancel():
+                done.set_exception(error)
 
     # -- the thread that owns the device --------------------------------------------------------------------------
 
     def _loop(self) -> None:
         self._warm_up()
         self._warm = True
-        finish: Callable[[], _Outcomes] | None = None
+        finish: Callable[[], Outcomes] | None = None
         while (batch := self._collect(wait=finish is None)) or finish:
             with self._device:
                 begun = self._begun(batch) if batch else None
                 outcomes = finish() if finish else []
             finish = begun
-            self._deliver(outcomes)
+            deliver(outcomes, self._event_loop)
             if batch and not begun:
                 with self._device:
                     outcomes = self._outcomes(batch)
-                self._deliver(outcomes)
+                deliver(outcomes, self._event_loop)
+        if self._lost:
+            self._fail_waiting(EngineFailure(_GONE))
 
-    def _begun(self, batch: Sequence[_Entry]) -> Callable[[], _Outcomes] | None:
+    def _begun(self, batch: Sequence[Entry]) -> Callable[[], Outcomes] | None:
         """Start a batch; a call that waits for its outcomes. What fails on the way is run from the start."""
         if self._begin is None:
             return None
@@ -260,7 +256,7 @@ class Batcher:
             logger.warning("a batch of %d images could not be started and is run again", count, exc_info=True)
             return None
 
-        def finish() -> _Outcomes:
+        def finish() -> Outcomes:
             try:
                 results = [checked(wait(), piece) for wait, piece in zip(waits, pieces, strict=True)]
                 shares = Purified.join(results).split([len(entry.images) for entry in batch])
@@ -271,13 +267,11 @@ class Batcher:
 
         return finish
 
-    def _outcomes(self, batch: Sequence[_Entry]) -> _Outcomes:
+    def _outcomes(self, batch: Sequence[Entry]) -> Outcomes:
         started = time.perf_counter()
         return self._answered(batch, self._results(batch), started)
 
-    def _answered(
-        self, batch: Sequence[_Entry], results: Sequence[Purified | ServiceError], started: float
-    ) -> _Outcomes:
+    def _answered(self, batch: Sequence[Entry], results: Sequence[Purified | ServiceError], started: float) -> Outcomes:
         seconds = time.perf_counter() - started
         images = sum(len(result) for result in results if isinstance(result, Purified))
         if images:
@@ -293,10 +287,12 @@ class Batcher:
             for entry, result in zip(batch, results, strict=True)
         ]
 
-    def _collect(self, wait: bool) -> list[_Entry]:
-        """The next batch; empty when the batcher is closed and nothing waits, and if not to ``wait`` for one."""
+    def _collect(self, wait: bool) -> list[Entry]:
+        """The next batch; empty with the device lost, closed with nothing waiting, and if not to ``wait`` for one."""
         with self._condition:
             while True:
+                if self._lost:
+                    return []
                 self._make_changes()
                 self._drop_dead()
                 if self._entries:
@@ -311,8 +307,8 @@ class Batcher:
                 else:
                     self._condition.wait()
             first = self._entries[0].key
-            batch: list[_Entry] = []
-            rest: deque[_Entry] = deque()
+            batch: list[Entry] = []
+            rest: deque[Entry] = deque()
             # Of many, leave half to the next batch and to the event loop, so that it and the device overlap. Otherwise
             # all clients are answered at once and ask again at once, and each of the two idles while the other works.
             half = max(self._waiting, self._under_way()) // 2
@@ -350,7 +346,7 @@ class Batcher:
             self._entries = alive
             self._waiting = sum(len(entry.images) for entry in alive)
 
-    def _results(self, batch: Sequence[_Entry]) -> Sequence[Purified | ServiceError]:
+    def _results(self, batch: Sequence[Entry]) -> Sequence[Purified | ServiceError]:
         """Each entry's result or error; the entries of a batch that fails are run one by one."""
         images = sum(len(entry.images) for entry in batch)
         failure: ServiceError
@@ -362,11 +358,14 @@ class Batcher:
         except Exception as error:
             logger.exception("a batch of %d images failed", images)
             failure = EngineFailure(f"the network failed on this batch: {type(error).__name__}")
-        if len(batch) == 1:
-            return [failure]
+            if not self._lost and self._is_lost():
+                logger.critical("the device is lost: only a restart of this process helps")
+                self._lost = True
+        if len(batch) == 1 or self._lost:
+            return [failure for _ in batch]
         return [result for entry in batch for result in self._results([entry])]
 
-    def _run_together(self, batch: Sequence[_Entry]) -> list[Purified]:
+    def _run_together(self, batch: Sequence[Entry]) -> list[Purified]:
         def run(images: Images) -> Purified:
             self._on_batch(len(images))
             return checked(self._run(batch[0].work, images, len(batch)), images)
@@ -376,18 +375,3 @@ class Batcher:
 
         result = self._pieces.run(batch[0].key, stacked([entry.images for entry in batch]), run, abandoned)
         return result.split([len(entry.images) for entry in batch])
-
-    def _deliver(self, outcomes: _Outcomes) -> None:
-        """Resolve futures on their own loop, all of a batch in one call to it."""
-
-        def resolve() -> None:
-            for entry, outcome in outcomes:
-                if entry.future.done():  # the client left, or the deadline passed, while the device worked
-                    continue
-                if isinstance(outcome, Answer):
-                    entry.future.set_result(outcome)
-                else:
-                    entry.future.set_exception(outcome)
-
-        if outcomes and self._event_loop is not None and not self._event_loop.is_closed():
-            self._event_loop.call_soon_threadsafe(resolve)

@@ -1,7 +1,7 @@
 """The process in which clients' images are decoded; :class:`arn_purify.service.core.decoder.Decoder` starts it.
 
-It may die at any time without harm: its address space is limited, and the kernel's alarm ends a decode that takes too
-long. It imports Pillow and numpy but not torch, so that it is small and starts in a fraction of a second.
+It may die at any time without harm: its address space is limited (not on macOS), and the kernel's alarm ends a decode
+that takes too long. It imports Pillow and numpy but not torch, so that it is small and starts fast.
 
 The protocol, for each file:
 
@@ -76,7 +76,8 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = int(address_space) if hard == resource.RLIM_INFINITY else min(int(address_space), hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with contextlib.suppress(ValueError):  # macOS sets no such limit; the alarm remains
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     serve(socket.socket(fileno=int(descriptor)), int(max_pixels), float(seconds))
 
 

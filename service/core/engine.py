@@ -249,6 +249,20 @@ class Engine:
         self._inline = self._inline - candidate.purifiers.keys() | candidate._inline
 
     @property
+    def lost(self) -> bool:
+        """Whether CUDA has failed in a way that lasts until the process ends, as after an illegal memory access.
+
+        Every call of CUDA fails then. After most other failures the next batch is purified as usual.
+        """
+        if self.device != "cuda":
+            return False
+        try:
+            torch.cuda.current_stream().synchronize()
+        except torch.AcceleratorError:
+            return True
+        return False
+
+    @property
     def records(self) -> bool:
         """Whether batches are recorded at warm-up, so that :meth:`begin` is of use."""
         return self._backend is not None

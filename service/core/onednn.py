@@ -7,6 +7,7 @@ time.
 from __future__ import annotations
 
 import copy
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +46,13 @@ def onednn(network: nn.Module, example: Tensor) -> nn.Module:
     return out
 
 
-# Compiled, since a trace cannot represent these operators' optional lists of numbers.
-_compiled = torch.jit.CompilationUnit("""
+@functools.cache
+def _compiled() -> torch.jit.CompilationUnit:
+    """The two operators, compiled, since a trace cannot represent their optional lists of numbers.
+
+    Only here, where a build of torch without them is not in the way of an import.
+    """
+    return torch.jit.CompilationUnit("""
 def convolve(x, weight, bias: Optional[Tensor], padding: List[int],
              stride: List[int], dilation: List[int], groups: int):
     return torch.ops.mkldnn._convolution_pointwise(
@@ -78,7 +84,7 @@ class _Packed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        convolve = _compiled.convolve_transposed if self.transposed else _compiled.convolve
+        convolve = _compiled().convolve_transposed if self.transposed else _compiled().convolve
         out: Tensor = convolve(x, self.weight, self.bias, *self.how)
         return out
 

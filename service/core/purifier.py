@@ -15,10 +15,11 @@ from ..errors import ClientGone, DeadlineExceeded, TooManyPixels
 from ..settings import Settings
 from . import codec
 from .attack import Attack
-from .batcher import Answer, Batcher
+from .batcher import Batcher
 from .codec import Images
 from .decoder import Decoder
 from .engine import Engine, Purified, Work, stacked
+from .entry import Answer
 from .fit import Fit
 from .lifecycle import Lifecycle
 from .limits import Reservation

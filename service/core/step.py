@@ -7,7 +7,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import _get_trace_graph, _unique_state_dict
 
 from .buckets import Compute
 from .onednn import onednn
@@ -52,6 +51,8 @@ class _Graph(nn.Module):
     """
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
+        from torch.jit._trace import _get_trace_graph, _unique_state_dict  # private: they may be missing
+
         super().__init__()
         graph, _ = _get_trace_graph(network, (example,))
         self._run = torch._C._create_function_from_graph("step", graph)

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import arn_purify
+from arn_purify.training.report.figures import EXAMPLES
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("models", "service", "training")
 
@@ -86,6 +89,12 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     files = (path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file() and path.suffix != ".pyc")
     assert {f"arn_purify/{path.relative_to(ROOT)}" for path in files} - held == set()
     assert {name.split("/")[0] for name in held if ".dist-info" not in name} == {"arn_purify"}, "one name on top"
+
+
+def test_the_wheel_holds_the_digits_that_export_and_figures_draw(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    folder = EXAMPLES.relative_to(Path(arn_purify.__file__).parents[1])
+    assert {f"{folder}/natural_{digit}.png" for digit in range(10)} <= held
 
 
 def test_one_import_and_one_call_purify(python, elsewhere):

@@ -32,6 +32,11 @@ def test_one_line_purifies():
     assert {"mnist-lenet5", "mnist-transparent"} <= set(arn_purify.available())
 
 
+def test_a_classifier_purifies_nothing():
+    with pytest.raises(ValueError, match="mnist-lenet5 is a classifier, not a purifier"):
+        arn_purify.purify(X, "mnist-lenet5")
+
+
 def test_purify_reads_a_checkpoint_once(loads):
     for _ in range(3):
         arn_purify.purify(X)

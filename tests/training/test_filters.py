@@ -18,6 +18,11 @@ def test_a_filter_changes_images_a_little_and_the_same_way_each_time(name):
     assert torch.equal(found, getattr(filters, name)()(x))
 
 
+def test_resizing_keeps_the_shape_of_images_that_are_no_squares():
+    for shape in ((2, 3, 20, 30), (1, 1, 40, 24)):
+        assert filters.resize_and_pad()(torch.rand(shape)).shape == shape
+
+
 def test_bit_depth_leaves_so_many_levels():
     x = torch.linspace(0, 1, 256).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
     assert len(filters.bits_3()(x).unique()) == 8

@@ -127,8 +127,8 @@ class Attack(abc.ABC):
     def __call__(self, classifier: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Crafted:
         """Attack ``classifier`` (logits) at ``images`` ``(N, C, H, W)`` in [0, 1] with true ``labels`` ``(N,)``.
 
-        The same seed, batch and device give the same images. Targets are drawn uniformly from the other classes. With
-        the setting ``restarts`` each image keeps the worst of its starts.
+        The same seed and batch give the same images on a CPU; a GPU adds in no fixed order. Targets are drawn uniformly
+        from the other classes. With the setting ``restarts`` each image keeps the worst of its starts.
 
         Raises:
             AttackError: the result left [0, 1], or the budget; of an attack of the user's own the latter is a flag.

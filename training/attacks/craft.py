@@ -1,7 +1,11 @@
-"""Crafted sets: every image of a split attacked once, with provenance; resumable, and the same bytes every time."""
+"""Crafted sets: every image of a split attacked once, with provenance; resumable.
+
+On a CPU they are the same bytes every time. A GPU adds in no fixed order, so that a few pixels may differ.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,7 +13,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from arn_purify.models.files import write_atomically
 
 from ..data import Split
 from ..deadline import OutOfTime, is_near
+from . import gradient
 from .base import Attack, seed_of
 from .wrappers import for_crafting
 
@@ -52,6 +57,15 @@ class CraftedSet:
     images: Tensor
     succeeded: Tensor
     provenance: Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def _cuda_graphs_freed() -> Iterator[None]:
+    """Free the graphs of a block at its end: each holds its model, and the memory of a whole pass through it."""
+    try:
+        yield
+    finally:
+        gradient._graph.cache_clear()
 
 
 def crafted_set(
@@ -94,7 +108,7 @@ def crafted_set(
     target, chunk = for_crafting(classifier, fast), chunk_of(split.shape)
     progress = tqdm(total=len(split), initial=state["done"], desc=f"craft {attack.name}", mininterval=2, delay=2)
     started, first = time.monotonic(), state["done"]
-    with progress:
+    with progress, _cuda_graphs_freed():
         for start in range(first, len(split), chunk):
             if is_near():
                 raise OutOfTime(f"{attack.name}: {start} of {len(split)} images crafted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,12 +61,17 @@ def run(flags: argparse.Namespace, command: str) -> None:
     purifier, start = _purifier(flags)
     target = loaded[0][1].name
     before = "" if data.spec_of(flags.dataset).is_target(target) else target
-    recipe = dataclasses.replace(PhotoRecipe(), **dict(flags.numbers))
+    numbers = dict(flags.numbers)
+    recipe = dataclasses.replace(PhotoRecipe(), **numbers)
     stride = max(1, len(validation) // min(flags.watched, 100))
-    name = RunName("photos", classifiers=len(classifiers), start=start, before=before)
-    PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), name, flags.device, flags.seed, command).fit(
-        train, validation[::stride]
-    )
+    name = RunName(
+        "photos", fields=tuple(numbers.items()), classifiers=len(classifiers), start=start, seed=flags.seed,
+        before=before,
+    )  # fmt: skip
+    # A GPU waits for its crops where one process decodes them; a CPU's cores are busy with the network.
+    workers = min(8, os.cpu_count() or 1) if flags.device.startswith("cuda") else 1
+    run = PhotoTrainer(purifier, recipe, classifiers, Path(flags.out), name, flags.device, flags.seed, command, workers)
+    run.fit(train, validation[::stride])
 
 
 def _purifier(flags: argparse.Namespace) -> tuple[Arn, str]:

@@ -5,7 +5,7 @@ Images are kept as uint8 ``(N, C, H, W)``; :meth:`Split.batch` gives float32 in 
 
 from .datasets import DATASETS, AttackSettings, DatasetSpec, folder, load, spec_of
 from .splits import DataError, Dataset, Images, Split
-from .transforms import flip_images, shift_images
+from .transforms import augment, flip_images, shift_images
 
 __all__ = [
     "DATASETS",
@@ -15,6 +15,7 @@ __all__ = [
     "DatasetSpec",
     "Images",
     "Split",
+    "augment",
     "flip_images",
     "folder",
     "load",

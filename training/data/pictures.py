@@ -12,10 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from arn_purify.models.files import is_hidden
-
 from . import DataError
-from .image_files import read_image
+from .image_files import read_image, visible_files
 
 _ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 _VALIDATION_SHARE = 24  # of 256
@@ -25,13 +23,9 @@ def find_pictures(folder: Path) -> list[Path]:
     """Every image file below ``folder``, sorted; paths with a hidden part are left out.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a name is not UTF-8.
     """
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _ENDINGS and not any(is_hidden(part) for part in path.relative_to(folder).parts)
-    ]
+    found = [path for path in visible_files(folder) if path.suffix.lower() in _ENDINGS]
     if not found:
         raise DataError(f"{folder} holds no pictures ({', '.join(sorted(_ENDINGS))})")
     return found
@@ -84,7 +78,7 @@ class Crops(Dataset[Tensor]):
 
 
 class Endless(Sampler[tuple[int, int]]):
-    """Pictures drawn without end, each with a seed for its crop; ``first`` says where a resumed run goes on."""
+    """Pictures drawn without end, each with a seed for its crop; ``first`` is the step that a run is resumed at."""
 
     def __init__(self, pictures: int, seed: int, first: int) -> None:
         self.pictures, self.seed, self.first = pictures, seed, first

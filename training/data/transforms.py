@@ -24,3 +24,9 @@ def shift_images(images: Tensor, offsets: Tensor, largest: int) -> Tensor:
 def flip_images(images: Tensor, flipped: Tensor) -> Tensor:
     """Mirror those of ``images`` ``(N, C, H, W)`` for which ``flipped`` ``(N,)`` bool says so."""
     return torch.where(flipped.to(images.device)[:, None, None, None], images.flip(3), images)
+
+
+def augment(images: Tensor, largest: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """``(N, C, H, W)`` shifted at random by up to ``largest`` pixels, and with ``flip`` half of them mirrored."""
+    images = shift_images(images, torch.randint(0, 2 * largest + 1, (len(images), 2), generator=generator), largest)
+    return flip_images(images, torch.rand(len(images), generator=generator) < 0.5) if flip else images

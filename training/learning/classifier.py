@@ -34,7 +34,7 @@ from arn_purify.models import (
 )
 
 from ..attacks import Attack, at_budget, for_crafting, get, seed_of
-from ..data import Dataset, Split, flip_images, shift_images, spec_of
+from ..data import Dataset, Split, augment, spec_of
 from ..deadline import OutOfTime, is_near
 from .recipes import check_length, one_cycle
 from .state import ConfigurationError, check_finite, load_state, log_row, save_state, weights_sha256
@@ -260,10 +260,7 @@ class _Epochs:
         """Images shifted, mirrored and attacked as the recipe says, and their labels."""
         recipe = self.recipe
         images, labels = self.split.batch(indices, self.device)
-        offsets = torch.randint(0, 2 * recipe.shift + 1, (len(indices), 2), generator=generator)
-        images = shift_images(images, offsets, recipe.shift)
-        if recipe.flip:
-            images = flip_images(images, torch.rand(len(indices), generator=generator) < 0.5)
+        images = augment(images, recipe.shift, recipe.flip, generator)
         if recipe.adversary:
             images = self._attack(recipe.adversary, images, labels, step)
         return images, labels
@@ -279,10 +276,10 @@ class _Epochs:
 
 
 @torch.inference_mode()
-def error_rate(model: nn.Module, split: Split, device: str = "cpu", batch_size: int = 1000) -> float:
+def error_rate(model: nn.Module, split: Split, device: str = "cpu") -> float:
     """Classification error of ``model`` on natural images, in percent, the last partial batch included."""
     errors = 0
-    for indices in torch.arange(len(split)).split(batch_size):
+    for indices in torch.arange(len(split)).split(1000):
         images, labels = split.batch(indices, device)
         errors += int((model(images).argmax(1) != labels).sum())
     return 100 * errors / len(split)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..attacks import Attack, adaptive, at_budget, for_crafting, seed_of
 from ..attacks.craft import crafted_set
-from ..data import Images, Split, flip_images, shift_images
+from ..data import Images, Split, augment, flip_images, shift_images
 from .config import TrainConfig
 
 
@@ -162,10 +162,7 @@ class AdaptiveSource(Source):
         images, labels = (of(indices, config.device) for of in (self.split.images_of, self.split.labels_of))
         seed = seed_of(config.seed, "shift", step, int(indices[0]))
         generator = torch.Generator().manual_seed(seed)
-        offsets = torch.randint(0, 2 * recipe.shift + 1, (len(indices), 2), generator=generator)
-        natural = shift_images(images, offsets, recipe.shift)
-        if recipe.flip:
-            natural = flip_images(natural, torch.rand(len(indices), generator=generator) < 0.5)
+        natural = augment(images, recipe.shift, recipe.flip, generator)
         # Attack.eps is what the ramp ends at, or the largest of the budgets.
         begin = recipe.eps_from / recipe.eps_to
         share = begin + (1 - begin) * min(1.0, (step + 1) / max(1.0, recipe.ramp * self.steps))

@@ -90,8 +90,8 @@ def load_state(
     except SafetensorError as error:
         raise ConfigurationError(f"{path} is damaged ({error}): delete it to start again") from error
     with opened as file:
-        metadata = file.metadata()
-        if metadata["fingerprint"] != fingerprint:
+        metadata = file.metadata() or {}  # a file that is no state of ours may have none
+        if metadata.get("fingerprint") != fingerprint:
             raise ConfigurationError(f"{path.parent} holds a run of another configuration: choose another --out")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     for name, module in modules.items():

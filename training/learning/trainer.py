@@ -5,9 +5,10 @@ A GPU's kernels add in no fixed order: there a run that was resumed has the same
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,35 +88,42 @@ class Trainer:
         )
         source = self.source()
         validation = Validation(self.config, self.dataset, self.classifiers.first, options.watched)
-        log = RunLog(options.out, self.step) if self.rank == 0 else None
-        metrics: dict[str, float] | None = None
-        means, saved_at = _Means(), time.monotonic()
-        progress = tqdm(total=self.steps, initial=self.step, desc="train", mininterval=2, disable=self.rank > 0)
-        for epoch, indices in self.batches():
-            batch = source.batch(indices, epoch, self.step)
-            values = self.train_step(batch, self.dataset.train.labels_of(indices, self.device))
-            self.step += 1
-            check_finite(values, self.step)
-            means.add(values)
-            progress.update()
-            progress.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
-            end_of_epoch = self.step % self.batches_an_epoch == 0
-            if end_of_epoch:
-                metrics = self.validate(validation)
-                row = {"epoch": epoch + 1, "step": self.step, **means.take(), **metrics, **source.speed()}
-                if log:
-                    self._log(log, row, validation)
-            late = is_near()
-            if late or end_of_epoch or time.monotonic() - saved_at > options.save_seconds:
-                self.save_state(source)
-                saved_at = time.monotonic()
-            if late and self.step < self.steps:
-                raise OutOfTime(f"{self.step} of {self.steps} steps")
-        progress.close()
+        with contextlib.ExitStack() as opened:  # TensorBoard's files too are whole where a run stops
+            log = RunLog(options.out, self.step) if self.rank == 0 else None
+            if log:
+                opened.callback(log.close)
+            metrics = self._train(source, validation, log)
         if log:
-            log.close()
             self._save_networks(metrics or self.validate(validation))  # where nothing was left to train
         return self.networks.kept["purifier"].eval()
+
+    def _train(self, source: Source, validation: Validation, log: RunLog | None) -> dict[str, float] | None:
+        """The steps that are left; returns the error rates after the last, None where there was none."""
+        metrics: dict[str, float] | None = None
+        means, saved_at = _Means(), time.monotonic()
+        bar = tqdm(total=self.steps, initial=self.step, desc="train", mininterval=2, disable=self.rank > 0)
+        with bar as progress:
+            for epoch, indices in self.batches():
+                batch = source.batch(indices, epoch, self.step)
+                values = self.train_step(batch, self.dataset.train.labels_of(indices, self.device))
+                self.step += 1
+                check_finite(values, self.step)
+                means.add(values)
+                progress.update()
+                progress.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+                end_of_epoch = self.step % self.batches_an_epoch == 0
+                if end_of_epoch:
+                    metrics = self.validate(validation)
+                    row = {"epoch": epoch + 1, "step": self.step, **means.take(), **metrics, **source.speed()}
+                    if log:
+                        self._log(log, row, validation)
+                late = is_near()
+                if late or end_of_epoch or time.monotonic() - saved_at > self.options.save_seconds:
+                    self.save_state(source)
+                    saved_at = time.monotonic()
+                if late and self.step < self.steps:
+                    raise OutOfTime(f"{self.step} of {self.steps} steps")
+        return metrics
 
     def batches(self) -> Iterator[tuple[int, Tensor]]:
         """Epoch and indices from the current step on; the order is a function of seed and epoch."""
@@ -132,8 +140,7 @@ class Trainer:
         """Where the recipe takes its batches from."""
         options, train = self.options, self.dataset.train
         if self.recipe.inner_steps:
-            through = lambda: adaptive.frozen(self.purifier, self.classifier)  # noqa: E731
-            return AdaptiveSource(self.config, train, through, self.steps)
+            return AdaptiveSource(self.config, train, self._pair(), self.steps)
         if self.recipe.refresh_epochs:
             root = (options.pools or options.out) / f"pool-{self.rank}-of-{world_size()}"
             return FreshSource(self.config, train, self.classifiers.attacked, root, options.pools is not None)
@@ -143,6 +150,13 @@ class Trainer:
             StaticSource(*args)  # the others read what this one crafts
         wait_for_all()
         return StaticSource(*args)
+
+    def _pair(self) -> Callable[[], nn.Module]:
+        """A call for f after g as both stand, frozen; an f that does not learn is folded once, which takes long."""
+        if "classifier" in self.networks.modules:
+            return lambda: adaptive.frozen(self.purifier, self.classifier)
+        fixed = {classifier: adaptive.frozen(classifier) for classifier in self.in_turn}
+        return lambda: nn.Sequential(adaptive.frozen(self.purifier), fixed[self.classifier])
 
     def train_step(self, batch: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, float]:
         """One iteration of Algorithm 1 on natural images and their attacked versions; returns every loss.

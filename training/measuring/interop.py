@@ -17,7 +17,7 @@ class PurifiedClassifier(nn.Sequential):
         super().__init__(purifier, classifier)
 
 
-def art_preprocessor(purifier: nn.Module, device: str = "cpu", apply_fit: bool = False) -> Any:
+def art_preprocessor(purifier: nn.Module, device: str = "cpu") -> Any:
     """An adversarial-robustness-toolbox preprocessor around ``purifier``, with its full gradient.
 
     Give it to ``PyTorchClassifier(..., preprocessing_defences=[...])``; without its gradient an attack of that toolbox
@@ -30,7 +30,7 @@ def art_preprocessor(purifier: nn.Module, device: str = "cpu", apply_fit: bool =
 
     class Purification(PreprocessorPyTorch):  # type: ignore[misc]
         def __init__(self) -> None:
-            super().__init__(is_fitted=True, apply_fit=apply_fit, apply_predict=True, device_type=device)
+            super().__init__(is_fitted=True, apply_fit=False, apply_predict=True, device_type=device)
             self.purifier = purifier.to(device).eval()
 
         def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

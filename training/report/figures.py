@@ -26,7 +26,8 @@ from ..data.datasets import DATASETS
 from ..measuring.threats import Defended, WhiteBox
 from ..sheet import contact_sheet, save_png
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+# The page's pictures: examples/ of the repository is not in a wheel. A path, since training must not import service.
+EXAMPLES = Path(__file__).parents[2] / "service" / "static" / "examples"
 _PICTURED = ("PGD_N", "PGD_T", "DDN_N", "AA_N", "STA_N", "FWA_N")
 
 
@@ -70,7 +71,7 @@ def draw_pictures(classifier: nn.Module, purifier: nn.Module, folder: Path, seed
     out_of_date = {path.name: path for path in stale(folder, wanted)}
     if not out_of_date:
         return
-    natural, labels = _digits()
+    natural, labels = example_digits()
 
     def crafted(module: nn.Module, name: str) -> Tensor:
         return attacks.get(name)(module, natural, labels, seed_of(seed, "picture", name)).images
@@ -94,7 +95,7 @@ def draw_sheet(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: i
     card = checkpoint.card_of(purifier)
     wanted = sheets(checkpoint.card_of(classifier), [card])
     for path in stale(folder, wanted):
-        natural, labels = _digits()
+        natural, labels = example_digits()
         rows = []
         for seen in card.seen_attacks:
             name = str(seen["attack"])
@@ -105,8 +106,8 @@ def draw_sheet(classifier: nn.Module, purifier: nn.Module, folder: Path, seed: i
         save_png(torch.cat(rows, dim=1), path, wanted[path.name])
 
 
-def _digits() -> tuple[Tensor, Tensor]:
-    """The ten example digits of the repository, scikit-learn's in MNIST's frame, and their labels."""
+def example_digits() -> tuple[Tensor, Tensor]:
+    """The ten example digits ``(10, 1, 28, 28)``, scikit-learn's in MNIST's frame, and their labels."""
     paths = [EXAMPLES / f"natural_{digit}.png" for digit in range(10)]
     images = [torch.from_numpy(np.array(Image.open(path), np.float32))[None] / 255 for path in paths]
     return torch.stack(images), torch.arange(10)

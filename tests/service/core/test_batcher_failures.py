@@ -6,9 +6,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
+from arn_purify.service.core.engine import Engine
+from arn_purify.service.core.lifecycle import Lifecycle
 from arn_purify.service.errors import EngineFailure, OutOfMemory
-from tests.service.core.device import Device, batcher, held, images, submit
+from tests.service.core.device import WORK, Device, batcher, held, images, submit
 
 
 @pytest.fixture
@@ -96,3 +99,79 @@ async def test_an_image_beyond_memory_fails_alone(device):
     assert isinstance(outcomes.pop(1), OutOfMemory)
     assert [int(answer.result.images.flat[0]) for answer in outcomes] == [254, 252, 251]
     queue.close(5)
+
+
+class Breaking(Device):
+    """A device that fails for good at its first image 13, as CUDA does after an illegal memory access."""
+
+    lost = False
+
+    def __call__(self, work, batch, requests=1):
+        result = super().__call__(work, batch)
+        self.lost = self.lost or bool((batch == 13).any())
+        if self.lost:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return result
+
+    def begin(self, work, batch):
+        return lambda: self(work, batch)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+async def test_a_lost_device_ends_its_thread_and_fails_whoever_waits(begins, caplog):
+    device = Breaking()
+    queue = batcher(device, is_lost=lambda: device.lost, begin=device.begin if begins else None)
+    lifecycle = Lifecycle(queue, 0)
+    assert (await submit(queue, 1)).result.images.flat[0] == 254
+    first = await held(queue, device)
+    waiting = [asyncio.create_task(submit(queue, 13, 14, 15, 16))]
+    waiting += [asyncio.create_task(submit(queue, value, side=3)) for value in range(5)]
+    await asyncio.sleep(0.01)
+    change = asyncio.create_task(queue.between_batches(lambda: None))
+    await asyncio.sleep(0)
+    assert lifecycle.alive
+    calls = len(device.calls)
+    device.open.set()
+    outcomes = await asyncio.wait_for(asyncio.gather(first, *waiting, return_exceptions=True), 60)
+    assert [type(outcome) for outcome in outcomes[1:]] == [EngineFailure] * 6
+    assert len(device.calls) <= calls + 5, "no batch is tried entry by entry"
+    await change
+    assert not lifecycle.alive, "/health/live has to answer 503"
+    for refused in (submit(queue, 1), queue.between_batches(lambda: None)):
+        with pytest.raises(EngineFailure, match="thread has stopped"):
+            await refused
+    queue._thread.join(60)
+    assert not queue._thread.is_alive()
+    assert queue.waiting_images == 0
+    assert caplog.text.count("the device is lost") == 1
+
+
+async def test_a_device_that_is_lost_on_the_event_loop_ends_its_thread():
+    device = Breaking()
+    queue = batcher(device, is_lost=lambda: device.lost)
+    while not queue.warm:
+        await asyncio.sleep(0.001)
+    with pytest.raises(EngineFailure, match="AcceleratorError"):
+        await queue.submit(WORK, images(13), 30, inline=True)
+    assert queue.ended
+    queue._thread.join(60)
+    assert not queue._thread.is_alive()
+
+
+def test_an_engine_is_lost_where_cuda_fails_for_good(monkeypatch):
+    class Stream:
+        def synchronize(self):
+            if broken:
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    engine, broken = Engine(("identity",), (), "cpu", "fp32"), True
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    assert not engine.lost, "a CPU has nothing to lose"
+    engine.device = "cuda"
+    assert engine.lost
+    broken = False
+    assert not engine.lost
+
+
+def test_memory_that_runs_out_loses_no_device():
+    assert not issubclass(torch.OutOfMemoryError, torch.AcceleratorError)

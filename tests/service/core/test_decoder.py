@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -257,3 +258,22 @@ def test_an_idle_service_has_no_decoders_and_a_stopped_one_leaves_none():
         assert client.post("/purify", content=slow_png(20, (28, 28))).status_code == 200
         assert len(children() - before) == 1
     assert children() == before
+
+
+def test_a_system_that_sets_no_limit_decodes_all_the_same():
+    ours, theirs = socket.socketpair()
+    script = """
+import resource, sys
+def refuse(*_):
+    raise ValueError("current limit exceeds maximum limit")  # as on macOS
+resource.setrlimit = refuse
+from arn_purify.service.core.decode_worker import main
+main()
+"""
+    command = [sys.executable, "-c", script, str(theirs.fileno()), str(2**40), "100000", "60"]
+    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        ours.sendall(f"{len(PNG)}\n".encode() + PNG + b"null\n")  # its header is all that is asked for
+        assert ours.makefile("rb").readline() == b'{"size": [300, 200], "channels": 3}\n'
+        ours.shutdown(socket.SHUT_WR)
+    assert process.returncode == 0

@@ -1,26 +1,16 @@
 """Every attack over a tiny model: range, budget, goal, determinism."""
 
 import logging
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from arn_purify import models
 from arn_purify.training import attacks
+from arn_purify.training.report.figures import example_digits
 
 from .conftest import Linear
-
-EXAMPLES = Path(__file__).parents[3] / "examples"
-
-
-def digits():
-    paths = [EXAMPLES / f"natural_{digit}.png" for digit in range(10)]
-    return torch.stack([torch.from_numpy(np.array(Image.open(path), np.float32))[None] / 255 for path in paths])
-
 
 WITHOUT_A_CODE = [name for name in attacks.ATTACKS if name != "MATCH_N"]
 
@@ -74,7 +64,7 @@ def test_every_attack_takes_colour_as_it_lies_in_memory_in_training(name):
 
 def test_digits_are_bent_until_they_are_misclassified():
     classifier = models.load("mnist-lenet5").requires_grad_(False)
-    images = digits()
+    images, _ = example_digits()
     attack = attacks.get("STA_N").with_settings(iterations=50, searches=1)
     crafted = attack(classifier, images, torch.arange(10), seed=0)
     assert crafted.succeeded.sum() >= 8
@@ -102,7 +92,7 @@ def test_what_autoattack_warns_of_comes_back_and_its_logger_is_left_alone(proble
 
 
 def test_matching_features_of_another_class_misleads_an_ordinary_purifier():
-    images = digits()
+    images, _ = example_digits()
     g, f = models.load("mnist-transparent"), models.load("mnist-lenet5").requires_grad_(False)
     attack = attacks.get("MATCH_N")
     crafted = attack(nn.Sequential(g, f), images, torch.arange(10), seed=0)

@@ -1,14 +1,16 @@
 """Static crafted sets: provenance, resumption, the same bytes every time."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 
 import pytest
 import torch
 
 from arn_purify import models
-from arn_purify.training import attacks, data
-from arn_purify.training.attacks import craft
+from arn_purify.training import attacks, data, deadline
+from arn_purify.training.attacks import craft, gradient
 from arn_purify.training.attacks.wrappers import MixedPrecision
 
 
@@ -42,6 +44,16 @@ def test_a_set_is_read_back_and_says_what_it_is(split, classifier, tmp_path):
 def test_another_seed_is_another_set(split, classifier, tmp_path):
     assert not torch.equal(make(split, classifier, tmp_path).images, make(split, classifier, tmp_path, seed=1).images)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_no_cuda_graph_outlives_a_set(late, split, classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(gradient, "_graph", functools.lru_cache(lambda: "a model's memory"))
+    gradient._graph()
+    monkeypatch.setattr(craft, "is_near", lambda: late)
+    with pytest.raises(deadline.OutOfTime) if late else contextlib.nullcontext():
+        make(split, classifier, tmp_path)
+    assert gradient._graph.cache_info().currsize == 0
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(split, classifier, tmp_path, monkeypatch):

@@ -144,11 +144,13 @@ def test_the_command_trains_on_any_folder(pictures, tmp_path, monkeypatch):
     ]
     assert cli.main([*arguments, "--photo-recipe", numbers, "--watched", "2", "--out", "run"]) == 0
     card = arn_purify.load("run/purifier.safetensors").card
-    assert (card.dataset, card.recipe) == ("photos", "photos-before-photo_classifier.load")
+    changed = "photos-steps4-crop32-batch_size2-pool8-crafted2-pixels_only2"
+    assert (card.dataset, card.recipe) == ("photos", f"{changed}-before-photo_classifier.load")
     again = ["--init", "run/purifier.safetensors", "--photo-recipe", numbers, "--watched", "2", "--out", "again"]
+    again += ["--seed", "3"]
     assert cli.main([*arguments, *again]) == 0
     again = arn_purify.load("again/purifier.safetensors").card
-    assert again.recipe == "photos-from-run-before-photo_classifier.load", "its records are not those of the first"
+    assert again.recipe == f"{changed}-from-run-seed3-before-photo_classifier.load", "its records are its own"
     assert describe(from_json(again.run)) == again.recipe
     with pytest.raises(SystemExit):
         cli.main([*arguments, "--photo-recipe", "stesp=4", "--out", "other"])

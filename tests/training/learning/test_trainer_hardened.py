@@ -37,6 +37,21 @@ def test_hardening_attacks_through_the_purifier_as_it_stands(digits, classifier,
     assert not torch.equal(before, source.batch(indices, 0, 5)[1])
 
 
+def test_a_classifier_that_does_not_learn_is_folded_once(digits, classifier, tmp_path):
+    x, seen = digits.train.batch(slice(0, 8))[0], []
+    f = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(4 * 26 * 26, 10)
+    )
+    for target in (f.eval().requires_grad_(False), classifier):
+        run = make(hardened(), small(digits, 64), target, tmp_path)
+        through = run.source().through
+        assert torch.equal(through()(x), adaptive.frozen(run.purifier, target)(x))
+        seen.append(through()[1] is through()[1])
+    joint = make(config("joint", seen=("PGD_N",), inner_steps=2), small(digits, 64), classifier, tmp_path)
+    assert joint.source().through()[1] is not joint.source().through()[1]
+    assert seen == [True, True]
+
+
 def test_hardening_mirrors_half_of_the_images_where_its_recipe_does(digits, classifier, tmp_path):
     trainer = make(hardened(shift=0, flip=True), small(digits, 64), classifier, tmp_path)
     indices = torch.arange(64)

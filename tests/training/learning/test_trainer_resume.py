@@ -8,12 +8,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
 
 from arn_purify import models
+from arn_purify.training.deadline import OutOfTime
+from arn_purify.training.learning import trainer as trainer_module
 from arn_purify.training.learning.state import ConfigurationError
+from arn_purify.training.learning.validation import RunLog
 
 from .toy import config, small
 from .toy import trainer as make
+
+
+def test_a_run_that_stops_closes_its_log_and_its_bar(digits, classifier, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(RunLog, "close", lambda log: closed.append(log.writer.close()))
+    monkeypatch.setattr(trainer_module, "is_near", lambda: True)
+    with pytest.raises(OutOfTime) as stopped:
+        make(config(), small(digits, 64), classifier, tmp_path).fit()
+    assert closed == [None]
+    assert not [bar for bar in tqdm._instances if bar.desc == "train"]
+    del stopped
 
 
 def command(out, **extra):
@@ -49,6 +65,10 @@ def test_a_run_folder_of_another_configuration_is_not_resumed(digits, classifier
     with pytest.raises(ConfigurationError, match="another configuration"):
         other.fit()
     state = tmp_path / "run" / "state.safetensors"
+    for metadata in (None, {"format": "pt"}):
+        save_file({"weight": torch.zeros(1)}, state, metadata)
+        with pytest.raises(ConfigurationError, match="another configuration"):
+            other.fit()
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(ConfigurationError, match="is damaged"):
         other.fit()
