@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import ParamSpec, Protocol, Self, TypeVar
 
 from arn_purify.models import Card
@@ -80,6 +81,15 @@ class Timings(dict[str, float]):
         ended = time.perf_counter() if ended is None else ended
         self[name] = max(self.get(name, 0.0), ended - started)
         self._on_stage(name, started, ended)
+
+    @contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        """Note a ``with`` block as a stage, however it ends: a refused request has reached it too."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage(name, started)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +287,7 @@ class Purifier:
         ]
         try:
             answers = await self._submit(jobs)
-        except DeadlineExceeded:
+        except (DeadlineExceeded, asyncio.CancelledError):  # it waited; the second is a client that hung up
             timings.stage("queue", started)
             raise
         results: dict[int, Purified] = {}

@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import random
 import re
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -227,19 +226,17 @@ async def purify(
         TooManyImages: more than the whole queue holds.
         ServiceError: an image that cannot be decoded, or does not fit the declaration; the queue's refusals.
     """
-    started = time.perf_counter()
-    work = _size(request.slots) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * len(request.slots)
-    images = await run_off_loop(work, _find, gateway, request)
-    items, entered = await _decode(gateway, request.slots, images, memory, message.reserve, model)
-    timings.stage("decode", started)
+    with timings.during("decode"):
+        work = _size(request.slots) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * len(request.slots)
+        images = await run_off_loop(work, _find, gateway, request)
+        items, entered = await _decode(gateway, request.slots, images, memory, message.reserve, model)
     items = await gateway.purifier.purify(items, timings)
-    started = time.perf_counter()
-    work = len(message.body) // BYTES_PER_PIXEL  # all of it is written anew
-    work += sum(
-        item.images.size // (BYTES_PER_PIXEL if one.tensor else 1) for item, one in zip(items, entered, strict=True)
-    )
-    written = await run_off_loop(work, _write, request, items, entered)
-    timings.stage("encode", started)
+    with timings.during("encode"):
+        work = len(message.body) // BYTES_PER_PIXEL  # all of it is written anew
+        work += sum(
+            item.images.size // (BYTES_PER_PIXEL if one.tensor else 1) for item, one in zip(items, entered, strict=True)
+        )
+        written = await run_off_loop(work, _write, request, items, entered)
     return written, items
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from fastapi import APIRouter
 from numpy.typing import NDArray
@@ -105,10 +103,9 @@ async def _forward(
         raise BadParameter("one image a request is forwarded")
     if (channels := channels_first(items[0].images)[0]) not in (1, 3):
         raise WrongSize(f"an image of {channels} channels cannot be forwarded as PNG")
-    started = time.perf_counter()
-    pixels = answers.pictures(items[0])[0]
-    body = codec.encode_image(with_channels(pixels, items[0].channels or pixels.shape[2]))
-    timings.stage("encode", started)
+    with timings.during("encode"):
+        pixels = answers.pictures(items[0])[0]
+        body = codec.encode_image(with_channels(pixels, items[0].channels or pixels.shape[2]))
     headers = {**rest.of_another_body(rest.client_headers(request)), "content-type": "image/png"}
     with stopping_when_client_leaves(request):
         answer = await rest.ask(gateway, timings, "POST", "", headers, body)

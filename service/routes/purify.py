@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -47,10 +46,9 @@ def router(settings: Settings, purifier: Purifier) -> APIRouter:
             upload = await uploads.read(request)
             media_type = negotiate.choose(accept(request), answers.offers(upload))
             items = await uploads.purify(request, upload, timings)
-            started = time.perf_counter()
-            pixels = sum(math.prod(item.images.shape) for item in items)
-            body, content_type = await run_off_loop(pixels, answers.encode, items, media_type)
-            timings.stage("encode", started)
+            with timings.during("encode"):
+                pixels = sum(math.prod(item.images.shape) for item in items)
+                body, content_type = await run_off_loop(pixels, answers.encode, items, media_type)
             headers = {**purifier.answer_headers(items, timings), "Content-Type": content_type, "Vary": "Accept"}
             return Response(body, headers=headers)
 

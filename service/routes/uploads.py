@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,10 +94,9 @@ class Uploads:
         Raises:
             ServiceError: as :meth:`Purifier.decode` and :meth:`Purifier.purify` say.
         """
-        started = time.perf_counter()
         with stopping_when_client_leaves(request):
-            items = await self._items(request, upload, classify)
-            timings.stage("decode", started)
+            with timings.during("decode"):
+                items = await self._items(request, upload, classify)
             return await self._purifier.purify(items, timings, classify, compare, attack)
 
     async def _items(self, request: Request, upload: Upload, classify: bool) -> list[Item]:

@@ -1,6 +1,7 @@
 """The core stands by itself: images in, purified images out, without a server and without its libraries."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from arn_purify.service.core.decoder import Decoder
 from arn_purify.service.core.engine import Engine
 from arn_purify.service.core.lifecycle import Lifecycle
 from arn_purify.service.core.limits import MemoryBudget
-from arn_purify.service.core.purifier import Item, Purifier
+from arn_purify.service.core.purifier import Item, Purifier, Timings
 from arn_purify.service.errors import BodiesFull, DeadlineExceeded, Draining, TooManyImages, TooManyPixels, Warming
 from arn_purify.service.settings import Settings
 
@@ -76,6 +77,36 @@ async def test_an_image_goes_through_and_its_numbers_are_observed_once():
     assert sorted(parts.noted.residuals) == [("identity", 1, 1), ("mnist-transparent", 1, 1)]
     assert [name for name, _ in parts.noted.stages] == ["queue", "infer"]
     assert sorted(parts.noted.spans) == ["infer", "infer", "queue", "queue"]
+
+
+async def test_who_hangs_up_in_the_queue_has_waited_there(monkeypatch):
+    """Or the longest waits, which clients give up, would be in no histogram."""
+    queued = asyncio.Event()
+
+    async def submit(*_):
+        queued.set()
+        await asyncio.Event().wait()
+
+    async with Parts() as parts:
+        purifier = parts.purifier
+        monkeypatch.setattr(parts.batcher, "submit", submit)
+
+        async def ask():
+            with purifier.request() as timings:
+                await purifier.purify([await purifier.decode(PNG, purifier.selection())], timings)
+
+        asked = asyncio.create_task(ask())
+        await queued.wait()
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+    assert [name for name, _ in parts.noted.stages] == ["queue"]
+
+
+def test_a_stage_counts_however_it_ends():
+    noted = Noted()
+    with contextlib.suppress(ValueError), Timings(observe=noted.observe_stage) as timings, timings.during("decode"):
+        raise ValueError
+    assert [name for name, _ in noted.stages] == ["decode"]
 
 
 async def test_what_a_request_decodes_is_reserved_and_bounded():

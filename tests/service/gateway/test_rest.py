@@ -142,6 +142,17 @@ def test_the_stages_of_a_request_that_fails_are_observed():
             assert sample(client, f'arn_stage_seconds_count{{stage="{stage}"}}') == 1
 
 
+@pytest.mark.parametrize("path", ["/classify", "/v1/models/m:predict"])
+def test_a_refused_request_counts_in_the_stages_that_it_reached(upstream, path):
+    cut = PNG[:200]
+    rows = json.dumps({"instances": [{"b64": base64.b64encode(cut).decode()}]})
+    protocol, body = ("raw", cut) if path == "/classify" else ("v1", rows)
+    with running(downstream_url=upstream, downstream_protocol=protocol) as client:
+        assert client.post(path, content=body).status_code == 400
+        counts = [sample(client, f'arn_stage_seconds_count{{stage="{stage}"}}') for stage in ("decode", "queue")]
+    assert counts == [1, 0]
+
+
 def test_what_is_no_picture_is_not_forwarded_as_one(upstream, asked):
     body = codec.encode_npy(np.zeros((1, 8, 8, 5), np.uint8))
     with running(downstream_url=upstream, models="identity") as client:
