@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -19,14 +18,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import BodyTooLarge, BrokenBody, ClientGone, Draining, ServiceError, TooManyImages
-from ..telemetry import tracing
+from ..telemetry import log, tracing
 from ..telemetry.log import REQUEST_ID, access
 from ..telemetry.metrics import Metrics
 from .inflate import check_coding, inflate
 
 # An answer has the type that it declares, and belongs to one client: no sniffing, no caches.
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _BOUNDARY = re.compile(rb"[\w'()+,./:=? -]{1,256}", re.ASCII)  # RFC 2046, section 5.1.1, which has them shorter
 _PIECE = 2**16  # bytes of a form, which at worst take some ten milliseconds
 QUIET = ("/metrics", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
@@ -235,8 +233,7 @@ class RequestContext:
             scope["root_path"] = root
             if not scope["path"].startswith(f"{root}/"):  # the proxy has removed what ASGI wants there
                 scope["path"] = root + scope["path"]
-        given = header(scope, b"x-request-id")
-        request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        request_id = log.request_id(header(scope, b"x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
         REQUEST_ID.set(request_id)
         tracing.note(request_id)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from ipaddress import ip_address
 
 import orjson
 
@@ -12,6 +15,24 @@ _access = logging.getLogger("service.access")
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
+
+# What clients send and lines contain: nothing that could be read as another part of a line.
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_ADDRESS = re.compile(r"[\w.:]+(%[\w.-]+)?", re.ASCII)  # `ip_address` takes any text as the name of a zone
+
+
+def request_id(given: str) -> str:
+    """A request's id: the client's own, where it may stand in a log, else a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+
+
+def _address(client: str) -> str:
+    """A client's address; ``-`` for other text, which a proxy may have passed on in ``X-Forwarded-For``."""
+    try:
+        ip_address(client)
+    except ValueError:
+        return "-"
+    return client if _ADDRESS.fullmatch(client) else "-"
 
 
 class JsonFormatter(logging.Formatter):
@@ -48,7 +69,7 @@ def access(
     """One line for an answered request; ``code`` is that of the error that the service answered."""
     if not _access.isEnabledFor(level):
         return
-    milliseconds = 1000 * seconds
+    client, milliseconds = _address(client), 1000 * seconds
     fields = {"method": method, "route": route, "status": status, "ms": round(milliseconds, 1), "client": client}
     if code:
         fields["code"] = code

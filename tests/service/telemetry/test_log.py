@@ -39,9 +39,30 @@ def test_a_refused_request_s_line_has_the_error_s_code_and_the_client(client, ca
         post(client, b"junk")
         client.get("/nowhere")
     refused, missing = (record for record in caplog.records if record.name == "service.access")
-    assert re.fullmatch(r"\w+ POST /purify 4\d\d \w+ [\d.]+ms testclient", refused.getMessage())
+    assert re.fullmatch(r"\w+ POST /purify 4\d\d \w+ [\d.]+ms -", refused.getMessage())
     assert refused.fields["code"] == "broken_image"
-    assert (missing.fields["code"], missing.fields["client"]) == ("not_found", "testclient")
+    assert (missing.fields["code"], missing.fields["client"]) == ("not_found", "-")
+
+
+@pytest.mark.parametrize(
+    ("client", "shown"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("9.9.9.9 INFO forged line", "-"),
+        ("fe80::1%eth0 INFO forged line", "-"),
+        ("9.9.9.9\nforged", "-"),
+        ("testclient", "-"),
+        ("", "-"),
+    ],
+)
+def test_a_client_is_an_address_or_nothing(caplog, client, shown):
+    """A trusted proxy may pass on whatever a client wrote into ``X-Forwarded-For``."""
+    with caplog.at_level(logging.INFO):
+        access(logging.INFO, "r-1", "POST", "/purify", 200, 0.01, client)
+    assert caplog.records[-1].getMessage() == f"r-1 POST /purify 200 10.0ms {shown}"
+    assert caplog.records[-1].fields["client"] == shown
 
 
 def test_the_breaker_says_when_it_opens_and_closes(caplog):
