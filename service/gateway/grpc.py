@@ -8,8 +8,7 @@ import logging
 import math
 import re
 import time
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ from ..core.limits import Reservation
 from ..core.purifier import Timings
 from ..errors import BodyTooLarge, OutOfMemory, ServiceError, Unauthorized
 from ..telemetry import tracing
-from ..telemetry.log import REQUEST_ID, access
+from ..telemetry.log import REQUEST_ID, access, request_id
 from .downstream import LONGEST_PAUSE_SECONDS, DownstreamAnswer
 from .policy import COMPARE, Gateway, infer
 from .protocols import Message, v2_grpc
@@ -121,7 +120,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                     raise BodyTooLarge(f"the message has {len(request)} bytes, more than {_MOST_PASSED_BYTES}")
                 if _PASSED[method]:
                     self._gateway.lifecycle.check_all_ready()  # ready only when both are
-                return await call.pass_on(await self.ask(method, request, call, Timings()))
+                return await call.pass_on(await self.ask(method, request, call, Timings()), {})
         else:
             return None
         if method in _OPEN:
@@ -167,18 +166,18 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 raise
             except grpc.aio.AioRpcError as error:  # the server's word, or the channel's for it
                 status = error.code().name
-                trailing = (*_foreign(error.trailing_metadata()), *arrived.headers.items())
-                await context.abort(
-                    error.code(), error.details() or "", (*trailing, ("x-arn-refused-by", "downstream"))
-                )
+                ours = {**arrived.headers, "x-arn-refused-by": "downstream", "x-request-id": arrived.id}
+                trailing = _beside(_foreign(error.trailing_metadata()), ours)
+                await context.abort(error.code(), error.details() or "", trailing)
                 raise AssertionError from error
             except Exception as caught:
                 refusal = _refusal(caught)
                 code = refusal.code
                 status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL).name
                 gateway.metrics.rejected.labels(refusal.code).inc()
-                headers = [(name.lower(), value) for name, value in refusal.headers.items()]
-                await context.abort(grpc.StatusCode[status], str(refusal), (*headers, ("x-arn-code", refusal.code)))
+                headers = {name.lower(): value for name, value in refusal.headers.items()}
+                headers |= {"x-arn-code": code, "x-request-id": arrived.id}
+                await context.abort(grpc.StatusCode[status], str(refusal), tuple(headers.items()))
                 raise AssertionError from caught  # abort raises
             finally:
                 gateway.lifecycle.in_flight -= 1
@@ -205,7 +204,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             call.headers.update(ours)
             raise answer.error
         timing = (("server-timing", ours.pop("server-timing")),)
-        return await call.pass_on(answer, tuple(ours.items()), timing)
+        return await call.pass_on(answer, ours, timing)
 
     async def ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> _Answer:
         """The server's answer, within what is left of the client's deadline and of ours."""
@@ -298,20 +297,17 @@ class _Call:
 
     @staticmethod
     def of(context: Any) -> _Call:
-        given = _foreign(context.invocation_metadata())
-        ids = [str(value)[:128] for name, value in given if name == "x-request-id"]
-        metadata = given if ids else (*given, ("x-request-id", uuid.uuid4().hex))
+        given = dict(reversed(context.invocation_metadata() or ()))  # of several of one name the first
+        call_id = request_id(str(given.get("x-request-id", "")))
+        metadata = _beside(_foreign(context.invocation_metadata()), {"x-request-id": call_id})
         remaining = context.time_remaining()
         deadline = math.inf if remaining is None else time.monotonic() + remaining
-        asked = dict(context.invocation_metadata() or ()).get(COMPARE, "")
-        return _Call(
-            context, ids[0] if ids else metadata[-1][1], metadata, deadline, str(asked).lower() in ("true", "1")
-        )
+        compare = str(given.get(COMPARE, "")).lower() in ("true", "1")
+        return _Call(context, call_id, metadata, deadline, compare)
 
-    async def pass_on(self, answer: _Answer, ours: _Metadata = (), trailing: _Metadata = ()) -> bytes:
+    async def pass_on(self, answer: _Answer, ours: Mapping[str, str], trailing: _Metadata = ()) -> bytes:
         """Send the metadata around the server's answer, with ``ours`` and our ``trailing``; returns the answer."""
-        names = {name for name, _ in ours}
-        await self.context.send_initial_metadata((*(pair for pair in answer.initial if pair[0] not in names), *ours))
+        await self.context.send_initial_metadata(_beside(answer.initial, {**ours, "x-request-id": self.id}))
         self.context.set_trailing_metadata((*answer.trailing, *trailing))
         return answer.body
 
@@ -319,6 +315,11 @@ class _Call:
 def _foreign(metadata: Any) -> _Metadata:
     """What of a message's metadata is for the other end."""
     return tuple((name, value) for name, value in metadata or () if not _OWN_METADATA.fullmatch(name))
+
+
+def _beside(metadata: _Metadata, ours: Mapping[str, str]) -> _Metadata:
+    """``ours`` beside what is not of the same names."""
+    return (*(pair for pair in metadata if pair[0] not in ours), *ours.items())
 
 
 def _address(peer: str) -> str:
