@@ -207,7 +207,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         return await call.pass_on(answer, ours, timing)
 
     async def ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> _Answer:
-        """The server's answer, within what is left of the client's deadline and of ours."""
+        """The server's answer, within what is left of the client's deadline and of ours; of inferences counted."""
         started = time.perf_counter()
         seconds = min(self._gateway.settings.downstream_timeout_seconds, max(0.001, call.deadline - time.monotonic()))
         outcome = "CANCELLED"
@@ -223,7 +223,8 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             raise
         finally:
             timings["downstream"] = time.perf_counter() - started
-            self._gateway.metrics.downstream_requests.labels(outcome).inc()
+            if method == _INFER:
+                self._gateway.metrics.downstream_requests.labels(outcome).inc()
         return answer
 
 

@@ -59,14 +59,13 @@ async def ask(
     headers: Mapping[str, str],
     body: bytes | bytearray = b"",
 ) -> DownstreamAnswer:
-    """Ask the server, within the rest of the client's own deadline where it sent one; counted and timed."""
-    if gateway.downstream is None:
-        raise UnknownModel("no model server is configured: ARN_DOWNSTREAM_URL")
+    """Ask the server for an inference, within the rest of the client's deadline where it sent one; counted and timed.
+
+    Nothing else is counted: a failed probe is no failed inference, and many good ones would hide those.
+    """
     started = time.perf_counter()
     try:
-        with tracing.asking(headers.items()) as passed_on:
-            left = seconds_left(headers, timings)
-            answer = await gateway.downstream.ask(method, path, dict(passed_on), body, left)
+        answer = await _pass_on(gateway, method, path, headers, body, seconds_left(headers, timings))
     except DownstreamError as error:
         gateway.metrics.downstream_requests.labels(error.code).inc()
         raise
@@ -76,12 +75,21 @@ async def ask(
     return answer
 
 
+async def _pass_on(
+    gateway: Gateway, method: str, path: str, headers: Mapping[str, str], body: bytes | bytearray, left: float | None
+) -> DownstreamAnswer:
+    if gateway.downstream is None:
+        raise UnknownModel("no model server is configured: ARN_DOWNSTREAM_URL")
+    with tracing.asking(headers.items()) as passed_on:
+        return await gateway.downstream.ask(method, path, dict(passed_on), body, left)
+
+
 def of_another_body(headers: Mapping[str, str]) -> dict[str, str]:
     """A client's headers without what they say of the bytes that it sent."""
     return {name: value for name, value in headers.items() if name not in _OF_THE_BODY}
 
 
-def seconds_left(headers: Mapping[str, str], timings: Timings) -> float | None:
+def seconds_left(headers: Mapping[str, str], timings: Mapping[str, float]) -> float | None:
     """What remains of the deadline that the client declared; None where it declared none."""
     declared = headers.get("x-envoy-expected-rq-timeout-ms", "")
     return max(0.001, int(declared[:9]) / 1000 - sum(timings.values())) if declared.isdecimal() else None
@@ -248,5 +256,6 @@ async def _pass_through(request: Request, gateway: Gateway, path: str, health: b
         gateway.lifecycle.check_all_ready()  # ready only when both are
     body, headers = bytes(await read_body(request, _MAX_PASSED_BYTES)), client_headers(request)
     with stopping_when_client_leaves(request):
-        answer = await ask(gateway, Timings(), request.method, _target(request, path), headers, body)
+        left = seconds_left(headers, {})
+        answer = await _pass_on(gateway, request.method, _target(request, path), headers, body, left)
     return verbatim(answer, {})
