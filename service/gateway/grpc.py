@@ -29,17 +29,19 @@ from .protocols import Message, v2_grpc
 
 logger = logging.getLogger("service.gateway")
 
+_LIVE, _INFER = f"/{v2_grpc.SERVICE}/ServerLive", f"/{v2_grpc.SERVICE}/ModelInfer"
+_LIVE_ANSWER = {True: b"\x08\x01", False: b""}  # a ServerLiveResponse
+# What is passed on, and whether it asks for readiness.
 _PASSED = {
     f"/{v2_grpc.SERVICE}/{name}": name in ("ServerReady", "ModelReady")
     for name in (
-        "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics",
+        "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics",
         "RepositoryIndex",
     )
 } | {"/grpc.health.v1.Health/Check": True}  # fmt: skip
-_INFER = f"/{v2_grpc.SERVICE}/ModelInfer"
 _MOST_PASSED_BYTES = 64 * 2**10  # as over HTTP
 # As over HTTP, probes need no key.
-_OPEN = (f"/{v2_grpc.SERVICE}/ServerLive", f"/{v2_grpc.SERVICE}/ServerReady", "/grpc.health.v1.Health/Check")
+_OPEN = (_LIVE, f"/{v2_grpc.SERVICE}/ServerReady", "/grpc.health.v1.Health/Check")
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -113,6 +115,8 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         method = handler_call_details.method
         if method == _INFER:
             handler: Callable[..., Awaitable[bytes]] = self._infer
+        elif method == _LIVE:
+            handler = self._live
         elif method in _PASSED:
 
             async def handler(request: bytes, call: _Call) -> bytes:
@@ -205,6 +209,11 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
             raise answer.error
         timing = (("server-timing", ours.pop("server-timing")),)
         return await call.pass_on(answer, ours, timing)
+
+    async def _live(self, request: bytes, call: _Call) -> bytes:  # noqa: ARG002 (a handler's signature)
+        """Whether this process can still serve. The server is not asked: a restart here would not bring it back."""
+        answer = _LIVE_ANSWER[self._gateway.lifecycle.alive]
+        return await call.pass_on(_Answer(200, CIMultiDict(), answer), {})
 
     async def ask(self, method: str, request: bytes, call: _Call, timings: Timings) -> _Answer:
         """The server's answer, within what is left of the client's deadline and of ours; of inferences counted."""

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 from multidict import CIMultiDict
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..core.limits import Reservation
@@ -203,7 +203,6 @@ _ROUTES: dict[str, list[tuple[str, list[str], ModuleType | None, bool]]] = {
     ],
     "v2": [
         ("/v2", ["GET"], None, False),
-        ("/v2/health/live", ["GET"], None, False),
         ("/v2/health/ready", ["GET"], None, True),
         ("/v2/models/stats", ["GET"], None, False),
         ("/v2/repository/index", ["POST"], None, False),
@@ -231,7 +230,20 @@ def routes(protocol: str, gateway: Gateway) -> list[Route]:
     chosen = [row for name, rows in _ROUTES.items() if protocol in (name, "any") for row in rows]
     # A template without a colon must not swallow `model:predict`: the more particular ones are tried first.
     chosen.sort(key=lambda row: (":" not in row[0], "{" in row[0]))
-    return [_route(gateway, *row) for row in chosen]
+    live = [_live_route(gateway)] if protocol in ("v2", "any") else []
+    return [*live, *(_route(gateway, *row) for row in chosen)]
+
+
+def _live_route(gateway: Gateway) -> Route:
+    """Whether this process can still serve. The server is not asked: a restart here would not bring it back."""
+
+    async def live(request: Request) -> Response:
+        request.scope["route"] = route
+        alive = gateway.lifecycle.alive
+        return JSONResponse({"live": alive}, 200 if alive else 503)
+
+    route = Route("/v2/health/live", live, methods=["GET"])
+    return route
 
 
 def _route(gateway: Gateway, template: str, methods: list[str], module: ModuleType | None, health: bool) -> Route:

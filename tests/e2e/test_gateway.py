@@ -134,7 +134,7 @@ def test_the_servers_own_errors_metadata_and_health_come_back_as_they_are(triton
         assert direct.status_code >= 400
         assert through.headers["x-arn-refused-by"] == "downstream"
         assert through.headers["x-arn-purified"] == "true"
-    for path in ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/lenet5", "/v2/models/lenet5/ready",
+    for path in ["/v2", "/v2/health/ready", "/v2/models/lenet5", "/v2/models/lenet5/ready",
                  "/v2/models/lenet5/versions/1", "/v2/models/lenet5/config"]:  # fmt: skip
         direct, through = (httpx2.get(url + path) for url in (triton.http, chained.url))
         assert (through.status_code, through.content) == (direct.status_code, direct.content)
@@ -225,13 +225,14 @@ async def test_grpc_probes_are_not_read_and_other_messages_are_small(tmp_path):
                 def ask(method, size, *metadata):
                     return channel.unary_unary(f"/{method}")(bytes(size), timeout=PATIENCE, metadata=metadata)
 
-                for probe in ("ServerLive", "ServerReady"):
-                    assert ask(f"{v2_grpc.SERVICE}/{probe}", 100) == b"yes"
+                assert ask(f"{v2_grpc.SERVICE}/ServerLive", 100) == b"\x08\x01"  # the service's own
+                assert not asked
+                assert ask(f"{v2_grpc.SERVICE}/ServerReady", 100) == b"yes"
                 assert ask("grpc.health.v1.Health/Check", 0) == b"yes"
                 before = most_resident(served)
                 channels = [grpc.insecure_channel(f"127.0.0.1:{port}", [("i", i)]) for i in range(20)]
                 with contextlib.ExitStack() as opened:
-                    asks = [opened.enter_context(channel).unary_unary(f"/{v2_grpc.SERVICE}/ServerLive")
+                    asks = [opened.enter_context(channel).unary_unary(f"/{v2_grpc.SERVICE}/ServerReady")
                             for channel in channels]  # fmt: skip
                     under_way = [ask.future(bytes(16 * 2**20), timeout=PATIENCE) for ask in asks]
                     assert [future.result() for future in under_way] == [b"yes"] * 20

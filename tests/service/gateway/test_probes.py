@@ -1,17 +1,20 @@
-"""Probes through the gateway count as no inference."""
+"""Probes through the gateway: what they say of it and of the server, and that they count as no inference."""
 
 import contextlib
 import json
 
 import grpc
+import pytest
 
+from arn_purify.service.core.batcher import Batcher
 from arn_purify.service.gateway.protocols import v2_grpc
 
 from ...conftest import PATIENCE, running
 from .grpc_upstream import grpc_upstream
 from .helpers import ROWS, Upstream
 
-DOWN = "http://127.0.0.1:9"
+DOWN, DOWN_GRPC = "http://127.0.0.1:9", "127.0.0.1:9"
+ALIVE, DEAD = b"\x08\x01", b""  # a ServerLiveResponse
 
 
 @contextlib.contextmanager
@@ -28,6 +31,28 @@ def counted(client):
         row.split('"')[1::2] + row.split()[-1:] for row in rows if row.startswith("arn_downstream_requests_total{")
     ]
     return {status: float(value) for status, value in found if float(value)}
+
+
+@pytest.mark.parametrize("protocol", ["v2", "any"])
+def test_liveness_is_the_gateways_own(monkeypatch, protocol):
+    with running(downstream_url=DOWN, downstream_protocol=protocol) as client:
+        assert (client.get("/v2/health/live").status_code, client.get("/v2/health/ready").status_code) == (200, 502)
+        assert client.get("/v2/health/live").json() == {"live": True}
+        assert client.head("/v2/health/live").status_code == 200
+        monkeypatch.setattr(Batcher, "ended", True)
+        assert client.get("/v2/health/live").status_code == client.get("/health/live").status_code == 503
+        assert 'route="/v2/health/live",status="503"' in client.get("/metrics").text
+
+
+def test_liveness_over_grpc_is_the_gateways_own(monkeypatch):
+    with running(downstream_grpc=DOWN_GRPC, grpc_port=0) as client, calling(client) as call:
+        assert call(f"{v2_grpc.SERVICE}/ServerLive") == ALIVE
+        for probe in (f"{v2_grpc.SERVICE}/ServerReady", "grpc.health.v1.Health/Check"):
+            with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+                call(probe)
+        monkeypatch.setattr(Batcher, "ended", True)
+        assert call(f"{v2_grpc.SERVICE}/ServerLive") == DEAD
+        monkeypatch.undo()
 
 
 def test_only_inferences_count_as_answers_of_the_server(upstream, monkeypatch):
