@@ -145,7 +145,7 @@ class Downstream:
         body: bytes | bytearray = b"",
         seconds: float | None = None,
     ) -> DownstreamAnswer:
-        """Send a request; ``headers`` are the client's, of which those that are not the server's are left out.
+        """Send a request; of ``headers`` those that are not the server's are left out.
 
         A connection that could not be made is tried once more, as nothing was sent; nothing else is, because only the
         client knows whether its request may be sent twice.
@@ -157,7 +157,8 @@ class Downstream:
         """
         self.breaker.admit()
         limit = min(self._timeout_seconds, seconds if seconds is not None else self._timeout_seconds)
-        passed_on = end_to_end(headers) | {DEADLINE: str(max(1, round(1000 * limit)))}
+        passed_on = {name: value for name, value in headers.items() if name.lower() not in _KEPT_HERE}
+        passed_on[DEADLINE] = str(max(1, round(1000 * limit)))
         self._retries = min(_RETRIES_AT_MOST, self._retries + _RETRY_SHARE)
         try:
             async with asyncio.timeout(limit):
@@ -196,7 +197,7 @@ class Downstream:
             allow_redirects=False,
             timeout=timeout,
         ) as answer:
-            dropped = HOP_BY_HOP | _named(",".join(answer.headers.getall("connection", [])))
+            dropped = HOP_BY_HOP | named_by_connection(",".join(answer.headers.getall("connection", [])))
             if method == "HEAD":  # of the body that a GET would bring
                 dropped -= {"content-length"}
             kept = CIMultiDict((k, v) for k, v in answer.headers.items() if k.lower() not in dropped)
@@ -209,14 +210,8 @@ class Downstream:
         await self._session.close()
 
 
-def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
-    """A client's headers that belong to the server: not this connection's, nor those it names, nor ours."""
-    dropped = _KEPT_HERE | _named(headers.get("connection", ""))
-    return {name: value for name, value in headers.items() if name.lower() not in dropped}
-
-
-def _named(connection: str) -> set[str]:
-    """The headers that ``Connection`` names as belonging to it."""
+def named_by_connection(connection: str) -> set[str]:
+    """The headers that ``Connection`` names as belonging to it, in lower case."""
     return {name.strip().lower() for name in connection.split(",")}
 
 

@@ -26,7 +26,7 @@ from ..edge.http import read_body, stopping_when_client_leaves
 from ..edge.inflate import inflate
 from ..errors import BrokenBody, BrokenImage, DownstreamError, ServiceError, UnknownModel, shown
 from ..telemetry import tracing
-from .downstream import DownstreamAnswer
+from .downstream import DownstreamAnswer, named_by_connection
 from .policy import COMPARE, infer
 from .policy import Gateway as Gateway
 from .protocols import Message, torchserve, v1, v2
@@ -44,11 +44,16 @@ _MAX_PASSED_BYTES = 64 * 2**10
 
 
 def client_headers(request: Request) -> dict[str, str]:
-    """The client's headers by lower-case name, one line each (RFC 9110 section 5.3), with the request's id."""
+    """The client's headers by lower-case name, one line each (RFC 9110 section 5.3), with the request's id.
+
+    Without those that its ``Connection`` names: what we put in their place is for the server.
+    """
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return {**headers, "x-request-id": request.scope["state"]["request_id"]}
+    dropped = named_by_connection(headers.get("connection", ""))
+    kept = {name: value for name, value in headers.items() if name not in dropped}
+    return {**kept, "x-request-id": request.scope["state"]["request_id"]}
 
 
 async def ask(

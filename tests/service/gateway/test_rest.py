@@ -19,7 +19,7 @@ from arn_purify.service.gateway.protocols import v2
 from arn_purify.service.gateway.rest import verbatim
 
 from ...conftest import running
-from .helpers import HEAD, PNG, ROWS, Says, Upstream, sample
+from .helpers import GOOD, HEAD, PNG, ROWS, Says, Upstream, sample, v2_body
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,38 @@ def test_what_concerns_the_server_is_passed_on_and_nothing_else(gateway, asked):
     assert 1 <= int(sent["x-envoy-expected-rq-timeout-ms"]) < 5000
     assert int(sent["content-length"]) == len(received)
     assert json.loads(received)["instances"]
+
+
+NAMED = {"Connection": "close, Content-Type, X-Request-ID, Inference-Header-Content-Length, X-Own", "X-Own": "1"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "path", "body"),
+    [
+        ("raw", "/classify", PNG),
+        ("torchserve", "/predictions/m", PNG),
+        ("v1", "/v1/models/m:predict", json.dumps({"instances": ROWS}).encode()),
+        ("v2", "/v2/models/m", b""),
+    ],
+)
+def test_a_client_takes_away_its_own_headers_only(upstream, asked, protocol, path, body):
+    """``Connection`` names what is for the next hop, which we are; what we send the server is for the server."""
+    with running(downstream_url=upstream, downstream_protocol=protocol) as client:
+        headers = {**NAMED, "Content-Type": "image/png", "X-Request-ID": "r-1"}
+        answer = client.request("POST" if body else "GET", path, content=body, headers=headers)
+    assert answer.status_code == 200
+    ((_, _, sent, _),) = asked
+    assert sent["x-request-id"] == answer.headers["x-request-id"] == "r-1"
+    assert "x-own" not in sent
+    assert sent.get("content-type") == ("image/png" if protocol == "raw" else None)
+
+
+def test_a_body_without_its_declared_length_is_refused(upstream, asked):
+    message = v2_body(GOOD)
+    with running(downstream_url=upstream, downstream_protocol="v2") as client:
+        answer = client.post("/v2/models/m/infer", content=message.body, headers={**message.headers, **NAMED})
+    assert (answer.status_code, answer.json()["code"]) == (400, "broken_body")
+    assert not asked
 
 
 def test_status_headers_and_compressed_body_of_the_server_come_back_as_they_are(gateway, asked, monkeypatch):
