@@ -14,7 +14,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from ..errors import DownstreamOpen, DownstreamTimeout, DownstreamUnreachable
+from ..errors import DownstreamOpen, DownstreamTimeout, DownstreamUnreachable, shown
 
 logger = logging.getLogger("service.gateway")
 
@@ -41,7 +41,12 @@ DEADLINE = "x-envoy-expected-rq-timeout-ms"
 # No header has one (RFC 9110, section 5.5), and what would send it on ends the connection instead.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
+# Of a line or header of an answer, and how many headers. A redirect may repeat a client's query, of 64 KiB at most,
+# with three bytes for one; aiohttp's own 8,190 bytes would make that a failure.
+_MOST_LINE_BYTES, _MOST_HEADERS = 256 * 2**10, 1024
+
 _FAILURES_TO_OPEN = 5
+_SLOW_PATHS = 64  # of which timeouts are remembered: clients choose the names of models
 _FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
 _RETRY_SHARE = 0.1  # of the requests; what a failing server gets on top of its load
 _RETRIES_AT_MOST = 10.0
@@ -59,10 +64,14 @@ class DownstreamAnswer:
 class Breaker:
     """Stops asking a server that does not answer; lets one request through after each pause, which doubles.
 
-    Counts failures to connect and timeouts. An answer of any status is no failure: it is the server's word.
+    An answer of any status is no failure, nor is one that cannot be read: the server is there.
+
+    Args:
+        what: does not answer; for the log and the client.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "the model server") -> None:
+        self._what = what
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._until = 0.0
@@ -74,13 +83,13 @@ class Breaker:
         if self._failures >= _FAILURES_TO_OPEN:
             if now < self._until:
                 left = max(1, round(self._until - now))
-                raise DownstreamOpen(f"the model server failed {self._failures} times in a row", left)
+                raise DownstreamOpen(f"{self._what} failed {self._failures} times in a row", left)
             self._probing, self._until = True, now + self._pause  # what goes through now is the probe
 
     def succeeded(self) -> None:
         """The server answered."""
         if self._failures >= _FAILURES_TO_OPEN:
-            logger.warning("the model server answers again, after %d failures in a row", self._failures)
+            logger.warning("%s answers again, after %d failures in a row", self._what, self._failures)
         self._failures, self._pause, self._probing = 0, _FIRST_PAUSE_SECONDS, False
 
     def unsettled(self) -> None:
@@ -92,7 +101,8 @@ class Breaker:
         """The server did not."""
         self._failures += 1
         if self._failures == _FAILURES_TO_OPEN:
-            logger.warning("the model server failed %d times in a row: it is tried again now and then", self._failures)
+            text = "%s failed %d times in a row: it is tried again now and then"
+            logger.warning(text, self._what, self._failures)
         if self._failures == _FAILURES_TO_OPEN or self._probing:  # of those under way by then one alone doubles it
             self._probing = False
             self._until = time.monotonic() + self._pause
@@ -121,7 +131,8 @@ class Downstream:
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         self.url = url
-        self.breaker = Breaker()
+        self._breaker = Breaker()
+        self._slow: dict[str, Breaker] = {}  # of the paths that timed out last, the latest at the end
         self._timeout_seconds = timeout_seconds
         self._retries = _RETRIES_AT_MOST
         # Bytes are passed on as they come, so nothing may decode them on the way.
@@ -132,6 +143,9 @@ class Downstream:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),  # or one client's cookies would go out with another's requests
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            max_line_size=_MOST_LINE_BYTES,
+            max_field_size=_MOST_LINE_BYTES,
+            max_headers=_MOST_HEADERS,
         )
         # Or aiohttp sends PUT and GET once more where a kept connection breaks, though the server may have read them.
         # It has no public switch (a test sees that this one works).
@@ -155,7 +169,8 @@ class Downstream:
             DownstreamUnreachable: no connection, it broke before the answer was complete, or the answer is no HTTP.
             DownstreamTimeout: no complete answer in time.
         """
-        self.breaker.admit()
+        asked = path.partition("?")[0]
+        self._admit(asked)
         limit = min(self._timeout_seconds, seconds if seconds is not None else self._timeout_seconds)
         passed_on = {name: value for name, value in headers.items() if name.lower() not in _KEPT_HERE}
         passed_on[DEADLINE] = str(max(1, round(1000 * limit)))
@@ -170,20 +185,51 @@ class Downstream:
                     self._retries -= 1
                     await asyncio.sleep(0.05)
                     answer = await self._once(method, path, passed_on, body)
+        except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
+            self._answered(asked)
+            raise DownstreamUnreachable(f"the model server's answer is not read: {type(error).__name__}") from error
         except aiohttp.ClientError as error:  # before TimeoutError, which aiohttp's of a connection is too
-            self.breaker.failed()
+            self._breaker.failed()
+            self._unsettled(asked)
             raise DownstreamUnreachable(f"the model server cannot be reached: {type(error).__name__}") from error
         except TimeoutError as error:
-            if limit == self._timeout_seconds:
-                self.breaker.failed()
-            else:  # the client's deadline, which is no failure of the server
-                self.breaker.unsettled()
+            if limit == self._timeout_seconds:  # and not the client's deadline, which is no failure of the server
+                self._timed_out(asked)
+            self._unsettled(asked)
             raise DownstreamTimeout(f"the model server did not answer within {limit:.3g} s") from error
         except asyncio.CancelledError:
-            self.breaker.unsettled()
+            self._unsettled(asked)
             raise
-        self.breaker.succeeded()
+        self._answered(asked)
         return answer
+
+    def _admit(self, path: str) -> None:
+        """Raises ``DownstreamOpen`` while the server, or the path, is left alone."""
+        self._breaker.admit()
+        if slow := self._slow.get(path):
+            try:
+                slow.admit()
+            except DownstreamOpen:
+                self._breaker.unsettled()
+                raise
+
+    def _answered(self, path: str) -> None:
+        self._breaker.succeeded()
+        if slow := self._slow.pop(path, None):
+            slow.succeeded()
+
+    def _unsettled(self, path: str) -> None:
+        """What has neither failed nor answered now."""
+        self._breaker.unsettled()
+        if slow := self._slow.get(path):
+            slow.unsettled()
+
+    def _timed_out(self, path: str) -> None:
+        what = f"the model server at {shown(path)}" if path else "the model server"
+        self._slow[path] = slow = self._slow.pop(path, None) or Breaker(what)
+        slow.failed()
+        if len(self._slow) > _SLOW_PATHS:
+            del self._slow[next(iter(self._slow))]
 
     async def _once(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | bytearray

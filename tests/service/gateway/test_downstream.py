@@ -5,9 +5,10 @@ import json
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 
-from arn_purify.service.errors import DownstreamOpen, DownstreamUnreachable
-from arn_purify.service.gateway.downstream import Breaker, Downstream
+from arn_purify.service.errors import DownstreamOpen, DownstreamTimeout, DownstreamUnreachable
+from arn_purify.service.gateway.downstream import Breaker, Downstream, DownstreamAnswer
 
 from ...conftest import PATIENCE, running
 from .helpers import GARBAGE, HEAD, PNG, ROWS, SOUND, Says, sample
@@ -127,6 +128,48 @@ def test_what_follows_an_answer_is_never_taken_for_the_next_one(says, monkeypatc
             assert client.post("/classify", content=PNG).content == b"{}"
 
 
+@pytest.mark.parametrize("size", [9_000, 65_536, 200_000])
+async def test_a_long_header_of_the_server_comes_back_whole(says, monkeypatch, size):
+    """A redirect repeats the client's query, for which 64 KiB are taken; it may spell one byte as three."""
+    location = b"/" + b"a" * size
+    what = b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
+    monkeypatch.setattr(Says, "what", what)
+    downstream = Downstream(says, PATIENCE)
+    answer = await downstream.ask("POST", "/", {})
+    await downstream.close()
+    assert (answer.status, answer.headers["location"].encode()) == (302, location)
+
+
+async def test_many_headers_of_the_server_come_back(says, monkeypatch):
+    monkeypatch.setattr(Says, "what", HEAD + b"X: 1\r\n" * 500 + b"Content-Length: 2\r\n\r\n{}")
+    downstream = Downstream(says, PATIENCE)
+    assert len((await downstream.ask("POST", "/", {})).headers.getall("x")) == 500
+    await downstream.close()
+
+
+NO_ANSWER = ("nothing", "half a head")  # the connection ends before one begins
+
+
+async def test_an_answer_that_cannot_be_read_does_not_open_the_breaker(says, monkeypatch):
+    downstream = Downstream(says, PATIENCE)
+    for name in GARBAGE.keys() - NO_ANSWER:
+        monkeypatch.setattr(Says, "what", GARBAGE[name])
+        for _ in range(6):
+            with pytest.raises(DownstreamUnreachable):
+                await downstream.ask("POST", "/", {})
+    await downstream.close()
+
+
+@pytest.mark.parametrize("name", NO_ANSWER)
+async def test_connections_that_end_before_an_answer_begins_open_the_breaker(says, monkeypatch, name):
+    monkeypatch.setattr(Says, "what", GARBAGE[name])
+    downstream = Downstream(says, PATIENCE)
+    for error in [DownstreamUnreachable] * 5 + [DownstreamOpen]:
+        with pytest.raises(error):
+            await downstream.ask("POST", "/", {})
+    await downstream.close()
+
+
 @pytest.fixture
 def now(monkeypatch):
     """The breaker's clock, to be moved."""
@@ -176,3 +219,61 @@ def test_many_that_fail_at_once_open_the_breaker_for_one_pause(now):
         breaker.failed()
     now[0] += 0.6
     breaker.admit()
+
+
+@pytest.fixture
+async def slow(monkeypatch):
+    """A client of a server that answers at once, but to paths with ``slow`` never."""
+    downstream = Downstream("http://x", 0.05)
+
+    async def once(method, path, *_):
+        await (asyncio.Event().wait() if "slow" in path else asyncio.sleep(0))
+        return DownstreamAnswer(200, CIMultiDict(), b"")
+
+    monkeypatch.setattr(downstream, "_once", once)
+    yield downstream
+    await downstream.close()
+
+
+async def outcomes(downstream, path, count):
+    """What becomes of so many requests at once: their statuses, or the names of their errors."""
+    asked = [downstream.ask("GET", path, {}) for _ in range(count)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    return [answer.status if isinstance(answer, DownstreamAnswer) else type(answer) for answer in answers]
+
+
+async def test_a_slow_model_keeps_no_requests_from_the_others(slow, monkeypatch):
+    assert await outcomes(slow, "/v1/models/slow:predict?x=1", 5) == [DownstreamTimeout] * 5
+    assert await outcomes(slow, "/v1/models/slow:predict", 1) == [DownstreamOpen]
+    monkeypatch.setattr(slow, "_timeout_seconds", PATIENCE)
+    for path in ("/v1/models/m:predict", "/v1/models/slo", "/v2/health/ready"):
+        assert await outcomes(slow, path, 1) == [200]
+
+
+async def test_a_slow_model_that_answers_is_asked_again(slow, monkeypatch):
+    path = "/v1/models/slow"
+    assert await outcomes(slow, path, 5) == [DownstreamTimeout] * 5
+
+    async def once(*_):
+        await asyncio.sleep(0)
+        return DownstreamAnswer(200, CIMultiDict(), b"")
+
+    monkeypatch.setattr(slow, "_once", once)
+    monkeypatch.setattr(slow, "_timeout_seconds", PATIENCE)
+    monkeypatch.setattr(slow._slow[path], "_until", 0.0)  # the pause is over
+    assert await outcomes(slow, path, 2) == [200, DownstreamOpen]  # the probe, and who comes meanwhile
+    assert await outcomes(slow, path, 6) == [200] * 6
+
+
+async def test_a_server_that_is_down_is_open_for_every_model(monkeypatch):
+    downstream = Downstream("http://127.0.0.1:9", PATIENCE)
+    for number in range(5):
+        assert await outcomes(downstream, f"/v1/models/m{number}", 1) == [DownstreamUnreachable]
+    assert await outcomes(downstream, "/v1/models/m9", 1) == [DownstreamOpen]
+    await downstream.close()
+
+
+async def test_clients_that_choose_names_take_no_memory(slow):
+    for number in range(100):
+        assert await outcomes(slow, f"/v1/models/slow{number}", 1) == [DownstreamTimeout]
+    assert len(slow._slow) == 64
