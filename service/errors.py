@@ -286,9 +286,10 @@ class EngineFailure(ServiceError):
 
 
 class DownstreamError(ServiceError):
-    """The model server did not answer."""
+    """The model server did not answer; ``sent`` is False where it certainly got nothing of the request."""
 
     refused_by = "downstream"
+    sent = True
 
 
 class DownstreamUnreachable(DownstreamError):
@@ -301,6 +302,7 @@ class DownstreamOpen(DownstreamError):
     """The model server failed repeatedly; it is asked again after ``retry_after`` seconds."""
 
     status, code = 503, "downstream_open"
+    sent = False
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)

@@ -45,6 +45,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # with three bytes for one; aiohttp's own 8,190 bytes would make that a failure.
 _MOST_LINE_BYTES, _MOST_HEADERS = 256 * 2**10, 1024
 
+_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _FAILURES_TO_OPEN = 5
 _SLOW_PATHS = 64  # of which timeouts are remembered: clients choose the names of models
 _FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
@@ -54,11 +55,15 @@ _RETRIES_AT_MOST = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class DownstreamAnswer:
-    """The server's answer as it came: status, end-to-end headers, body."""
+    """The server's answer as it came: status, end-to-end headers, body.
+
+    ``sent`` is False where it stands for that of a server that certainly got nothing of the request.
+    """
 
     status: int
     headers: CIMultiDict[str]
     body: bytes
+    sent: bool = dataclasses.field(default=True, kw_only=True)
 
 
 class Breaker:
@@ -127,7 +132,11 @@ class _Answer(aiohttp.ClientResponse):
 
 
 class Downstream:
-    """Asks one server. ``url`` is its base, or, for ``forward`` with no path, the one address that takes images."""
+    """Asks one server. ``url`` is its base, or, where no path is asked for, the one address that takes images.
+
+    One breaker counts the connections that fail, or end before an answer begins. Timeouts have one for each path, so
+    that a slow model does not keep requests from the others.
+    """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         self.url = url
@@ -179,7 +188,7 @@ class Downstream:
             async with asyncio.timeout(limit):
                 try:
                     answer = await self._once(method, path, passed_on, body)
-                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                except _NOT_CONNECTED:
                     if self._retries < 1:
                         raise
                     self._retries -= 1
@@ -191,7 +200,9 @@ class Downstream:
         except aiohttp.ClientError as error:  # before TimeoutError, which aiohttp's of a connection is too
             self._breaker.failed()
             self._unsettled(asked)
-            raise DownstreamUnreachable(f"the model server cannot be reached: {type(error).__name__}") from error
+            unreachable = DownstreamUnreachable(f"the model server cannot be reached: {type(error).__name__}")
+            unreachable.sent = not isinstance(error, _NOT_CONNECTED)
+            raise unreachable from error
         except TimeoutError as error:
             if limit == self._timeout_seconds:  # and not the client's deadline, which is no failure of the server
                 self._timed_out(asked)

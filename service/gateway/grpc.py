@@ -52,6 +52,8 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+# What the channel says where it had no connection, so that nothing was sent.
+_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed")
 _OUR_FAULTS = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 # gRPC's own, which the channel sets anew; and ours.
 _OWN_METADATA = re.compile(r"grpc-.*|:.*|user-agent|content-type|te|x-admin-token|x-api-key|" + COMPARE)
@@ -287,7 +289,8 @@ class _GrpcRequest:
         try:
             return await self.server.ask(_INFER, bytes(purified.body) if purified else self.body, self.call, timings)
         except grpc.aio.AioRpcError as error:
-            return _Answer(500, CIMultiDict(), b"", error=error)
+            sent = not (error.details() or "").startswith(_NOT_CONNECTED)
+            return _Answer(500, CIMultiDict(), b"", error=error, sent=sent)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ..errors import (
     BodiesFull,
     BodyTooLarge,
     BrokenImage,
+    DownstreamError,
     Draining,
     NoImage,
     ServiceError,
@@ -128,7 +129,7 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
     """
     settings = gateway.settings
     if random.random() >= settings.purify_share:
-        return await _bypass(gateway, transport, timings, "canary")
+        return await _bypass(gateway, transport, timings)
     try:
         message = dataclasses.replace(await transport.message(), reserve=partial(_reserve, gateway, transport))
         pixels = len(message.body) // BYTES_PER_PIXEL + _PIXELS_A_VALUE * _texts(transport.protocol, message)
@@ -138,8 +139,7 @@ async def infer(gateway: Gateway, transport: Transport[Answer], timings: Timings
     except BYPASSABLE as error:
         if settings.on_failure == "reject" or isinstance(error, Draining):
             raise
-        logger.warning("%s forwarded unpurified: %s", transport.id, error)
-        return await _bypass(gateway, transport, timings, error.code)
+        return await _bypass(gateway, transport, timings, error)
 
     async def as_it_came() -> DownstreamAnswer | None:
         with suppress(*transport.no_answer):
@@ -195,10 +195,25 @@ def _reserve(gateway: Gateway, transport: Transport[Answer], size: int) -> None:
     memory.add(size)
 
 
-async def _bypass(gateway: Gateway, transport: Transport[Answer], timings: Timings, reason: str) -> Outcome[Answer]:
-    """The request as it came, marked and counted."""
-    gateway.metrics.bypassed.labels(reason).inc()
-    answer = await transport.ask(None, timings)
+async def _bypass(
+    gateway: Gateway, transport: Transport[Answer], timings: Timings, error: ServiceError | None = None
+) -> Outcome[Answer]:
+    """The request as it came, marked; counted and logged unless the server certainly got nothing of it.
+
+    ``error`` is why it is not purified; None for the canary.
+    """
+    reason, sent = error.code if error else "canary", True
+    try:
+        answer = await transport.ask(None, timings)
+        sent = answer.sent
+    except DownstreamError as failure:
+        sent = failure.sent
+        raise
+    finally:
+        if sent:
+            gateway.metrics.bypassed.labels(reason).inc()
+            if error:
+                logger.warning("%s forwarded unpurified: %s", transport.id, error)
     headers = {"X-ARN-Purified": "false", "X-ARN-Bypass": reason, "Server-Timing": server_timing(timings)}
     return Outcome(answer, headers)
 
