@@ -50,7 +50,7 @@ LISA_CPU = Scale(
 )
 LISA_GPU = Scale(epochs=0, quick=1, slow=1, slower=10, thorough=4)
 SMOKE = Scale(
-    8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1,
+    8, 8, 8, 8, 1, 1, 1, 60, 100, 100, 150, ("--batch-size", "32"), classifier_epochs=1, detected=5,
     hardened=("--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20"),
     joint_long=("--every", "8", "--epochs", "1", "--batch-size", "32", "--watched", "20", "--with", "joint=1"),
 )  # fmt: skip
@@ -159,7 +159,7 @@ class Cifar10Plan(ColourPlan):
         yield from self.purifier("arn-pp-paper", pp, "colour", "--recipe", "paper-colour", *beside)
         terms = {"att": "0.01", "nor": "0.0001", "adv": "0.1"}
         yield from self.ablation("cifar10", terms, "--arch", "colour")
-        detect = ("detect", *self.common, "--every", str(min(10, self.scale.slow)), "--out", str(self.results))
+        detect = ("detect", *self.common, "--every", str(self.scale.detected), "--out", str(self.results))
         yield Step((*detect, "--purifier", self.kept(self.ours)))
 
     def oblivious(self, spec: str, kind: str = "--purifier") -> Iterator[Step]:

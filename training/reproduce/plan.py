@@ -14,8 +14,8 @@ class Scale:
     Strides over the training split: ``every`` for the purifiers of the comparison, ``robust`` for the classifiers,
     ``static`` for purifiers that see STA, ``ablation`` for Figure 4. Strides over the test split: ``quick`` for most
     attacks, ``slow`` for those of minutes, ``slower`` for those of an hour, ``thorough`` for AutoAttack through the
-    other defences. ``epochs``, of purifiers, and ``classifier_epochs``, of the classifiers of colour images: 0 keeps
-    the recipe's own.
+    other defences, ``detected`` for the detector of colour images. ``epochs``, of purifiers, and ``classifier_epochs``,
+    of the classifiers of colour images: 0 keeps the recipe's own.
 
     Flags: ``batch`` of all training, ``ablation_batch`` of Figure 4's as well, ``purifier`` of the purifiers'. On
     colour: ``compared`` of purifiers that see the paper's budget alone, ``continued`` of the strict network's second
@@ -37,6 +37,7 @@ class Scale:
     batch: tuple[str, ...] = ()
     ablation_batch: tuple[str, ...] = ()
     classifier_epochs: int = 0
+    detected: int = 10
     purifier: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     skips: tuple[str, ...] = ()
