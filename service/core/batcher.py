@@ -205,8 +205,8 @@ class Batcher:
         if not entry.taken and not entry.future.done():  # what is begun is finished: its work would be lost
             entry.future.set_exception(DeadlineExceeded("the request waited longer than its deadline"))
 
-    def close(self, timeout_seconds: float) -> None:
-        """Refuse new entries, finish those that wait, and stop the thread; entries left after the timeout fail."""
+    def close(self, timeout_seconds: float | None) -> None:
+        """Refuse new entries, finish those that wait, and stop the thread; entries left after a timeout fail."""
         with self._condition:
             self._closing = True
             self._condition.notify()
