@@ -187,6 +187,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL).name
                 gateway.metrics.rejected.labels(refusal.code).inc()
                 headers = {name.lower(): value for name, value in refusal.headers.items()}
+                headers.pop("connection", None)  # HTTP/2 has none
                 headers |= {"x-arn-code": code, "x-request-id": arrived.id}
                 await context.abort(grpc.StatusCode[status], str(refusal), tuple(headers.items()))
                 raise AssertionError from caught  # abort raises
