@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from .edge.admission import Admission
 from .edge.hot import Handlers, HotRoutes
@@ -22,7 +22,7 @@ from .edge.http import QUIET, Refusal, RequestContext, error_body, refusal, rout
 from .errors import OutOfMemory, ServiceError
 from .gateway import rest
 from .routes import admin, classify, page, purify, status
-from .routes.openapi import with_heads
+from .routes.openapi import key_of, with_heads
 from .settings import Settings
 from .state import VERSION, State
 from .workers.table import Worker
@@ -82,6 +82,8 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
         metrics=state.metrics,
         draining=lambda: state.lifecycle.draining,
         root_path=settings.root_path,
+        # A proxy that takes its prefix away may ask for a route of the same name.
+        bare=not _serves(app, settings.root_path),
     )
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
@@ -94,7 +96,7 @@ def _add_routes(app: FastAPI, state: State) -> list[tuple[str, Route]]:
     with_heads(app.router)  # of the documentation
     often: list[tuple[str, Route]] = []
     for router in (purify.router(settings, purifier), classify.router(settings, purifier, state.gateway)):
-        app.include_router(with_heads(router))
+        app.include_router(with_heads(router), dependencies=key_of(settings))
         app.include_router(router, prefix=_V1, include_in_schema=False)  # the same, under a name that stays
         own = [route for route in router.routes if isinstance(route, Route)]
         often += [(prefix + route.path, route) for prefix in ("", _V1) for route in own]
@@ -111,6 +113,12 @@ def _add_routes(app: FastAPI, state: State) -> list[tuple[str, Route]]:
         swap = admin.Swapper(settings, purifier, state.batcher, state.lifecycle, state.metrics, state.siblings)
         app.router.routes.append(swap.route())
     return [(path, route) for path, route in often if route.methods and "POST" in route.methods]
+
+
+def _serves(app: FastAPI, path: str) -> bool:
+    """Whether a route has this path."""
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": [], "app": app}
+    return any(route.matches(scope)[0] != Match.NONE for route in app.routes)
 
 
 def _error_handlers(state: State) -> Handlers:

@@ -48,7 +48,8 @@ def _serve(flags: argparse.Namespace) -> int:
         return run(settings)
     except ValidationError as error:
         for problem in error.errors():
-            print(f"arn: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
+            where = f"ARN_{str(problem['loc'][0]).upper()}: " if problem["loc"] else ""  # of one setting
+            print(f"arn: {where}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
 
 

@@ -14,13 +14,15 @@ ServiceError
 │   ├── HeadTooLarge         431  a request's line and headers, or trailers, without end; the connection is closed
 │   ├── TooManyImages        413  more images than the whole queue holds
 │   ├── UnsupportedMedia     415  neither an image nor a tensor that is read
+│   │   └── UnsupportedCoding     a content coding other than gzip and deflate
 │   ├── WrongSize            422  no loaded model takes this size
 │   ├── NoClassifier         422  no embedded classifier of the purifier's data set
 │   ├── NoImage              422  a request to the model server without an image that a purifier takes
 │   ├── TooManyPixels        422  more than ARN_MAX_PIXELS in the header; or decoded, than ARN_BODIES_BYTES
 │   ├── DecodeTimeout        422  not decoded within ARN_DECODE_SECONDS
 │   ├── SwapRefused          422  a checkpoint that may not, or cannot, take a loaded model's place
-│   └── BadParameter         422  a query parameter or an array out of range
+│   ├── BadParameter         422  a query parameter or an array out of range
+│   └── UnknownTransferCoding 501 a transfer coding other than chunked; the connection is closed
 ├── Busy
 │   ├── QueueFull            429  with Retry-After
 │   ├── ClientLimit          429  this client has ARN_CLIENT_REQUESTS under way
@@ -168,6 +170,21 @@ class UnsupportedMedia(BadRequest):
     status, code = 415, "unsupported_media_type"
 
 
+class UnsupportedCoding(UnsupportedMedia):
+    """A content coding that is not read here."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries; RFC 9110 section 12.5.3 has the codings named."""
+        return {**super().headers, "Accept-Encoding": "gzip, deflate"}
+
+
+class UnknownTransferCoding(BadRequest):
+    """A body that is sent in another transfer coding than chunked."""
+
+    status, code = 501, "unknown_transfer_coding"
+
+
 class WrongSize(BadRequest):
     """A size that no loaded model takes."""
 
@@ -265,6 +282,11 @@ class Draining(Busy):
     """The service is shutting down; accepted requests are being finished."""
 
     status, code = 503, "draining"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the answer carries; another connection may lead to another instance."""
+        return {**super().headers, "Connection": "close"}
 
 
 class ClientGone(ServiceError):

@@ -20,7 +20,10 @@ from .gateway import rest
 from .settings import Settings
 from .state import State
 from .telemetry.log import configure
+from .workers.ports import check_grpc, listen, url
 from .workers.table import Worker
+
+logger = logging.getLogger("service")
 
 _M_ARENA_MAX = -8  # malloc.h
 
@@ -48,14 +51,21 @@ def serve(settings: Settings, seat: Seat | None = None) -> int:
 
     Raises:
         ImportError: uvicorn lacks what the limits depend on.
-        OSError, ValueError: a checkpoint, or settings that do not fit the model server.
+        OSError, ValueError: a port, a checkpoint, a certificate, or settings that do not fit the model server.
     """
     check_uvicorn()
     _few_arenas()
-    worker = seat.worker if seat else None
-    configure(settings.log_level, settings.log_format, worker.number if worker else 0)
+    configure(settings.log_level, settings.log_format, seat.worker.number if seat else 0)
     if seat is None:  # of several workers the supervisor does so
         warn(settings, os.environ)
+    with contextlib.ExitStack() as ports:
+        if seat is None and settings.downstream_grpc:
+            check_grpc(settings)
+        return _serve(settings, seat, seat.sockets if seat else listen(settings, ports))
+
+
+def _serve(settings: Settings, seat: Seat | None, sockets: list[socket.socket]) -> int:
+    worker = seat.worker if seat else None
     app = create_app(settings, worker)
     state: State = app.state.service
     if worker is None or worker.speaks:
@@ -72,12 +82,21 @@ def serve(settings: Settings, seat: Seat | None = None) -> int:
         ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )
+    try:
+        config.load()
+    except OSError as error:  # which names no file
+        files = f"{settings.tls_cert} (ARN_TLS_CERT) and {settings.tls_key} (ARN_TLS_KEY)"
+        raise OSError(f"{files} cannot be used as a PEM certificate and its key: {error}") from error
     if seat is None:
         server = Server(config, state.lifecycle, settings.head_seconds)
+        logger.info("running on %s", url(settings, sockets))
     else:
         refresh = state.metrics.refresh
         server = WorkerServer(config, state.lifecycle, settings.head_seconds, seat.worker, refresh, seat.channel)
-    server.run(seat.sockets if seat else None)
+    try:
+        server.run(sockets)
+    except SystemExit:  # uvicorn's, where the app does not start
+        raise state.failure or OSError("the service could not start; the log says why") from None
     if server.force_exit:  # the device's thread still computes: an interpreter that ends under it may crash
         logging.shutdown()
         os._exit(0)

@@ -17,6 +17,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 # Of seconds: a day at most, and a number.
 _Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
 _HOST_AND_PORT = re.compile(r"(?!.*://)\S+:[0-9]{1,5}")
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
+# As browsers write it in `Origin`, to the letter; `null` is that of a page without one.
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@*A-Z]+")
 SHARED_OUT = ("queue_images", "client_requests", "connections", "bodies_bytes")
 """The limits of which each worker has its share; where 0 means none, so it does for each."""
 
@@ -142,40 +145,68 @@ class Settings(BaseSettings):
     @classmethod
     def _prefix(cls, value: str) -> str:
         if value and not value.startswith("/"):
-            raise ValueError("root_path begins with a slash")
+            raise ValueError("a path prefix begins with a slash")
         return value.rstrip("/")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"an origin is SCHEME://HOST[:PORT] in lower case, without a slash, or *: not {origin!r}"
+                )
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
-        if bool(self.input_mean) != bool(self.input_std) or len(self.input_mean) != len(self.input_std):
-            raise ValueError("input_mean and input_std come together, one number a channel each")
-        if min(self.input_std, default=1.0) <= 0:
-            raise ValueError("input_std is greater than 0")
-        if self.input_std and self.input_range != "auto":
-            raise ValueError("input_range and input_mean exclude each other")
-        if len(self.input_mean) not in (0, 1, 3) or not all(map(math.isfinite, (*self.input_mean, *self.input_std))):
-            raise ValueError("input_mean and input_std have one or three finite numbers")
-        url = urlsplit(self.downstream_url)
-        if self.downstream_url and not (url.scheme in ("http", "https") and url.hostname and _has_port(url)):
-            raise ValueError(f"downstream_url is http://HOST:PORT or https://HOST:PORT, not {self.downstream_url!r}")
-        if url.fragment or (url.query and self.downstream_protocol != "raw"):
-            raise ValueError("downstream_url has a path at most behind its port; with the protocol raw a query too")
-        if self.downstream_grpc and not _HOST_AND_PORT.fullmatch(self.downstream_grpc):
-            raise ValueError(f"downstream_grpc is HOST:PORT, not {self.downstream_grpc!r}")
-        if "@" in url.netloc:
-            raise ValueError("downstream_url holds a user: clients' own Authorization is passed on")
         if bool(self.tls_cert) != bool(self.tls_key):
-            raise ValueError("tls_cert and tls_key come together")
-        for path in filter(None, (self.tls_cert, self.tls_key)):
-            if not Path(path).is_file():
-                raise ValueError(f"{path}: no such file")
+            raise ValueError("ARN_TLS_CERT and ARN_TLS_KEY come together")
+        for name in ("tls_cert", "tls_key"):
+            if (path := getattr(self, name)) and not Path(path).is_file():
+                raise ValueError(f"ARN_{name.upper()}: {path}: no such file")
         if self.bodies_bytes < self.max_body_bytes:
-            raise ValueError("bodies_bytes has room for one body of max_body_bytes at least")
+            raise ValueError("ARN_BODIES_BYTES has room for one body of ARN_MAX_BODY_BYTES at least")
         for name in SHARED_OUT:
             if 0 < getattr(self, name) < self.workers * (self.max_body_bytes if name == "bodies_bytes" else 1):
-                raise ValueError(f"{name} is shared out among {self.workers} workers, and too small for that")
+                raise ValueError(
+                    f"ARN_{name.upper()} is shared out among {self.workers} workers, and too small for that"
+                )
         if self.admin_token and not (self.admin_folder and Path(self.admin_folder).is_dir()):
-            raise ValueError("admin_token needs a folder of checkpoints as admin_folder")
+            raise ValueError("ARN_ADMIN_TOKEN needs a folder of checkpoints as ARN_ADMIN_FOLDER")
+        return self
+
+    @model_validator(mode="after")
+    def _preprocessing_agrees(self) -> Settings:
+        mean, std = self.input_mean, self.input_std
+        if bool(mean) != bool(std) or len(mean) != len(std):
+            raise ValueError("ARN_INPUT_MEAN and ARN_INPUT_STD come together, one number a channel each")
+        if min(std, default=1.0) <= 0:
+            raise ValueError("ARN_INPUT_STD is greater than 0")
+        if std and self.input_range != "auto":
+            raise ValueError("ARN_INPUT_RANGE and ARN_INPUT_MEAN exclude each other")
+        if len(mean) not in (0, 1, 3) or not all(map(math.isfinite, (*mean, *std))):
+            raise ValueError("ARN_INPUT_MEAN and ARN_INPUT_STD have one or three finite numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _server_agrees(self) -> Settings:
+        asked, grpc = self.downstream_url, self.downstream_grpc
+        url = urlsplit(asked)
+        if asked and not (
+            url.scheme in ("http", "https") and url.hostname and _has_port(url) and not _BLANK.search(asked)
+        ):
+            raise ValueError(f"ARN_DOWNSTREAM_URL is http://HOST:PORT or https://HOST:PORT, not {asked!r}")
+        if url.fragment or (url.query and self.downstream_protocol != "raw"):
+            raise ValueError("ARN_DOWNSTREAM_URL has a path at most behind its port; with the protocol raw a query too")
+        if "@" in url.netloc:
+            raise ValueError("ARN_DOWNSTREAM_URL holds a user: clients' own Authorization is passed on")
+        if grpc and not (_HOST_AND_PORT.fullmatch(grpc) and 0 < int(grpc.rpartition(":")[2]) < 2**16):
+            raise ValueError(f"ARN_DOWNSTREAM_GRPC is HOST:PORT, not {grpc!r}")
+        if self.downstream_protocol != "raw" and not (asked or grpc):
+            raise ValueError(f"ARN_DOWNSTREAM_PROTOCOL={self.downstream_protocol} needs ARN_DOWNSTREAM_URL")
+        if grpc and 0 < self.port == self.grpc_port:
+            raise ValueError(f"ARN_PORT and ARN_GRPC_PORT are both {self.port}")
         return self
 
     @property
@@ -252,7 +283,13 @@ def add_transformer_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model_name", metavar="X", help="--downstream-model")
     group.add_argument("--predictor_host", metavar="X", help="--downstream-url http://X, on all interfaces")
     group.add_argument("--predictor_protocol", choices=["v1", "v2", "grpc-v2"], help="--downstream-protocol")
-    group.add_argument("--predictor_use_ssl", default="false", metavar="X", help="https instead")
+    group.add_argument(
+        "--predictor_use_ssl",
+        type=str.lower,
+        choices=["true", "1", "false", "0"],
+        default="false",
+        help="https instead",
+    )
     group.add_argument("--predictor_request_timeout_seconds", metavar="X", help="--downstream-timeout-seconds")
     group.add_argument("--http_port", dest="port", metavar="X", help="--port")
     group.add_argument("--grpc_port", dest="grpc_port", metavar="X", help="--grpc-port")
@@ -261,21 +298,30 @@ def add_transformer_flags(parser: argparse.ArgumentParser) -> None:
 def from_flags(namespace: argparse.Namespace) -> Settings:
     """Settings from parsed flags over the environment; ``pydantic.ValidationError`` names what is wrong."""
     given = {name: getattr(namespace, name) for name in Settings.model_fields}
-    transformer: dict[str, Any] = {}
-    if namespace.predictor_host:
-        scheme = "https" if namespace.predictor_use_ssl.lower() in ("true", "1") else "http"
-        transformer = {
-            "host": "0.0.0.0",  # noqa: S104 (in a pod, behind KServe's own router)
-            "port": 8080,
-            "downstream_url": f"{scheme}://{namespace.predictor_host}",
-            "downstream_protocol": {"v1": "v1", "v2": "v2"}.get(namespace.predictor_protocol, "any"),
-            "downstream_model": namespace.model_name,
-            "downstream_timeout_seconds": namespace.predictor_request_timeout_seconds,
-        }
-        if namespace.predictor_protocol == "grpc-v2":
-            if scheme == "https":
-                raise ValueError("--predictor_use_ssl: gRPC to the predictor is in plain text")
-            host = namespace.predictor_host  # without a port KServe's own client asks 80, gRPC itself 443
-            transformer["downstream_grpc"] = host if ":" in host else f"{host}:80"
+    transformer = _of_transformer(namespace) if namespace.predictor_host else {}
     merged = transformer | {name: value for name, value in given.items() if value is not None}
     return Settings(**{name: value for name, value in merged.items() if value is not None})
+
+
+def _of_transformer(namespace: argparse.Namespace) -> dict[str, Any]:
+    """What KServe's flags stand for; its defaults only where the environment says nothing."""
+    scheme = "https" if namespace.predictor_use_ssl in ("true", "1") else "http"
+    settings: dict[str, Any] = {
+        "host": "0.0.0.0",  # noqa: S104 (in a pod, behind KServe's own router)
+        "port": 8080,
+        "downstream_protocol": "any",
+    }
+    variables = {name.upper() for name in os.environ}
+    settings = {name: value for name, value in settings.items() if f"ARN_{name.upper()}" not in variables}
+    if namespace.predictor_protocol in ("v1", "v2"):
+        settings["downstream_protocol"] = namespace.predictor_protocol
+    if namespace.predictor_protocol == "grpc-v2":
+        if scheme == "https":
+            raise ValueError("--predictor_use_ssl: gRPC to the predictor is in plain text")
+        host = namespace.predictor_host  # without a port KServe's own client asks 80, gRPC itself 443
+        settings["downstream_grpc"] = host if ":" in host else f"{host}:80"
+    return settings | {
+        "downstream_url": f"{scheme}://{namespace.predictor_host}",
+        "downstream_model": namespace.model_name if namespace.predictor_protocol != "v1" else None,
+        "downstream_timeout_seconds": namespace.predictor_request_timeout_seconds,
+    }

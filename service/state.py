@@ -86,6 +86,8 @@ class State:
             settings, self.purifier, self.lifecycle, self.limits, self.metrics, self.background, preprocessing
         )
         self.grpc: GrpcGateway | None = None
+        self.failure: Exception | None = None
+        """Why it could not start."""
         self._announcement: asyncio.Task[None] | None = None
         self.siblings = Siblings(worker) if worker and settings.admin_token else None
         self.metrics.set_models(self.engine.cards(), self.engine.device)
@@ -99,7 +101,17 @@ class State:
         gc.freeze()
 
     async def start(self) -> None:
-        """Start the device's thread, which warms up first, and what needs the event loop."""
+        """Start the device's thread, which warms up first, and what needs the event loop; all of it or nothing."""
+        try:
+            await self._start()
+        except Exception as error:
+            self.failure = error
+            # An interpreter that ends while the thread computes may crash.
+            await asyncio.to_thread(self.batcher.close, None)
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         self.batcher.start()
         if self.worker is None or self.worker.speaks:
             self._announcement = asyncio.create_task(self._announce())

@@ -3,6 +3,8 @@
 A batch forms whenever the device is free, from the entries that wait, oldest first; there is no timer by default.
 A caller whose request is the only one may run its entry on its own thread, which saves two switches between threads.
 Entries whose client left, or whose deadline passed, are dropped when the batch forms and never reach the device.
+An entry that is larger than a batch is run in parts. After each the rest goes behind the others, so that a request
+waits for one batch at most of each that came before it, however large those are.
 A batch that does not fit into the device's memory is run in halves. One that fails otherwise is run entry by entry, so
 that no request fails because of another. Where the device works beside this thread, the next batch is begun before the
 answers of the one under way are waited for.
@@ -31,7 +33,7 @@ from ..errors import (
 )
 from .codec import Images
 from .engine import Purified, Work, stacked
-from .entry import Answer, Entry, Outcomes, deliver
+from .entry import Answer, Entry, Outcomes, Part, deliver
 from .pieces import Pieces, checked
 
 logger = logging.getLogger(__name__)
@@ -46,9 +48,9 @@ class Batcher:
 
     Args:
         run: called on the device's thread with the work, the stacked images, and the number of requests.
-        max_batch_images: most images in one call of ``run``; a larger entry is run in pieces.
+        max_batch_images: most images in one call of ``run``; a larger entry is run in parts.
         max_wait_seconds: how long the oldest entry may wait for more entries; 0 never waits.
-        queue_images: most images waiting.
+        queue_images: most images waiting, as :attr:`waiting_images` counts.
         on_batch: called with the number of images before every call of ``run``.
         on_halved: called for every batch that did not fit into memory, where ``run`` raises ``MemoryError``.
         warm_up: called on the thread before it takes its first entry.
@@ -79,6 +81,8 @@ class Batcher:
         self._queue_images = queue_images
         self._entries: deque[Entry] = deque()
         self._changes: deque[tuple[Callable[[], object], Future[object]]] = deque()
+        self._divided: list[Entry] = []  # those of which some parts are done or under way, and not all are done
+        self._again: Entry | None = None  # has a rest that goes behind all who come before the next batch forms
         self._waiting = 0
         self._images_a_second = 0.0
         self._closing = False
@@ -93,8 +97,12 @@ class Batcher:
 
     @property
     def waiting_images(self) -> int:
-        """Images in the queue, cancelled ones included until a batch forms."""
-        return self._waiting
+        """Images in the queue, cancelled ones included until a batch forms.
+
+        Without the rest of the large entry that was begun first: its turn has come, and it must not close the queue.
+        """
+        begun = next(iter(self._divided), None)
+        return max(0, self._waiting - (begun.left if begun else 0))
 
     @property
     def warm(self) -> bool:
@@ -127,7 +135,7 @@ class Batcher:
             TooManyImages: more than the whole queue holds.
             QueueFull: the queue is full; ``retry_after`` estimates when it will not be.
             Draining: the batcher is closing.
-            DeadlineExceeded: still waiting after ``deadline_seconds``.
+            DeadlineExceeded: not begun after ``deadline_seconds``; what is begun is finished.
             OutOfMemory: one of the images does not fit into the device's memory.
             EngineFailure: ``run`` raised, or answered another number of images; or the device's thread is gone.
         """
@@ -144,7 +152,7 @@ class Batcher:
                 self._condition.notify()
         if run_inline:
             try:
-                [(_, outcome)] = self._outcomes([entry])
+                [(_, outcome)] = self._outcomes([entry.take(len(images))])
             finally:
                 self._device.release()
             if self._lost:
@@ -160,7 +168,7 @@ class Batcher:
             timer.cancel()
 
     async def between_batches(self, change: Callable[[], object]) -> None:
-        """Call ``change`` on the device's thread, after the batch that it works on and before the next.
+        """Call ``change`` on the device's thread, between two batches and never between two parts of an entry.
 
         Raises:
             Draining: the batcher is closing.
@@ -182,9 +190,9 @@ class Batcher:
         self._check_running()
         if images > self._queue_images:
             raise TooManyImages(f"{images} images in one request; the queue holds {self._queue_images}")
-        if self._waiting + images > self._queue_images:
+        if (waiting := self.waiting_images) + images > self._queue_images:
             seconds = self._waiting / self._images_a_second if self._images_a_second else 1.0
-            raise QueueFull(f"{self._waiting} images are waiting already", retry_after=min(60, math.ceil(seconds) or 1))
+            raise QueueFull(f"{waiting} images are waiting already", retry_after=min(60, math.ceil(seconds) or 1))
 
     def _check_running(self) -> None:
         if self._closing:
@@ -194,11 +202,11 @@ class Batcher:
 
     @staticmethod
     def _expire(entry: Entry) -> None:
-        if not entry.taken and not entry.future.done():  # a taken entry is about to be answered
+        if not entry.taken and not entry.future.done():  # what is begun is finished: its work would be lost
             entry.future.set_exception(DeadlineExceeded("the request waited longer than its deadline"))
 
-    def close(self, timeout_seconds: float) -> None:
-        """Refuse new entries, finish those that wait, and stop the thread; entries left after the timeout fail."""
+    def close(self, timeout_seconds: float | None) -> None:
+        """Refuse new entries, finish those that wait, and stop the thread; entries left after a timeout fail."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -209,9 +217,11 @@ class Batcher:
     def _fail_waiting(self, error: ServiceError) -> None:
         """Answer whatever waits for the device with ``error``."""
         with self._condition:
+            self._queue_again()
             left, changes = list(self._entries), list(self._changes)
             self._entries.clear()
             self._changes.clear()
+            self._divided.clear()
             self._waiting = 0
         deliver([(entry, error) for entry in left], self._event_loop)
         for _, done in changes:
@@ -237,68 +247,62 @@ class Batcher:
         if self._lost:
             self._fail_waiting(EngineFailure(_GONE))
 
-    def _begun(self, batch: Sequence[Entry]) -> Callable[[], Outcomes] | None:
+    def _begun(self, batch: Sequence[Part]) -> Callable[[], Outcomes] | None:
         """Start a batch; a call that waits for its outcomes. What fails on the way is run from the start."""
         if self._begin is None:
             return None
-        started, most = time.perf_counter(), self._pieces.most(batch[0].key)
-        count = sum(len(entry.images) for entry in batch)
-        waits: list[Callable[[], Purified]] = []
+        started, counts = time.perf_counter(), [len(part.images) for part in batch]
         try:
-            images = stacked([entry.images for entry in batch])
-            pieces = [images[start : start + most] for start in range(0, len(images), most)]
-            for piece in pieces:
-                if not (wait := self._begin(batch[0].work, piece)):
-                    return None
-                self._on_batch(len(piece))
-                waits.append(wait)
+            images = stacked([part.images for part in batch])
+            if not (wait := self._begin(batch[0].entry.work, images)):
+                return None
+            self._on_batch(len(images))
         except Exception:
-            logger.warning("a batch of %d images could not be started and is run again", count, exc_info=True)
+            logger.warning("a batch of %d images could not be started and is run again", sum(counts), exc_info=True)
             return None
 
         def finish() -> Outcomes:
             try:
-                results = [checked(wait(), piece) for wait, piece in zip(waits, pieces, strict=True)]
-                shares = Purified.join(results).split([len(entry.images) for entry in batch])
+                results = checked(wait(), images).split(counts)
             except Exception:
-                logger.warning("a batch of %d images failed and is run again", count, exc_info=True)
+                logger.warning("a batch of %d images failed and is run again", sum(counts), exc_info=True)
                 return self._outcomes(batch)
-            return self._answered(batch, shares, started)
+            return self._answered(batch, results, started)
 
         return finish
 
-    def _outcomes(self, batch: Sequence[Entry]) -> Outcomes:
+    def _outcomes(self, batch: Sequence[Part]) -> Outcomes:
         started = time.perf_counter()
         return self._answered(batch, self._results(batch), started)
 
-    def _answered(self, batch: Sequence[Entry], results: Sequence[Purified | ServiceError], started: float) -> Outcomes:
+    def _answered(self, batch: Sequence[Part], results: Sequence[Purified | ServiceError], started: float) -> Outcomes:
+        """The outcomes of the entries that a batch completes."""
         seconds = time.perf_counter() - started
         images = sum(len(result) for result in results if isinstance(result, Purified))
         if images:
             rate = images / seconds
             self._images_a_second = 0.9 * self._images_a_second + 0.1 * rate if self._images_a_second else rate
-        return [
-            (
-                entry,
-                Answer(result, started - entry.submitted, seconds, entry.submitted)
-                if isinstance(result, Purified)
-                else result,
-            )
-            for entry, result in zip(batch, results, strict=True)
+        outcomes = [
+            (part.entry, part.entry.outcome(result, seconds)) for part, result in zip(batch, results, strict=True)
         ]
+        return [(entry, outcome) for entry, outcome in outcomes if outcome is not None]
 
-    def _collect(self, wait: bool) -> list[Entry]:
+    def _collect(self, wait: bool) -> list[Part]:
         """The next batch; empty with the device lost, closed with nothing waiting, and if not to ``wait`` for one."""
         with self._condition:
+            self._queue_again()
             while True:
                 if self._lost:
                     return []
-                self._make_changes()
                 self._drop_dead()
-                if self._entries:
-                    left = self._entries[0].submitted + self._max_wait_seconds - time.perf_counter()
-                    if left <= 0 or self._waiting >= self._max_batch_images or self._closing:
-                        break
+                if self._changes and not self._divided:
+                    self._make_changes()
+                    self._drop_dead()
+                if first := next(filter(self._may_run, self._entries), None):
+                    left = first.submitted + self._max_wait_seconds - time.perf_counter()
+                    full = self._waiting >= self._max_batch_images
+                    if left <= 0 or full or self._divided or self._closing:
+                        return self._batch(first)
                     if not wait:
                         return []
                     self._condition.wait(left)
@@ -306,27 +310,44 @@ class Batcher:
                     return []
                 else:
                     self._condition.wait()
-            first = self._entries[0].key
-            batch: list[Entry] = []
-            rest: deque[Entry] = deque()
-            # Of many, leave half to the next batch and to the event loop, so that it and the device overlap. Otherwise
-            # all clients are answered at once and ask again at once, and each of the two idles while the other works.
-            half = max(self._waiting, self._under_way()) // 2
-            room = min(self._pieces.most(first), max(_EFFICIENT_BATCH, half))
-            for entry in self._entries:
-                # The oldest entry is always taken, whatever its size. Once one of its kind does not fit, no later one
-                # overtakes it, so that small entries never starve a large one.
-                if entry.key == first and (not batch or len(entry.images) <= room):
-                    entry.taken = True
-                    batch.append(entry)
-                    room -= len(entry.images)
-                else:
-                    rest.append(entry)
-                    if entry.key == first:
-                        room = 0
-            self._entries = rest
-            self._waiting -= sum(len(entry.images) for entry in batch)
-            return batch
+
+    def _may_run(self, entry: Entry) -> bool:
+        """Whether it may be in the next batch. While a change waits, nothing is begun that one batch does not hold."""
+        return not self._changes or entry.taken > 0 or entry.left <= self._pieces.most(entry.key)
+
+    def _batch(self, first: Entry) -> list[Part]:
+        """Take a batch out of the queue: the ``first`` entry or a part of it, and others of its kind."""
+        batch: list[Part] = []
+        rest: deque[Entry] = deque()
+        # Of many, leave half to the next batch and to the event loop, so that it and the device overlap. Otherwise
+        # all clients are answered at once and ask again at once, and each of the two idles while the other works.
+        half = max(self._waiting, self._under_way()) // 2
+        most = self._pieces.most(first.key)
+        room = min(most, max(_EFFICIENT_BATCH, half))
+        for entry in self._entries:
+            # The oldest entry is always taken, whatever its size. Once one of its kind does not fit, no later one
+            # overtakes it, so that small entries never starve a large one.
+            if entry.key != first.key or not self._may_run(entry):
+                rest.append(entry)
+            elif entry is first or entry.left <= room:
+                part = entry.take(most)
+                batch.append(part)
+                room -= len(part.images)
+            else:
+                rest.append(entry)
+                room = 0
+        if first.left:
+            self._again = first
+            if first not in self._divided:
+                self._divided.append(first)
+        self._entries = rest
+        self._waiting -= sum(len(part.images) for part in batch)
+        return batch
+
+    def _queue_again(self) -> None:
+        if self._again:
+            self._entries.append(self._again)
+            self._again = None
 
     def _make_changes(self) -> None:
         while self._changes:
@@ -339,16 +360,18 @@ class Batcher:
                     done.set_exception(error)
 
     def _drop_dead(self) -> None:
-        """Remove entries whose client left or whose deadline passed."""
+        """Remove entries that have ended, and those whose deadline passed before they were begun."""
         now = time.perf_counter()
-        alive = deque(entry for entry in self._entries if not entry.future.done() and entry.deadline > now)
+        alive = deque(entry for entry in self._entries if not entry.ended and (entry.taken or entry.deadline > now))
         if len(alive) < len(self._entries):
             self._entries = alive
-            self._waiting = sum(len(entry.images) for entry in alive)
+            self._waiting = sum(entry.left for entry in alive)
+        if self._divided:
+            self._divided = [entry for entry in self._divided if not entry.ended]
 
-    def _results(self, batch: Sequence[Entry]) -> Sequence[Purified | ServiceError]:
-        """Each entry's result or error; the entries of a batch that fails are run one by one."""
-        images = sum(len(entry.images) for entry in batch)
+    def _results(self, batch: Sequence[Part]) -> Sequence[Purified | ServiceError]:
+        """Each part's result or error; the parts of a batch that fails are run one by one."""
+        images = sum(len(part.images) for part in batch)
         failure: ServiceError
         try:
             return self._run_together(batch)
@@ -363,15 +386,15 @@ class Batcher:
                 self._lost = True
         if len(batch) == 1 or self._lost:
             return [failure for _ in batch]
-        return [result for entry in batch for result in self._results([entry])]
+        return [result for part in batch for result in self._results([part])]
 
-    def _run_together(self, batch: Sequence[Entry]) -> list[Purified]:
+    def _run_together(self, batch: Sequence[Part]) -> list[Purified]:
+        first = batch[0].entry
+
         def run(images: Images) -> Purified:
             self._on_batch(len(images))
-            return checked(self._run(batch[0].work, images, len(batch)), images)
+            return checked(self._run(first.work, images, len(batch)), images)
 
-        def abandoned() -> bool:
-            return all(entry.future.done() for entry in batch)
-
-        result = self._pieces.run(batch[0].key, stacked([entry.images for entry in batch]), run, abandoned)
-        return result.split([len(entry.images) for entry in batch])
+        images = stacked([part.images for part in batch])
+        result = self._pieces.run(first.key, images, run, lambda: all(part.entry.future.done() for part in batch))
+        return result.split([len(part.images) for part in batch])

@@ -181,7 +181,7 @@ class Purifier:
         self._assigned = dict(settings.purifiers)
         for name in self._assigned.values():
             if name not in engine.purifiers:
-                raise ValueError(f"purifiers: {name!r} is not loaded: {', '.join(engine.purifiers)}")
+                raise ValueError(f"ARN_PURIFIERS: {name!r} is not loaded: {', '.join(engine.purifiers)}")
 
     def admit(self) -> None:
         """Check that a request would be taken now, before its body is read.

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from ..errors import BadRequest, HeadTooLarge, ServiceError, TooManyConnections
+from ..errors import BadRequest, HeadTooLarge, ServiceError, TooManyConnections, UnknownTransferCoding
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .http import error_body
@@ -136,7 +136,7 @@ class Connection(HttpToolsProtocol):
         except HeadTooLarge as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, HeadTooLarge):  # from a callback
+            if isinstance(error.__context__, ServiceError):  # from a callback
                 self._refuse(error.__context__)
                 return
             self.logger.warning(message := "Invalid HTTP request received.")
@@ -178,6 +178,7 @@ class Connection(HttpToolsProtocol):
         self._moved = True
         if not self._again:
             _limit(len(self.url) + _size(self.headers))
+            _check(self.parser.get_http_version(), self.headers)
             if self.parser.should_upgrade():
                 self._framing = [line for line in self.headers if line[0] in (b"content-length", b"transfer-encoding")]
             self._within(self._settings.body_seconds)
@@ -258,6 +259,16 @@ class Connection(HttpToolsProtocol):
 def _size(headers: list[tuple[bytes, bytes]]) -> int:
     """Their bytes as sent, with colons and line ends."""
     return sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
+
+
+def _check(version: str, headers: list[tuple[bytes, bytes]]) -> None:
+    """Raises what RFC 9112 asks for (sections 3.2 and 6.1); names are in lower case."""
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (not hosts and version == "1.1"):
+        raise BadRequest(f"a request has one Host header, not {hosts or 'none'}")
+    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings not in ([], [b"chunked"]):
+        raise UnknownTransferCoding("a body is sent chunked, or in no transfer coding")
 
 
 def _limit(size: int) -> None:

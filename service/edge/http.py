@@ -14,7 +14,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import BodyTooLarge, BrokenBody, ClientGone, Draining, ServiceError, TooManyImages
@@ -218,19 +218,25 @@ class RequestContext:
     """The outermost middleware, pure ASGI: sets the request id, counts and logs every answer.
 
     ``scope["state"]["first_byte"]`` is when the request's first byte came, where the server says so, else it is now.
-    Every request is answered: with 503 where a shutdown abandons it, with 500 after an internal error.
+    Every request is answered: with 503 where a shutdown abandons it, with 500 after an internal error. With ``bare``,
+    ``root_path`` itself leads to ``/`` below it.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool], root_path: str = "") -> None:
-        self.app, self.metrics, self.draining, self.root_path = app, metrics, draining, root_path
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool], root_path: str = "", bare: bool = True
+    ) -> None:
+        self.app, self.metrics, self.draining, self.root_path, self.bare = app, metrics, draining, root_path, bare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        app = self.app
         if root := self.root_path:
             scope["root_path"] = root
+            if self.bare and scope["path"] == root and scope["method"] in ("GET", "HEAD"):
+                app = RedirectResponse(f"{root}/", 308)  # from where the page finds its files
             if not scope["path"].startswith(f"{root}/"):  # the proxy has removed what ASGI wants there
                 scope["path"] = root + scope["path"]
         request_id = log.request_id(header(scope, b"x-request-id"))
@@ -253,7 +259,7 @@ class RequestContext:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_id)
+            await app(scope, receive, send_with_id)
         except asyncio.CancelledError:
             if not self.draining():
                 raise

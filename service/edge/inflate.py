@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from ..errors import BodyTooLarge, BrokenBody, UnsupportedMedia, shown
+from ..errors import BodyTooLarge, BrokenBody, UnsupportedCoding, shown
 
 _IDENTITY, _GZIP, _DEFLATE = ("", "identity"), ("gzip", "x-gzip"), ("deflate",)
 _INFLATED_AT_ONCE = 4096  # compressed bytes; what a member leaves of them is copied, and members can be tiny
@@ -15,11 +15,11 @@ def check_coding(encoding: str) -> str:
     """A ``Content-Encoding`` in lower case; empty where the body is not encoded.
 
     Raises:
-        UnsupportedMedia: one that is not read.
+        UnsupportedCoding: one that is not read.
     """
     encoding = encoding.strip().lower()
     if encoding not in (*_IDENTITY, *_GZIP, *_DEFLATE):
-        raise UnsupportedMedia(f"content encoding {shown(encoding)} is not read here: gzip or deflate")
+        raise UnsupportedCoding(f"content encoding {shown(encoding)} is not read here: gzip or deflate")
     return "" if encoding in _IDENTITY else encoding
 
 
@@ -27,7 +27,7 @@ def inflate(body: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | b
     """A gzip or deflate body decoded, never to more than ``max_bytes``.
 
     Raises:
-        UnsupportedMedia: another content coding.
+        UnsupportedCoding: another content coding.
         BodyTooLarge: it grows beyond the limit.
         BrokenBody: truncated, corrupt, or followed by something.
     """

@@ -16,6 +16,8 @@ def choose(accept: str | None, offered: Sequence[str]) -> str:
     if not accept or accept == "*/*":
         return offered[0]
     ranges = [_parse(part) for part in accept.split(",") if part.strip()]
+    if not ranges:  # a list of nothing says nothing
+        return offered[0]
     best, best_quality = "", 0.0
     for media_type in offered:
         quality = _quality(media_type, ranges)

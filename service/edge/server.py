@@ -15,7 +15,7 @@ import uvicorn
 
 from ..core.lifecycle import Lifecycle
 from ..errors import ServiceError
-from ..workers.table import EVERY_ADDRESS, Stage, Worker
+from ..workers.table import Stage, Worker
 
 
 class Acceptor:
@@ -101,20 +101,14 @@ class Server(uvicorn.Server):
         """Whether it ended because only a restart helps."""
 
     async def serve(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Listen, accept through an :class:`Acceptor`, and run until a signal."""
+        """Take connections of ``sockets``, which listen already, through an :class:`Acceptor`, until a signal."""
         self._loop = loop = asyncio.get_running_loop()
         create_server = loop.create_server
 
         async def listen(factory: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
             # Uvicorn has no setting for the longest handshake; the loop's default is a minute.
             late = {"ssl_handshake_timeout": self._head_seconds} if options["ssl"] else {}
-            if options.get("host") == EVERY_ADDRESS and socket.has_dualstack_ipv6():
-                address = options.pop("host"), options.pop("port")
-                options["sock"] = socket.create_server(
-                    address, family=socket.AF_INET6, backlog=options["backlog"], dualstack_ipv6=True
-                )
-            if sockets:  # they listen already, and the loop would accept past the acceptors
-                options["start_serving"] = False
+            options["start_serving"] = False  # the loop would accept past the acceptors
             server: asyncio.Server = await create_server(factory, **options, **late)  # type: ignore[call-overload]
             self._acceptors += (
                 Acceptor(listening, factory, self._leave_seconds, ssl=options["ssl"], **late)

@@ -40,6 +40,7 @@ _PASSED = {
     )
 } | {"/grpc.health.v1.Health/Check": True}  # fmt: skip
 _MOST_PASSED_BYTES = 64 * 2**10  # as over HTTP
+_MOST_BYTES = 2**31 - 1  # gRPC's own limit of a message
 # As over HTTP, probes need no key.
 _OPEN = (_LIVE, f"/{v2_grpc.SERVICE}/ServerReady", "/grpc.health.v1.Health/Check")
 _CODES = {
@@ -81,7 +82,11 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
         self._gateway = gateway
         self._channel = grpc.aio.insecure_channel(settings.downstream_grpc, [(receive, -1), send, *_CHANNEL_OPTIONS])
         self._server = grpc.aio.server(
-            options=[(receive, settings.max_body_bytes), send, ("grpc.so_reuseport", int(shares_port))],
+            options=[
+                (receive, min(settings.max_body_bytes, _MOST_BYTES)),
+                send,
+                ("grpc.so_reuseport", int(shares_port)),
+            ],
             maximum_concurrent_rpcs=settings.connections,
         )
         self._server.add_generic_rpc_handlers((self,))
@@ -182,6 +187,7 @@ class GrpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio's base
                 status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL).name
                 gateway.metrics.rejected.labels(refusal.code).inc()
                 headers = {name.lower(): value for name, value in refusal.headers.items()}
+                headers.pop("connection", None)  # HTTP/2 has none
                 headers |= {"x-arn-code": code, "x-request-id": arrived.id}
                 await context.abort(grpc.StatusCode[status], str(refusal), tuple(headers.items()))
                 raise AssertionError from caught  # abort raises

@@ -16,6 +16,7 @@ from typing import ClassVar
 from urllib.parse import parse_qsl
 
 from multidict import CIMultiDict
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -229,6 +230,10 @@ _ROUTES: dict[str, list[tuple[str, list[str], ModuleType | None, bool]]] = {
     ],
 }  # fmt: skip
 
+_POSTED = frozenset(
+    path for rows in _ROUTES.values() for path, methods, *_ in rows if ":" in path and "POST" in methods
+)
+
 
 def routes(protocol: str, gateway: Gateway) -> list[Route]:
     """The routes that stand in for a server of ``v1``, ``v2`` or ``torchserve``; ``any`` for all three."""
@@ -257,6 +262,8 @@ def _route(gateway: Gateway, template: str, methods: list[str], module: ModuleTy
         with gateway.lifecycle.request():
             path = template
             for name, value in request.path_params.items():
+                if f"{template}:{value.rpartition(':')[2]}" in _POSTED:
+                    raise HTTPException(405, headers={"Allow": "POST"})
                 if not _SEGMENT.fullmatch(value) or value.strip(".") == "":
                     raise UnknownModel(f"{name} {shown(value)} is no name of a model or version")
                 path = path.replace("{" + name + "}", value.replace(" ", "%20"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Security, params
 from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..core import codec
+from ..settings import Settings
 from . import schemas
 
 MULTIPART = "multipart/form-data"
@@ -26,11 +28,20 @@ class DirectRoute(APIRoute):
 
 
 def with_heads(router: APIRouter) -> APIRouter:
-    """The router with a HEAD route beside each GET (RFC 9110 section 9.3.2); the server leaves the body out."""
-    for route in list(router.routes):
+    """The router with HEAD beside each GET (RFC 9110 section 9.3.2); the server leaves the body out.
+
+    The route for both is before the documented one, whose methods a 405 would name otherwise.
+    """
+    for at, route in reversed(list(enumerate(router.routes))):
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
-            router.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+            router.add_api_route(route.path, route.endpoint, methods=["GET", "HEAD"], include_in_schema=False)
+            router.routes.insert(at, router.routes.pop())
     return router
+
+
+def key_of(settings: Settings) -> list[params.Depends]:
+    """What says in the document that routes ask for the key; it is Admission that does."""
+    return [Security(APIKeyHeader(name="X-API-Key", auto_error=False))] if settings.api_key else []
 
 
 QUERY: list[dict[str, Any]] = [

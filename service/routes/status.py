@@ -16,7 +16,9 @@ from ..core.selection import is_classifier_of
 from ..errors import ServiceError
 from ..settings import Settings
 from . import schemas
-from .openapi import DirectRoute
+from .openapi import DirectRoute, key_of
+
+_LATER = {"Retry-After": "1"}  # every 503 has it
 
 
 def router(settings: Settings, engine: Engine, lifecycle: Lifecycle, registry: CollectorRegistry) -> APIRouter:
@@ -31,7 +33,9 @@ def router(settings: Settings, engine: Engine, lifecycle: Lifecycle, registry: C
     async def live(request: Request) -> Response:  # noqa: ARG001
         """503 once the device's thread is gone: only a restart helps then."""
         alive = lifecycle.alive
-        return JSONResponse({"status": "alive" if alive else "dead"}, 200 if alive else 503)
+        if alive:
+            return JSONResponse({"status": "alive"})
+        return JSONResponse({"status": "dead"}, 503, _LATER)
 
     @routes.get(
         "/health/ready",
@@ -43,7 +47,7 @@ def router(settings: Settings, engine: Engine, lifecycle: Lifecycle, registry: C
         try:
             lifecycle.check_all_ready()
         except ServiceError as error:
-            return JSONResponse({"status": error.code}, 503)
+            return JSONResponse({"status": error.code}, 503, _LATER | error.headers)
         return JSONResponse({"status": "ready"})
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
@@ -53,7 +57,10 @@ def router(settings: Settings, engine: Engine, lifecycle: Lifecycle, registry: C
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.get(
-        "/models", summary="The loaded purifiers and the embedded classifiers", response_model=schemas.ModelsAnswer
+        "/models",
+        summary="The loaded purifiers and the embedded classifiers",
+        response_model=schemas.ModelsAnswer,
+        dependencies=key_of(settings),
     )
     async def models(request: Request) -> Response:  # noqa: ARG001
         """Cards of the loaded purifiers, in the order in which they are tried, and of the classifiers."""

@@ -21,19 +21,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..environment import warn
 from ..settings import Settings, as_json, shares
 from ..telemetry.log import configure
 from ..telemetry.together import forget_gauges
+from .ports import listen, reserve_grpc, url
 from .process import excuse
-from .table import EVERY_ADDRESS, Stage, Table
+from .table import Stage, Table
 
 logger = logging.getLogger("service.workers")
 
 _PROCESS = "arn_purify.service.workers.process"
-_BACKLOG = 2048
 # A worker that dies sooner after it was ready, or before, is restarted later each time.
 _SECONDS_PROVEN = 10.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -59,9 +58,9 @@ def supervise(settings: Settings) -> int:
     folder = Path(tempfile.mkdtemp(prefix="arn-"))
     try:
         with contextlib.ExitStack() as ports:
-            sockets = _open(settings.host, settings.port, ports)
+            sockets = listen(settings, ports)
             if settings.downstream_grpc:
-                settings = settings.model_copy(update={"grpc_port": _reserve(settings, ports)})
+                settings = settings.model_copy(update={"grpc_port": reserve_grpc(settings, ports)})
             return _Supervisor(settings, folder, sockets).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -191,10 +190,7 @@ class _Supervisor:
         stages = [self._table.stage(place.number) for place in self._places]
         if not self._announced and all(stages):
             self._announced = True
-            scheme = "https" if self._settings.tls_cert else "http"
-            host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-            port = self._sockets[0].getsockname()[1]
-            logger.info("%d workers running on %s://%s:%d", len(stages), scheme, host, port)
+            logger.info("%d workers running on %s", len(stages), url(self._settings, self._sockets))
 
     def _pass_on(self, sig: int) -> None:
         """Drain at the first SIGTERM or SIGINT; a second SIGINT ends at once."""
@@ -238,36 +234,3 @@ def _noting_signals(noted: list[int]) -> Iterator[socket.socket]:
             signal.set_wakeup_fd(-1)
             for sig, handler in before.items():
                 signal.signal(sig, handler)
-
-
-# -- ports --------------------------------------------------------------------------------------------------------
-
-
-def _open(host: str, port: int, ports: contextlib.ExitStack) -> list[socket.socket]:
-    """Sockets that listen at every address of ``host``."""
-    if host == EVERY_ADDRESS and socket.has_dualstack_ipv6():
-        both = socket.create_server((host, port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
-        return [ports.enter_context(both)]
-    return [
-        ports.enter_context(socket.create_server(address, family=family, backlog=_BACKLOG))
-        for family, address in _addresses(host, port)
-    ]
-
-
-def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-
-
-def _reserve(settings: Settings, ports: contextlib.ExitStack) -> int:
-    """The port of gRPC, kept for the workers while none of them listens.
-
-    gRPC opens its sockets itself, so each worker has its own at the port (``SO_REUSEPORT``).
-    """
-    family, address = _addresses(settings.host, settings.grpc_port)[0]
-    with socket.create_server(address, family=family):  # fails where another service, even one like this, is there
-        pass
-    kept = ports.enter_context(socket.socket(family))
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    kept.bind(address)
-    return int(kept.getsockname()[1])

@@ -28,6 +28,7 @@ from .conftest import serving
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "adversarial_3.png"
 NPY = {"Content-Type": codec.NPY_TYPE}
+GATEWAY = ("--downstream-url", "http://127.0.0.1:9", "--downstream-protocol", "any")
 
 
 def bulk(count):
@@ -218,12 +219,12 @@ def test_a_connection_that_is_idle_is_closed_once_the_time_has_passed(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--purifiers", "signs=nobody"], "purifiers: 'nobody' is not loaded"),
+        (["--purifiers", "signs=nobody", *GATEWAY], "ARN_PURIFIERS: 'nobody' is not loaded"),
         (["--models", "corrupt.safetensors"], "truncated"),
         (["--models", "nobody"], "no model 'nobody'"),
         (["--models", "mnist-lenet5"], "is a classifier, not a purifier"),
-        (["--max-batch-images", "0"], "max_batch_images: Input should be greater than or equal to 1"),
-        (["--device", "tpu"], "device: Input should be"),
+        (["--max-batch-images", "0"], "ARN_MAX_BATCH_IMAGES: Input should be greater than or equal to 1"),
+        (["--device", "tpu"], "ARN_DEVICE: Input should be"),
     ],
 )
 def test_a_start_that_cannot_be_ends_with_one_line_and_status_2(flags, message, tmp_path):

@@ -342,6 +342,9 @@ def test_a_swap_that_one_worker_cannot_take_over_changes_none(two, tmp_path):  #
 # -- the start ----------------------------------------------------------------------------------------------------
 
 
+GRPC = ("--downstream-grpc", "127.0.0.1:9", "--grpc-port", "0")
+
+
 def start(*flags, **how):
     command = [sys.executable, "-m", "arn_purify.service", "serve", "--workers", "2", "--port", "0", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, **how)
@@ -351,10 +354,10 @@ def start(*flags, **how):
     ("flags", "message"),
     [
         (["--models", "nobody"], "no model 'nobody'"),
-        (["--purifiers", "signs=nobody"], "purifiers: 'nobody' is not loaded"),
-        (["--queue-images", "1"], "queue_images is shared out among 2 workers, and too small for that"),
+        (["--purifiers", "signs=nobody", *GRPC], "ARN_PURIFIERS: 'nobody' is not loaded"),
+        (["--queue-images", "1"], "ARN_QUEUE_IMAGES is shared out among 2 workers, and too small for that"),
         (["--host", "192.0.2.1"], "Cannot assign requested address"),
-        (["--workers", "0"], "workers: Input should be greater than or equal to 1"),
+        (["--workers", "0"], "ARN_WORKERS: Input should be greater than or equal to 1"),
     ],
 )
 def test_a_start_that_cannot_be_ends_with_one_line_status_2_and_nothing_left(flags, message, tmp_path):

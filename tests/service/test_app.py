@@ -23,6 +23,7 @@ def test_head_works_where_get_does(client, path):
     assert head.headers["content-type"] == got.headers["content-type"]
     assert head.content == b""
     assert client.head("/purify").status_code == 405
+    assert set(client.put(path).headers["allow"].split(", ")) == {"GET", "HEAD"}
     assert "head" not in client.get("/openapi.json").json()["paths"].get(path, {})
 
 
@@ -33,6 +34,29 @@ def test_a_proxy_may_leave_its_prefix_or_take_it_away(prefixed, prefix, path):
     assert prefixed.get(prefix + path).status_code == (200 if path in PATHS[:4] or "/static/" in path else 401)
     assert post(prefixed, PNG, path=f"{prefix}/purify", **KEY).status_code == 200
     assert prefixed.get(f"{prefix}er/metrics", headers=KEY).status_code == 404
+
+
+def test_the_prefix_itself_leads_to_the_page(prefixed):
+    for ask in (prefixed.get, prefixed.head):
+        answer = ask("/purifier", follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (308, "/purifier/")
+    assert prefixed.get("/purifier").json()["status"] == "alive"
+    assert post(prefixed, PNG, path="/purifier").status_code == 401
+
+
+def test_a_prefix_that_is_called_as_a_route_is_that_route():
+    with running(models="identity", root_path="/models") as client:
+        assert client.get("/models", follow_redirects=False).json()["purifiers"]
+        assert client.get("/models/models").json()["purifiers"]
+
+
+def test_the_document_names_the_key_where_one_is_asked_for(client, prefixed):
+    document = prefixed.get("/openapi.json", headers=KEY).json()
+    (scheme,) = document["components"]["securitySchemes"].items()
+    assert scheme[1] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+    asking = {path for path, methods in document["paths"].items() for what in methods.values() if "security" in what}
+    assert asking == {"/purify", "/classify", "/models"}
+    assert "securitySchemes" not in client.get("/openapi.json").json()["components"]
 
 
 def test_behind_a_prefix_the_documents_ask_for_what_is_below_it(prefixed):

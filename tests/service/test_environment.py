@@ -30,6 +30,36 @@ def test_what_others_read_and_what_kubernetes_sets_is_known():
     assert [name for name, _ in unknown({"ARN_PURIFY_PORT": ""})] == ["ARN_PURIFY_PORT"]
 
 
+SERVER = {"downstream_url": "http://h:1"}
+CANARY = {"purify_share": 0.5, "input_mean": "0.5", "input_std": "0.5", "purifiers": "a=b"}
+NAMES = "ARN_PURIFIERS, ARN_INPUT_MEAN, ARN_INPUT_STD, ARN_PURIFY_SHARE"
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, ""),
+        (CANARY, NAMES),
+        (CANARY | SERVER, NAMES),  # /classify alone asks the server
+        (CANARY | SERVER | {"downstream_protocol": "v1"}, ""),
+        (CANARY | {"downstream_grpc": "h:1"}, ""),
+        ({"purify_share": 1, "compare": False, "on_failure": "reject"}, ""),
+        ({"downstream_model": "m"}, "ARN_DOWNSTREAM_MODEL"),
+        ({"downstream_model": "m", "downstream_protocol": "torchserve"} | SERVER, "ARN_DOWNSTREAM_MODEL"),
+        ({"downstream_model": "m", "downstream_protocol": "v2"} | SERVER, ""),
+        ({"downstream_grpc": "h:1", "downstream_protocol": "v2"}, "ARN_DOWNSTREAM_PROTOCOL"),
+        ({"admin_folder": "."}, "ARN_ADMIN_FOLDER"),
+        ({"admin_folder": ".", "admin_token": "t"}, ""),
+    ],
+)
+def test_settings_without_effect_are_named_in_one_warning(settings, names, caplog):
+    with caplog.at_level(logging.WARNING):
+        warn(Settings(**settings), {})
+    assert [record.getMessage() for record in caplog.records] == (
+        [f"without effect as things are set: {names}"] if names else []
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from arn_purify.service.core import codec
 from arn_purify.service.gateway.grpc import _address
 from arn_purify.service.settings import Settings
-from tests.conftest import running
+from tests.conftest import PATIENCE, running
 from tests.service.images import PIXELS, PNG
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -87,6 +87,18 @@ def test_over_grpc_the_key_is_metadata_and_probes_need_none(locked):
         assert probe.code() is grpc.StatusCode.UNAVAILABLE  # nothing listens behind
         assert ask("/inference.GRPCInferenceService/Whatever").code() is grpc.StatusCode.UNIMPLEMENTED
     assert 'arn_requests_total{route="grpc:ModelInfer",status="UNAUTHENTICATED"} 2.0' in locked.get("/metrics").text
+
+
+def test_over_grpc_a_service_that_drains_says_so(locked, monkeypatch):
+    service = locked.app.state.service
+    monkeypatch.setattr(service.lifecycle, "draining", True)
+    with grpc.insecure_channel(f"127.0.0.1:{service.grpc.port}") as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary(MODEL_INFER)(b"", metadata=(("x-api-key", "first"),), timeout=PATIENCE)
+        trailing = dict(refused.value.trailing_metadata())
+    assert (refused.value.code(), trailing["x-arn-code"]) == (grpc.StatusCode.UNAVAILABLE, "draining")
+    assert trailing["retry-after"] == "1"
+    assert "connection" not in trailing, "HTTP/2 has none"
 
 
 def test_keys_are_shown_nowhere(locked, caplog):

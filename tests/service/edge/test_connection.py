@@ -255,6 +255,29 @@ def test_a_head_may_have_64_kib_however_it_comes(size, where):
     served(scenario)
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", 200),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n", 200),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
+    ],
+)
+def test_a_head_names_one_host_and_no_transfer_coding_but_chunked(head, status):
+    async def scenario(server):
+        answers = await server.say(head)
+        assert [found for found, _ in answers] == [status]
+        code = {400: "bad_request", 501: "unknown_transfer_coding"}.get(status)
+        assert code is None or answers[0][1]["code"] == code
+
+    served(scenario)
+
+
 # -- what comes behind a request ------------------------------------------------------------------------------------
 
 

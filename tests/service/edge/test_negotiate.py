@@ -13,6 +13,7 @@ OFFERED = ("image/png", "image/webp", "application/x-npy", "application/json")
     [
         (None, "image/png"),
         ("", "image/png"),
+        (" , ,", "image/png"),
         ("*/*", "image/png"),
         ("image/*", "image/png"),
         ("application/*", "application/x-npy"),

@@ -64,6 +64,15 @@ def test_health_and_metadata_pass_with_their_query(gateway, asked):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["m:predict", "m:explain", "m/versions/2:predict", "m/labels/stable:predict"])
+def test_a_route_that_takes_images_is_no_model_of_that_name(gateway, asked, path):
+    answer = gateway.get(f"/v1/models/{path}")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["code"] == "method_not_allowed"
+    assert gateway.get(f"/v1/models/{path}ion").status_code == 404
+    assert not asked
+
+
 def test_what_concerns_the_server_is_passed_on_and_nothing_else(gateway, asked):
     headers = {
         "Authorization": "Bearer t", "traceparent": "00-1-2-01", "X-Request-ID": "r-1", "X-API-Key": "ours",

@@ -1,22 +1,19 @@
 """The declaration, held against the model server's metadata at start."""
 
 import argparse
+import json
 import socketserver
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from arn_purify.service.gateway.preprocessing import Preprocessing
-from arn_purify.service.gateway.startup import check, mismatch
+from arn_purify.service.gateway.startup import _inputs, check, mismatch
 from arn_purify.service.settings import Settings, add_flags, add_transformer_flags, from_flags
 
 from ...conftest import running
-
-
-def metadata(**inputs):
-    return {
-        "inputs": [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in inputs.items()]
-    }
+from ...upstreams import Handler, listening
 
 
 def digits(channels, height, width):
@@ -38,7 +35,7 @@ def digits(channels, height, width):
     ],
 )
 def test_metadata_are_held_against_the_declaration(preprocessing, inputs, reason):
-    found = mismatch(preprocessing, metadata(**inputs), digits)
+    found = mismatch(preprocessing, inputs, digits)
     assert (found is None) if reason is None else (reason in found)
 
 
@@ -46,7 +43,32 @@ def test_metadata_are_held_against_the_declaration(preprocessing, inputs, reason
     "inputs", [None, [], [{"name": "x", "datatype": "FP32", "shape": None}], [{"name": "x", "datatype": "FP32"}]]
 )
 def test_metadata_that_tell_nothing_are_no_mismatch(inputs):
-    assert mismatch(Preprocessing(), {"name": "m", "inputs": inputs}, digits) is None
+    assert mismatch(Preprocessing(), _inputs({"name": "m", "inputs": inputs}), digits) is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        "m",
+        {"inputs": ["x"]},
+        {"inputs": {"a": 1}},
+        {"inputs": 7},
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [None, 1]}]},
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": ["a"]}]},
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [float("inf")]}]},
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": 7}]},
+    ],
+)
+def test_metadata_of_another_form_are_a_warning(odd, caplog):
+    class Metadata(Handler):
+        def reply(self):
+            self.answer(json.dumps(odd).encode())
+
+    with listening(Metadata) as server:
+        settings = Settings(downstream_url=server.url, downstream_protocol="v2", downstream_model="m")
+        check(SimpleNamespace(settings=settings))
+    assert "the preprocessing is not checked" in caplog.text
 
 
 @pytest.mark.parametrize(

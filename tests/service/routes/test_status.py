@@ -12,8 +12,15 @@ def test_warming_and_draining_are_503_and_not_ready(client, monkeypatch):
     monkeypatch.setattr(service.lifecycle, "draining", True)
     refused = post(client, PNG)
     assert (client.get("/health/ready").status_code, refused.json()["code"]) == (503, "draining")
-    assert int(refused.headers["retry-after"]) >= 1
+    for answer in (refused, client.get("/health/ready")):
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.headers["connection"] == "close"
     assert client.get("/health/live").status_code == 200
+    monkeypatch.setattr(service.lifecycle, "draining", False)
+    monkeypatch.setattr(type(service.batcher), "ended", True)
+    for path in ("/health/live", "/health/ready"):
+        dead = client.get(path)
+        assert (dead.status_code, int(dead.headers["retry-after"])) == (503, 1)
 
 
 # -- about the service --------------------------------------------------------------------------------------------

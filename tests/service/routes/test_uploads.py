@@ -53,6 +53,7 @@ def test_coded_bodies_that_cannot_be_taken_are_refused(coding, body, status, cod
     with running(models="mnist-transparent", max_body_bytes=100_000) as client:
         answer = post(client, body, **{"Content-Encoding": coding})
         assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert answer.headers.get("accept-encoding") == ("gzip, deflate" if status == 415 else None)
 
 
 def test_what_a_body_grows_to_counts_against_the_memory_for_bodies():
