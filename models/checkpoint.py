@@ -145,13 +145,14 @@ def _content_sha256(card_json: str, tensors: Mapping[str, Tensor]) -> str:
 def save(model: nn.Module, card: Card, path: str | Path, dtype: torch.dtype = torch.float32) -> str:
     """Write ``model`` and ``card`` to one safetensors file and return the file's SHA-256.
 
-    ``dtype`` rounds floating-point weights (``torch.float16`` to ship); loading always gives float32 back.
+    ``dtype`` rounds floating-point weights (``torch.float16`` to release them); loading always gives float32 back. A
+    tensor with values beyond that type, as a batch norm's variances may be, is kept as it is.
     """
     architecture, config, kind = architecture_of(model)
     if (architecture, dict(card.config), kind) != (card.architecture, config, card.kind):
         raise CheckpointError(f"the card says {card.architecture} {dict(card.config)}, not {architecture} {config}")
     tensors = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
+        name: (_rounded(tensor, dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in model.state_dict().items()
     }
     fields = dataclasses.asdict(card)
@@ -161,6 +162,11 @@ def save(model: nn.Module, card: Card, path: str | Path, dtype: torch.dtype = to
     data = save_tensors(tensors, metadata)
     write_atomically(Path(path), data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    rounded = tensor.to(dtype)
+    return rounded if torch.equal(rounded.isfinite(), tensor.isfinite()) else tensor
 
 
 def _metadata(data: bytes) -> dict[str, str]:

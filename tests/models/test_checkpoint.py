@@ -51,6 +51,17 @@ def test_half_precision_moves_an_image_by_less_than_two_levels(model, tmp_path):
     assert (models.load(tmp_path / "half.safetensors")(x) - model(x)).abs().max() < 2 / 255
 
 
+def test_half_precision_keeps_what_it_cannot_hold(tmp_path):
+    """A variance of a batch norm can be beyond 65504."""
+    classifier = models.load("cifar10-airbench-40")
+    name = next(name for name in classifier.state_dict() if name.endswith("running_var"))
+    classifier.state_dict()[name].fill_(1e6)
+    checkpoint.save(classifier, models.card_of(classifier), tmp_path / "half.safetensors", torch.float16)
+    stored = checkpoint.read(tmp_path / "half.safetensors")[1]
+    assert (stored.pop(name) == 1e6).all()
+    assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
 def test_a_truncated_file_is_refused(keep, path):
     path.write_bytes(path.read_bytes()[:keep])
